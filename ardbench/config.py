@@ -1,0 +1,207 @@
+"""The sections of a recipe. Everything is required unless leaving it out has one obvious meaning.
+
+This module imports nothing of ardbench; the `[method]` section is validated by the method's own `Config` when
+`ardbench.recipes.resolve` puts a recipe together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+
+def parse_number(value: object) -> object:
+    """Read a number that may be written as a fraction in a string, such as "8/255"."""
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
+    return value
+
+
+Number = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+"""A share of the run: "215/300" is the start of epoch 215 of 300, and of epoch 6 of 9."""
+
+
+def epoch_at(share: float, epochs: int) -> int:
+    """Return the first epoch (from 0) that lies at or after `share` of a run of `epochs` epochs."""
+    return round(share * epochs)
+
+
+class Section(BaseModel):
+    """A section of a recipe: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MethodConfig(Section):
+    """What every method's own `Config` starts from: the name by which the registry knows the method."""
+
+    name: str
+
+
+class Data(Section):
+    """Which data set, how much of its training set validates, and how training images are augmented."""
+
+    name: str
+    validation: Annotated[int, Field(ge=0)]
+    """Images held out of the training set, by class, with the data set's own seed; 0 trains on everything."""
+    augment: Literal["crop-flip", "crop", "none"]
+    batch: Annotated[int, Field(ge=1)]
+    drop_last: bool = False
+    """Drop the last incomplete batch of an epoch."""
+    train_images: Annotated[int, Field(ge=1)] | None = None
+    """Train on a class-balanced subset of this many images, drawn with the data set's own seed; None takes all."""
+    normalise: bool = False
+    """Whether the student's first layer subtracts the data set's mean and divides by its deviation."""
+
+
+class Threat(Section):
+    """What the attacker may do: a ball of radius eps around x, inside the pixel box [0, 1]."""
+
+    norm: Literal["linf", "l2"]
+    eps: NonNegative
+
+
+class Attack(Section):
+    """How the inner maximisation searches during training. `step_size` is in pixel units, as `eps` is."""
+
+    steps: Annotated[int, Field(ge=0)]
+    step_size: Positive
+    start: Literal["uniform", "normal", "none"]
+    bn: Literal["eval", "train"]
+    """The mode of the attacked network while it is attacked; `train` uses batch statistics."""
+    bn_update: bool = True
+    """With bn = train: whether each crafting forward also moves the running statistics, as released."""
+    restarts: Annotated[int, Field(ge=1)] = 1
+
+
+class Optimizer(Section):
+    """SGD, one per trainable of the method."""
+
+    lr: Positive
+    momentum: Annotated[Number, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    nesterov: bool = False
+    clip: Positive | None = None
+    """Largest L2 norm of the gradient of each trainable; None never clips."""
+
+
+class Schedule(Section):
+    """How long, and how the learning rate moves. Milestones are shares of the run."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    kind: Literal["constant", "step", "cosine", "onecycle"]
+    milestones: tuple[Share, ...] = ()
+    gamma: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """step: the factor at each milestone."""
+    warmup: Share = 0.0
+    """onecycle: the share of the run in which the learning rate rises linearly from 0."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Schedule:
+        if self.kind == "step" and (not self.milestones or self.gamma is None):
+            raise ValueError("kind = 'step' needs milestones and gamma")
+        if self.kind != "step" and (self.milestones or self.gamma is not None):
+            raise ValueError(f"kind = {self.kind!r} takes no milestones and no gamma")
+        if self.kind != "onecycle" and self.warmup:
+            raise ValueError(f"kind = {self.kind!r} takes no warmup")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError("milestones must rise")
+        return self
+
+
+class Selection(Section):
+    """What picks the `best` checkpoint. The last one is always kept and reported too."""
+
+    by: Literal["last", "best-val", "best-test"]
+    protocol: str
+    """The protocol whose accuracy is compared; also the robust accuracy in metrics.jsonl."""
+    every: Annotated[int, Field(ge=1)] = 1
+    start: Share = 0.0
+
+
+class Average(Section):
+    """An average of the student's weights, saved and reported as its own checkpoint."""
+
+    kind: Literal["none", "swa", "ema"] = "none"
+    start: Share = 0.0
+    decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """ema: weight of the old average at each step."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Average:
+        if (self.kind == "ema") != (self.decay is not None):
+            raise ValueError("decay is needed by kind = 'ema' and by no other")
+        return self
+
+
+class Precision(Section):
+    """Arithmetic of the inner maximisation and of the outer step; weights, losses and projections stay fp32."""
+
+    attack: Literal["fp32", "bf16"] = "fp32"
+    outer: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = False
+    """Whether CUDA may round the inputs of fp32 convolutions and products to TF32."""
+    channels_last: bool = True
+    fold_bn: bool = True
+    """Attacks in eval mode run on a copy whose BatchNorms are folded into the convolutions."""
+
+
+class Published(Section):
+    """Which rows of published.csv stand beside this recipe's measurements; student and data set are the run's."""
+
+    method: str
+    paper: str
+    teacher: str = ""
+
+
+class Recipe(Section):
+    """A resolved recipe: everything that decides a run but its teachers' weights."""
+
+    name: str
+    title: str
+    family: Literal["as-released", "level", "own"]
+    student: str
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data
+    threat: Threat
+    evaluation: Threat
+    """The threat under which the trained network is measured."""
+    attack: Attack | None
+    """None for methods without an inner maximisation."""
+    optimizer: Optimizer
+    schedule: Schedule
+    selection: Selection
+    average: Average = Average()
+    precision: Precision = Precision()
+    method: dict[str, Any]
+    published: Published | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _is_named(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("name"), str):
+            raise ValueError("[method] needs a name")
+        return value
+
+    @model_validator(mode="after")
+    def _selects_on_something(self) -> Recipe:
+        if self.selection.by == "best-val" and not self.data.validation:
+            raise ValueError("selection.by = 'best-val' needs data.validation > 0")
+        return self
+
+    def identity(self, teachers: Sequence[str] = ()) -> str:
+        """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""
+        science = self.model_dump(mode="json", exclude={"name", "title", "family", "published"})
+        text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,18 @@
+"""What a user can get wrong, said in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ArdbenchError(Exception):
+    """A refusal that the user can act on: one sentence, exit code 2, nothing lost."""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> ArdbenchError:
+    """Return the refusal of an unknown name, with the nearest allowed one or, failing that, all of them."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}."
+    return ArdbenchError(f"Unknown {kind} {given!r}: {hint}")

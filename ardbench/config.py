@@ -86,14 +86,22 @@ class Attack(Section):
 
 
 class Optimizer(Section):
-    """SGD, one per trainable of the method."""
+    """SGD or AdamW (which transformers want), one per trainable of the method."""
 
+    kind: Literal["sgd", "adamw"] = "sgd"
     lr: Positive
     momentum: Annotated[Number, Field(ge=0, lt=1)]
+    """sgd: momentum; adamw: beta1, beta2 being torch's."""
     weight_decay: NonNegative
     nesterov: bool = False
     clip: Positive | None = None
     """Largest L2 norm of the gradient of each trainable; None never clips."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Optimizer:
+        if self.kind == "adamw" and self.nesterov:
+            raise ValueError("kind = 'adamw' takes no nesterov")
+        return self
 
 
 class Schedule(Section):

@@ -1,0 +1,144 @@
+"""The attacked network in its attack form: mode, frozen parameters, folded BatchNorm and precision in one place."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx, nn
+
+from ardbench.config import Precision
+
+
+@contextmanager
+def frozen(net: nn.Module, mode: str, update: bool = True) -> Iterator[None]:
+    """Hold `net` still while it is attacked, and put back every sub-module's mode and every requires_grad after it.
+
+    Args:
+        mode: "eval" uses running statistics everywhere; "train" leaves each sub-module in the mode it is in.
+        update: with "train", whether a forward may move the running statistics.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    learns = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    try:
+        for parameter, _ in learns:
+            parameter.requires_grad_(False)
+        if mode == "eval":
+            net.eval()
+        elif not update:
+            for norm in norms:
+                norm.track_running_stats = not norm.training  # batch statistics, none recorded
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, learning in learns:
+            parameter.requires_grad_(learning)
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class FastForm:
+    """A copy of a network for eval-mode forwards: BatchNorms folded into convolutions, weights cast once.
+
+    The same function of x to rounding (fp32: relative error near 3e-7; bf16: as autocast). `refresh` brings in the
+    network's present weights; it must be called after they change and before the copy is used.
+
+    Args:
+        net: the network that is copied; it is never touched.
+        bf16: whether convolutions and linear layers compute in bf16.
+        precision: whether BatchNorms are folded, and the memory layout.
+    """
+
+    def __init__(self, net: nn.Module, bf16: bool, precision: Precision) -> None:
+        self.bf16 = bf16
+        graph = _trace(net) if precision.fold_bn else None
+        self._copy: nn.Module = copy.deepcopy(graph if graph is not None else net).eval().requires_grad_(False)
+        folded = _fold(self._copy) if isinstance(self._copy, fx.GraphModule) else {}
+        if bf16:
+            for module in self._copy.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)
+        if precision.channels_last:
+            self._copy.to(memory_format=torch.channels_last)
+        self._pairs = [(_conv(self._copy, conv), _conv(net, conv), _norm(net, bn)) for conv, bn in folded.items()]
+        originals = dict(net.named_parameters()) | dict(net.named_buffers())
+        kept = {
+            name: tensor
+            for name, tensor in (*self._copy.named_parameters(), *self._copy.named_buffers())
+            if name.rpartition(".")[0] not in folded
+        }
+        self._kept = [(tensor, originals[name]) for name, tensor in kept.items()]
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the network's present parameters and statistics into the copy."""
+        for ours, conv, bn in self._pairs:
+            assert ours.bias is not None and bn.running_mean is not None and bn.running_var is not None
+            scale = bn.weight * (bn.running_var + bn.eps).rsqrt()  # (channels,)
+            shift = bn.bias - bn.running_mean * scale
+            ours.weight.copy_(conv.weight * scale[:, None, None, None])
+            ours.bias.copy_(shift if conv.bias is None else shift + conv.bias * scale)
+        for tensor, original in self._kept:
+            tensor.copy_(original)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return fp32 logits (B, K) of x (B, C, H, W)."""
+        if not self.bf16:
+            return self._copy(x)  # type: ignore[no-any-return]
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self._copy(x)
+        return logits.float()
+
+
+def _trace(net: nn.Module) -> fx.GraphModule | None:
+    """Return the network's graph, or None where it has no BatchNorm2d to fold or cannot be traced."""
+    if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+        return None
+    try:
+        return fx.symbolic_trace(net)
+    except (fx.proxy.TraceError, TypeError, NotImplementedError):
+        return None  # control flow on values: the copy then keeps its BatchNorms, the function is the same
+
+
+def _fold(graph: fx.GraphModule) -> dict[str, str]:
+    """Drop from `graph` each BatchNorm2d that alone reads a convolution; return {convolution: BatchNorm} by name."""
+    calls = [node for node in graph.graph.nodes if node.op == "call_module"]
+    uses = Counter(str(node.target) for node in calls)
+    folded: dict[str, str] = {}
+    for node in calls:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        source, name = str(before.target), str(node.target)
+        if uses[source] != 1 or uses[name] != 1:
+            continue  # shared weights: one folded copy could not serve both places
+        conv, bn = graph.get_submodule(source), graph.get_submodule(name)
+        if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d) and len(before.users) == 1:
+            if not (bn.affine and bn.track_running_stats):
+                continue
+            conv.bias = nn.Parameter(torch.zeros_like(bn.bias), requires_grad=False)
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+            folded[source] = name
+    graph.graph.lint()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return folded
+
+
+def _conv(net: nn.Module, name: str) -> nn.Conv2d:
+    module = net.get_submodule(name)
+    assert isinstance(module, nn.Conv2d)
+    return module
+
+
+def _norm(net: nn.Module, name: str) -> nn.BatchNorm2d:
+    module = net.get_submodule(name)
+    assert isinstance(module, nn.BatchNorm2d)
+    return module

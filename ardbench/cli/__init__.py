@@ -1,0 +1,86 @@
+"""The command line: a group whose commands are loaded when they are called for, and what becomes of their refusals.
+
+Exit codes: 0 finished, 2 refused (one sentence on stderr), 3 stopped before the end and saved, 130 interrupted at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pkgutil import resolve_name
+from typing import Any, NoReturn
+
+import rich_click as click
+from click.exceptions import NoArgsIsHelpError
+
+from ardbench import __version__
+from ardbench.errors import ArdbenchError, unknown
+
+COMMANDS = {
+    "train": "ardbench.cli.train:train",
+    "distill": "ardbench.cli.distill:distill",
+    "eval": "ardbench.cli.evaluate:evaluate",
+    "report": "ardbench.cli.report:report",
+    "reproduce": "ardbench.cli.reproduce:reproduce",
+    "list": "ardbench.cli.listing:listing",
+    "show": "ardbench.cli.show:show",
+    "data": "ardbench.cli.data:data",
+    "completion": "ardbench.cli.completion:completion",
+}
+"""Name -> where the command lies; nothing is imported before it is asked for."""
+
+STOPPED = 3
+"""The exit code of work that was stopped before its end, and saved."""
+
+
+class Commands(click.RichGroup):
+    """A group that loads a command when it is called, and prints every refusal as one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands in the order in which people need them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command; an unknown word is refused with the nearest one."""
+        if cmd_name not in COMMANDS:
+            if cmd_name.startswith("-") or ctx.resilient_parsing:
+                return None
+            raise unknown("command", cmd_name, COMMANDS)
+        command: click.Command = resolve_name(COMMANDS[cmd_name])
+        return command
+
+    def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        """Run a command line and exit; the words themselves are kept, so that "type it again" can quote them."""
+        words = sys.argv[1:] if args is None else list(args)
+        extra |= {"standalone_mode": False, "obj": shlex.join(["ardbench", *words])}
+        try:
+            code = super().main(words, prog_name or "ardbench", **extra)
+        except (ArdbenchError, click.ClickException) as error:
+            sys.exit(_refuse(error))
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted: what was saved before stays, and the same command goes on from there.", err=True)
+            sys.exit(130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(error: Exception) -> int:
+    """Print a refusal as one sentence, or the help where a group was called with nothing, and return the exit code."""
+    if isinstance(error, NoArgsIsHelpError):
+        click.echo(error.message)
+        return 2
+    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    click.echo(f"Error: {' '.join(text.split())}", err=True)
+    return 2
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, "--version", prog_name="ardbench", message="%(prog)s %(version)s")
+@click.command_panel("Train", commands=["train", "distill"])
+@click.command_panel("Measure and compare", commands=["eval", "report", "reproduce"])
+@click.command_panel("Look up", commands=["list", "show", "data", "completion"])
+def ardbench() -> None:
+    """Train robust teachers, distill small students from them, and measure both under the same attacks.
+
+    Exit codes: 0 finished, 2 refused with one sentence, 3 stopped before the end and saved (type the same command again
+    to go on), 130 interrupted at once.
+    """

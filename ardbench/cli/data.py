@@ -1,0 +1,33 @@
+"""`ardbench data`: fetch, check and count a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from ardbench.cli import options
+from ardbench.cli.output import Output, table
+from ardbench.cli.progress import shown
+
+
+@click.command()
+@click.argument("name")
+@options.data_root
+@click.option("--no-download", is_flag=True, help="Refuse an absent file in place of fetching it.")
+@options.quiet
+@options.as_json
+def data(name: str, data_root: Path | None, no_download: bool, quiet: bool, as_json: bool) -> None:
+    """Fetch a data set where it is absent, check every file of it, and tell what it holds."""
+    from ardbench.data.verify import describe
+
+    output = Output(as_json)
+    with output.working(), shown(quiet) as progress:
+        found = describe(name, data_root, not no_download, progress)
+    shape = "x".join(map(str, found["shape"]))
+    output.line(f"{found['title']}: {len(found['classes'])} classes, {shape}, {found['root'] or 'embedded'}")
+    for file in found["files"]:
+        output.line("  " + "  ".join(map(str, file.values())))
+    halves = [(half, *found[half].values()) for half in ("train", "test")]
+    output.show(table(["split", "images", "fewest of a class", "most of a class"], halves, ["images", "fewest of a class", "most of a class"]))
+    output.document(found)

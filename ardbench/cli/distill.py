@@ -1,0 +1,42 @@
+"""`ardbench distill`: a run that learns from teachers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich_click as click
+
+from ardbench.cli import options
+
+
+@click.command()
+@options.recipe_argument
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="[ROLE=]SOURCE",
+    help="A run directory, RUN@CHECKPOINT (last, best or averaged), or FILE:ARCH such as wrn.pt:wrn-34-10; "
+    "once for each teacher.",
+)
+@options.changes
+@options.running
+def distill(teachers: tuple[str, ...], **words: Any) -> None:
+    """Distill a student from one or several trained teachers.
+
+    RECIPE is a name from `ardbench list recipes`, NAME@VARIANT, a TOML file, or a method (with --dataset). The run
+    directory is printed first and the next command last. Typing the same command again continues or, when all is done,
+    does nothing.
+    """
+    from ardbench.cli.training import Wanted, execute
+    from ardbench.errors import ArdbenchError
+    from ardbench.methods import method_class
+    from ardbench.teachers import resolve_teachers
+
+    wanted = Wanted(**words)
+    recipe = wanted.resolved()
+    method = recipe.method["name"]
+    roles = method_class(method).roles
+    if not roles:
+        raise ArdbenchError(f"{method} takes no teacher: type `ardbench train {wanted.recipe}` instead.")
+    execute(wanted, recipe, resolve_teachers(teachers, method, roles))

@@ -1,0 +1,226 @@
+"""`ardbench eval`: accuracies of a run or of a file under one protocol after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import rich_click as click
+from click.exceptions import Exit
+
+from ardbench.cli import STOPPED, options
+from ardbench.cli.output import Output, say, table, typed_again
+from ardbench.cli.progress import shown
+from ardbench.errors import ArdbenchError
+
+if TYPE_CHECKING:
+    from ardbench.cli.sources import Source
+    from ardbench.config import Threat
+
+PROTOCOLS = ("clean", "fgsm", "pgd20", "pgd20-trades", "cw20", "aa")
+"""The columns of the full table."""
+
+Row = dict[str, Any]
+
+
+@click.command("eval")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME",
+    help="What to measure, such as pgd20, aa or aa:apgd-ce,square; may be repeated. "
+    f"Without it the full table: {', '.join(PROTOCOLS)}.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=click.Choice(["last", "best", "averaged"]),
+    multiple=True,
+    help="Which checkpoint of a run, may be repeated; without it the selected one and the last.",
+)
+@click.option(
+    "--n", type=click.IntRange(min=1), help="Measure a class-balanced subset of so many test images, always the same one."
+)
+@click.option(
+    "--eps", type=options.Radius(), metavar="EPS", help="The radius of the attacks in pixel units, such as 8/255."
+)
+@click.option(
+    "--norm", type=click.Choice(["linf", "l2"]), help="The norm of the attacks; like --eps, the run's own unless given."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="Images at a time; it decides the noise of the attacks.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed of the attacks.")
+@click.option("--model", metavar="NAME", help="For a file: the architecture whose weights it holds.")
+@click.option("--dataset", metavar="NAME", help="For a file: the data set to measure on.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="For a file: where its verdicts are kept; without it a folder under --runs named after file and weights.",
+)
+@options.running
+def evaluate(source: Path, **words: Any) -> None:
+    """Measure accuracies with their 95 % intervals.
+
+    SOURCE is a run directory, or a .pt or .safetensors file with --model and --dataset (pixels in [0, 1] go in).
+    Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
+    than the run's own they are kept in eval-other/, out of the tables.
+    """
+    wanted = Wanted(source=source, **words)
+    where = wanted.located()
+    threat = wanted.threat(where)
+    output = Output(wanted.as_json)
+    results: list[Row] = []
+    finished = _measure(where, wanted, threat, results, output)
+    output.show(_table(results, where, threat))
+    for text in dict.fromkeys(f"{row['protocol']}: {note}" for row in results for note in row["notes"]):
+        output.line(text)
+    facts = {"source": str(source), "model": where.model, "dataset": where.dataset, "threat": vars(threat)}
+    output.document({**facts, "finished": finished, "results": results})
+    if not finished:
+        output.line(f"To go on, type the same command again: {typed_again()}")
+        raise Exit(STOPPED)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was typed; the fields are the options."""
+
+    source: Path
+    protocols: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    n: int | None
+    eps: float | None
+    norm: Literal["linf", "l2"] | None
+    batch: int
+    seed: int
+    model: str | None
+    dataset: str | None
+    out: Path | None
+    device: str
+    data_root: Path | None
+    runs: Path
+    time_limit: float | None
+    quiet: bool
+    as_json: bool
+
+    def located(self) -> Source:
+        """Return the run or the file, after everything that can be refused before torch is loaded."""
+        from ardbench import data
+        from ardbench.cli.sources import of_file, of_run
+        from ardbench.evaluation.protocols import protocol
+
+        for name in self.protocols:
+            protocol(name)
+        if self.source.is_dir():
+            if self.model or self.dataset or self.out:
+                raise ArdbenchError(
+                    f"{self.source} is a run and knows its model and data set: leave out --model, --dataset and --out."
+                )
+            found = of_run(self.source, self.checkpoints)
+        elif self.checkpoints:
+            raise ArdbenchError(f"{self.source} is no run directory: --checkpoint chooses among the checkpoints of a run.")
+        else:
+            found = of_file(self.source, self.model, self.dataset, self.runs, self.out)
+        images = data.info(found.dataset).test_images
+        if self.n is not None and self.n > images:
+            raise ArdbenchError(
+                f"--n {self.n} is more than the {images} test images of {found.dataset}: give at most {images}."
+            )
+        return found
+
+    def threat(self, source: Source) -> Threat:
+        """Return the threat to measure under."""
+        from ardbench.config import Threat
+
+        norm = self.norm or source.threat.norm
+        if self.eps is None and norm != source.threat.norm:
+            raise ArdbenchError(f"--norm {norm} needs --eps with it: a radius of one norm means nothing in another.")
+        eps = source.threat.eps if self.eps is None else self.eps
+        if norm == "linf" and eps > 1:
+            raise ArdbenchError(
+                f"--eps {eps:g} is larger than any pixel, which lie in [0, 1]: give a fraction such as {eps:g}/255."
+            )
+        return Threat(norm=norm, eps=eps)
+
+
+def _measure(source: Source, wanted: Wanted, threat: Threat, results: list[Row], output: Output) -> bool:
+    """Append one result per checkpoint and protocol; return whether all were measured (False: stopped)."""
+    from ardbench.data.load import load
+    from ardbench.engine.device import choose, describe
+    from ardbench.engine.stopping import stopping
+    from ardbench.evaluation.measure import evaluate as measure
+    from ardbench.evaluation.verdicts import Paused, file_name
+
+    device = choose(wanted.device)
+    say(f"Device: {describe(device)}")
+    with output.working(), stopping(wanted.time_limit) as stop, shown(wanted.quiet) as progress:
+        split = load(source.dataset, device, wanted.data_root, progress=progress).test
+        n = None if wanted.n == len(split) else wanted.n
+        for checkpoint in source.checkpoints:
+            net, key = source.network(checkpoint, device), source.key(checkpoint)
+            store = source.store(checkpoint, threat, wanted.seed)
+            for name in wanted.protocols or PROTOCOLS:
+                file = store / file_name(name, n)
+                before = _written(file)
+                try:
+                    verdicts = measure(
+                        net, split, name, threat, batch=wanted.batch, seed=wanted.seed, n=n, store=store, key=key,
+                        progress=progress, stop=stop,
+                    )  # fmt: skip
+                except Paused as paused:
+                    say(str(paused))
+                    return False
+                stored = before is not None and before == _written(file)
+                results.append(_row(checkpoint, name, verdicts, stored))
+    return True
+
+
+def _written(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+def _row(checkpoint: str, protocol: str, verdicts: Any, stored: bool) -> Row:
+    low, high = verdicts.interval
+    return {
+        "checkpoint": checkpoint,
+        "protocol": protocol,
+        "version": verdicts.version,
+        "accuracy": verdicts.accuracy,
+        "low": low,
+        "high": high,
+        "n": verdicts.n,
+        "total": verdicts.total,
+        "seconds": verdicts.seconds,
+        "stored": stored,
+        "taken": verdicts.taken,
+        "notes": verdicts.notes,
+    }
+
+
+def _table(results: list[Row], source: Source, threat: Threat) -> Any:
+    """Return the table for people; a subset says so in its interval's column."""
+    from ardbench.reports.results import threat_name
+
+    rows = [
+        (
+            row["checkpoint"],
+            row["protocol"],
+            f"{100 * row['accuracy']:.2f}",
+            f"[{100 * row['low']:.2f}, {100 * row['high']:.2f}]",
+            row["n"] if row["n"] == row["total"] else f"{row['n']} of {row['total']}",
+            "stored" if row["stored"] else f"{row['seconds']:.1f}",
+        )
+        for row in results
+    ]
+    columns = ["checkpoint", "protocol", "accuracy %", "95 % interval", "n", "seconds"]
+    title = f"{source.path}: {source.model} on {source.dataset}, {threat_name(threat.norm, threat.eps)}"
+    return table(columns, rows, ["accuracy %", "95 % interval", "n", "seconds"], title)

@@ -1,0 +1,135 @@
+"""`ardbench list`: what there is, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ardbench.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from ardbench.evaluation.protocols import Protocol
+
+Rows = list[dict[str, Any]]
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(["recipes", "methods", "models", "datasets", "protocols", "suites"]))
+@click.option("--dataset", default="cifar10", show_default=True, help="The data set whose images `list models` counts on.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def listing(kind: str, dataset: str, as_json: bool) -> None:
+    """List the recipes, methods, models, data sets, protocols or suites, with what decides a choice between them."""
+    output = Output(as_json)
+    rows = _models(dataset) if kind == "models" else ROWS[kind]()
+    if as_json:
+        output.document({kind: rows})
+        return
+    columns = list(rows[0]) if rows else ["name"]
+    numbers = [name for name in columns if rows and isinstance(rows[0][name], int | float)]
+    output.show(table(columns, [[_short(row[name]) for name in columns] for row in rows], numbers))
+
+
+def _short(cell: object) -> object:
+    """Return a large number with thousands marked, anything else as it is."""
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _recipes() -> Rows:
+    from ardbench.recipes import recipe_names, resolve
+
+    return [
+        {
+            "name": name,
+            "family": recipe.family,
+            "method": recipe.method["name"],
+            "dataset": recipe.data.name,
+            "student": recipe.student,
+            "title": recipe.title,
+        }
+        for name in recipe_names()
+        for recipe in [resolve(name)]
+    ]
+
+
+def _methods() -> Rows:
+    from ardbench.methods import available, method_class
+
+    rows = []
+    for name in available():
+        kind = method_class(name)
+        roles = ["or more" if role is ... else str(role) for role in kind.roles]
+        about = (kind.__doc__ or "").strip().splitlines() or [""]
+        rows.append({"name": name, "teachers": ", ".join(roles) or "none", "about": about[0]})
+    return rows
+
+
+def _models(dataset: str) -> Rows:
+    from ardbench import data
+    from ardbench.models import describe_models
+
+    return [{"name": row.name, "parameters": row.parameters, "MACs": row.macs} for row in describe_models(data.info(dataset))]
+
+
+def _datasets() -> Rows:
+    from ardbench.data import DATASETS
+
+    return [
+        {
+            "name": name,
+            "classes": info.num_classes,
+            "images": f"{info.channels}x{info.size}x{info.size}",
+            "train": info.train_images,
+            "test": info.test_images,
+        }
+        for name, info in DATASETS.items()
+    ]
+
+
+def _protocols() -> Rows:
+    from ardbench.evaluation.protocols import PROTOCOLS
+
+    return [{"name": name, "version": one.version, "what": _searched(one)} for name, one in PROTOCOLS.items()]
+
+
+def _searched(one: Protocol) -> str:
+    """Return how a protocol searches, in words."""
+    if one.kind == "clean":
+        return "the images as they are"
+    if one.kind == "autoattack":
+        return f"AutoAttack ({one.configured}): {', '.join(one.attacks)}"
+    steps = f"{one.steps} steps" if one.steps > 1 else "1 step"
+    sizes = f"of {_fraction(one.step_size)} at eps {_fraction(one.reference_eps)}"
+    restarts = f", {one.restarts} restarts" if one.restarts > 1 else ""
+    return f"PGD on {one.objective}, {steps} {sizes}, start {one.start}{restarts}"
+
+
+def _fraction(size: float) -> str:
+    steps = size * 255
+    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-9 else f"{size:g}"
+
+
+def _suites() -> Rows:
+    from ardbench.suites import load_suite, suite_names
+
+    return [
+        {
+            "name": name,
+            "dataset": suite.dataset,
+            "runs": sum(len(suite.seeds_of(run)) for run in suite.runs),
+            "protocols": ", ".join(suite.protocols),
+            "title": suite.title,
+        }
+        for name in suite_names()
+        for suite in [load_suite(name)]
+    ]
+
+
+ROWS: dict[str, Callable[[], Rows]] = {
+    "recipes": _recipes,
+    "methods": _methods,
+    "datasets": _datasets,
+    "protocols": _protocols,
+    "suites": _suites,
+}

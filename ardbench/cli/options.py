@@ -1,0 +1,116 @@
+"""The options that several commands share, each with one meaning everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from click.shell_completion import CompletionItem
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Duration(click.ParamType[float]):
+    """A length of time such as 90s, 9m, 1.5h or 1h30m, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds, or refuse a text without a unit."""
+        if isinstance(value, float):
+            return value
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", value)
+        seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+        if not parts or "".join(number + unit for number, unit in parts) != value or seconds <= 0:
+            self.fail(f"{value!r} is no length of time: give a number and a unit, such as 90s, 9m or 1.5h.", param, ctx)
+        return seconds
+
+
+class Radius(click.ParamType[float]):
+    """A radius that may be written as a fraction, such as 8/255."""
+
+    name = "radius"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or refuse what is none or is negative."""
+        try:
+            radius = float(Fraction(str(value)))
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is neither a number nor a fraction such as 8/255.", param, ctx)
+        if radius < 0:
+            self.fail(f"{value!r} is negative: a radius is 0 or more, such as 8/255.", param, ctx)
+        return radius
+
+
+def _path(flag: str, text: str, default: Path | None = None) -> Decorator:
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option(flag, type=kind, default=default, show_default=default is not None, metavar="FOLDER", help=text)
+
+
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto takes CUDA if there is one, and the choice is always printed.",
+)
+data_root = _path("--data-root", "The folder of the data sets; without it, $ARDBENCH_DATA or else ./data.")
+runs = _path("--runs", "The folder in which run directories lie.", Path("runs"))
+time_limit = click.option(
+    "--time-limit",
+    type=Duration(),
+    metavar="TIME",
+    help="Save and stop after this time, such as 90s, 9m or 1.5h; the same command goes on later (exit code 3).",
+)
+quiet = click.option("--quiet", is_flag=True, help="Print no progress; results, refusals and the device remain.")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and everything else on stderr."
+)
+sets = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Change one value of the recipe, such as attack.steps=7; may be repeated.",
+)
+dataset = click.option("--dataset", metavar="NAME", help="Use this data set in place of the recipe's.")
+student = click.option("--student", metavar="MODEL", help="Train this architecture in place of the recipe's student.")
+seed = click.option("--seed", type=click.IntRange(min=0), help="The seed of every random draw; the recipe's is 0.")
+epochs = click.option(
+    "--epochs", type=click.IntRange(min=1), help="Train this long; milestones and phases are shares, so they scale."
+)
+
+
+def together(*options: Decorator) -> Decorator:
+    """Return one decorator that applies several options, the first of them shown first."""
+    return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+changes = together(student, dataset, seed, epochs, sets)
+running = together(device, data_root, runs, time_limit, quiet, as_json)
+
+
+def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the built-in recipes, and files where a path has been begun."""
+    from ardbench.recipes import recipe_names
+
+    found = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def complete_suite(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the built-in suites, and files where a path has been begun."""
+    from ardbench.suites import suite_names
+
+    found = [CompletionItem(name) for name in suite_names() if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+recipe_argument = click.argument("recipe", shell_complete=complete_recipe)

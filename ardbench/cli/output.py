@@ -1,0 +1,78 @@
+"""Where words go: results to stdout, everything else to stderr; with --json, one document to stdout and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+UNBOUNDED = 100_000
+"""Columns of a table that is piped: it is never folded for a screen that is not there."""
+
+
+def console(err: bool = False) -> Console:
+    """Return a console on stdout or stderr, without colours and folding unless that is a terminal."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if err else sys.stdout).isatty()
+    return Console(stderr=err, width=None if terminal else UNBOUNDED, highlight=False, soft_wrap=not terminal)
+
+
+def say(text: str) -> None:
+    """Print a line about the work, as opposed to its result, on stderr."""
+    click.echo(text, err=True)
+
+
+def typed_again() -> str:
+    """Return the command line as it was typed."""
+    context: click.Context = click.get_current_context()  # type: ignore[assignment]
+    return str(context.find_root().obj)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), title: str = "") -> Table:
+    """Return a plain table; the columns called `numbers` stand to the right, None is a blank cell."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name in columns:
+        right = name in numbers
+        grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        grid.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    return grid
+
+
+class Output:
+    """The results of one command: lines and tables for people, or one document."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def line(self, text: str) -> None:
+        """Print a line of the result."""
+        click.echo(text, err=self.as_json)
+
+    def show(self, thing: RenderableType) -> None:
+        """Print a table of the result."""
+        console(err=self.as_json).print(thing)
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """Print the document, if that was asked for."""
+        if self.as_json:
+            click.echo(json.dumps(content, indent=2, allow_nan=False))
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Send to stderr what libraries print on stdout while they work."""
+        with contextlib.redirect_stdout(sys.stderr):
+            yield

@@ -1,0 +1,106 @@
+"""`ardbench show`: a recipe as it would run and where each value comes from, or what a run directory holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ardbench.cli import options
+from ardbench.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from ardbench.runs import Run
+
+Tree = Mapping[str, Any]
+
+
+@click.command()
+@click.argument("what", metavar="RECIPE|RUN", shell_complete=options.complete_recipe)
+@options.changes
+@options.as_json
+def show(
+    what: str, student: str | None, dataset: str | None, seed: int | None, epochs: int | None, sets: tuple[str, ...], as_json: bool
+) -> None:
+    """Show a recipe with every value resolved, or what a run directory holds.
+
+    A recipe is printed as TOML that trains the same run when it is given back as a file; behind each value stands where it
+    comes from: recipe (with what it extends), variant, command line, or default.
+    """
+    output = Output(as_json)
+    if Path(what).is_dir():
+        from ardbench.runs import Run
+
+        _show_run(Run.open(Path(what)), output)
+        return
+    from ardbench.recipes import resolve
+
+    recipe = resolve(what, dataset=dataset, student=student, seed=seed, epochs=epochs, sets=sets)
+    given = {"student": student, "data.name": dataset, "seed": seed, "schedule.epochs": epochs}
+    typed = {key for key, value in given.items() if value is not None} | {text.partition("=")[0].strip() for text in sets}
+    origins, variants = _origins(what, recipe.data.name, typed)
+    tree = recipe.model_dump(mode="json", exclude_none=True)
+    where = {key: origins.get(key, "default") for key, _ in _flat(tree)}
+    output.line("\n".join([*_toml(tree, where), "", f"# variants: {', '.join(variants) or 'none'}"]))
+    output.document({"recipe": recipe.model_dump(mode="json"), "from": where, "variants": variants})
+
+
+def _origins(what: str, dataset: str, typed: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Return where each dotted key is given, later layers over earlier ones, and the names of the variants."""
+    from ardbench.recipes import describe, recipe_names
+
+    base, _, variant = what.partition("@")
+    named = base.endswith(".toml") or base in recipe_names()
+    written = dict(describe(base if named else f"{base}-{dataset}"))  # a bare method means its recipe for the data set
+    variants = written.pop("variants", {})
+    found = {key: "recipe" for key, _ in _flat(written)}
+    found |= {key: f"variant {variant}" for key, _ in _flat(variants.get(variant, {}))}
+    return found | dict.fromkeys(typed, "command line"), sorted(variants)
+
+
+def _flat(tree: Tree, above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[str]:
+    """Yield the lines of a TOML document; what has no value is left out, as it was."""
+    plain = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
+    for key, value in plain.items():
+        line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        yield f"{line:<36} # {where[f'{section}.{key}' if section else key]}"
+    for key, below in tree.items():
+        if isinstance(below, Mapping):
+            name = f"{section}.{key}" if section else key
+            yield from ("", f"[{name}]")
+            yield from _toml(below, where, name)
+
+
+def _show_run(run: Run, output: Output) -> None:
+    """Print how a run stands, what it learnt from, and what was measured on it."""
+    recipe, done = run.recipe, run.done
+    state = "stale: a teacher has changed since" if run.stale else "done" if done else "unfinished"
+    stored = sorted(str(p.relative_to(run.path)) for p in run.path.glob("eval/*/*.json") if not p.name.endswith(".state.json"))
+    facts = {
+        "run": str(run.path),
+        "identity": run.identity,
+        "recipe": recipe.name,
+        "method": recipe.method["name"],
+        "dataset": recipe.data.name,
+        "student": recipe.student,
+        "seed": recipe.seed,
+        "state": state,
+        "epochs": f"{len(run.metrics)}/{recipe.schedule.epochs}",
+        "teachers": [f"{teacher.role}={teacher.source}" for teacher in run.teachers],
+        "checkpoints": run.checkpoints,
+        "evaluations": stored,
+    }
+    words = {key: ", ".join(value) or "none" if isinstance(value, list) else value for key, value in facts.items()}
+    output.show(table(["", "value"], list(words.items())))
+    output.document(facts | {"config": run.config, "done": done, "metrics": run.metrics})

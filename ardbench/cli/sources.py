@@ -1,0 +1,99 @@
+"""What `ardbench eval` measures: the checkpoints of a run, or the network in a file of somebody else. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ardbench.errors import ArdbenchError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from ardbench.config import Threat
+    from ardbench.models.network import Network
+    from ardbench.runs import Run
+
+FILE = "file"
+"""What stands in the column of checkpoints for a file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Networks to measure, and where their verdicts lie.
+
+    Args:
+        path: as it was typed.
+        model, dataset: architecture and test set.
+        threat: unless --eps and --norm say otherwise.
+        checkpoints: those to measure.
+        run: the run that they belong to; None for a file.
+        folder: below which the verdicts of a file lie.
+    """
+
+    path: Path
+    model: str
+    dataset: str
+    threat: Threat
+    checkpoints: tuple[str, ...]
+    run: Run | None
+    folder: Path
+
+    def network(self, checkpoint: str, device: torch.device) -> Network:
+        """Return one of the networks in eval mode."""
+        from ardbench.engine import networks
+
+        if self.run is not None:
+            return networks.of_run(self.run, checkpoint, device)
+        return networks.of_file(self.path, self.model, self.dataset, device)
+
+    def key(self, checkpoint: str) -> dict[str, str]:
+        """Return what, besides the protocol, decides the verdicts of a checkpoint."""
+        from ardbench.runs import sha256_of
+
+        if self.run is not None:
+            return {"weights": sha256_of(self.run.weights(checkpoint))}
+        return {"weights": sha256_of(self.path), "model": self.model, "dataset": self.dataset}
+
+    def store(self, checkpoint: str, threat: Threat, seed: int) -> Path:
+        """Return where verdicts lie: in a run's eval/ if threat and seed are the run's own, so that tables read them."""
+        if self.run is not None and threat == self.threat and seed == 0:
+            return self.folder / "eval" / checkpoint
+        other = f"{threat.norm}-{threat.eps:.6g}" + (f"-s{seed}" if seed else "")
+        return self.folder / "eval-other" / other / checkpoint
+
+
+def of_run(path: Path, checkpoints: tuple[str, ...]) -> Source:
+    """Return a finished run as a source; its selected and its last checkpoint unless others are named."""
+    from ardbench.runs import Run
+    from ardbench.teachers import default_checkpoint
+
+    run = Run.open(path)
+    recipe = run.recipe
+    if run.done is None:
+        raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
+    wanted = checkpoints or tuple(dict.fromkeys((default_checkpoint(recipe), "last")))
+    absent = next((name for name in wanted if name not in run.checkpoints), None)
+    if absent is not None:
+        raise ArdbenchError(f"{path} has no checkpoint {absent!r}: choose one of {', '.join(run.checkpoints)}.")
+    return Source(path, recipe.student, recipe.data.name, recipe.evaluation, wanted, run, path)
+
+
+def of_file(path: Path, model: str | None, dataset: str | None, runs: Path, out: Path | None) -> Source:
+    """Return a file of weights as a source, under 8/255 in l-infinity unless the command line says otherwise."""
+    from ardbench import data, models
+    from ardbench.config import Threat
+    from ardbench.runs import sha256_of
+
+    if not path.is_file():
+        raise ArdbenchError(
+            f"There is no run directory or file {path}: give a folder under runs/, or a .pt or .safetensors file."
+        )
+    if model is None or dataset is None:
+        raise ArdbenchError(f"{path} is a file: say what is in it, such as --model resnet18 --dataset cifar10.")
+    if model not in models.MODELS:
+        raise unknown("model", model, models.MODELS)
+    data.info(dataset)
+    folder = out or runs / "files" / f"{path.stem}-{sha256_of(path)[:8]}-{model}-{dataset}"
+    return Source(path, model, dataset, Threat(norm="linf", eps=8 / 255), (FILE,), None, folder)

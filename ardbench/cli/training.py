@@ -1,0 +1,122 @@
+"""What `train` and `distill` share: from the words of a command line to a finished run directory."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from click.exceptions import Exit
+
+from ardbench.cli import STOPPED
+from ardbench.cli.output import Output, say, typed_again
+from ardbench.cli.progress import shown
+from ardbench.errors import ArdbenchError
+
+if TYPE_CHECKING:
+    from ardbench.config import Recipe
+    from ardbench.runs import Run, Teacher
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was typed; the fields are the options."""
+
+    recipe: str
+    student: str | None
+    dataset: str | None
+    seed: int | None
+    epochs: int | None
+    sets: tuple[str, ...]
+    device: str
+    data_root: Path | None
+    runs: Path
+    time_limit: float | None
+    quiet: bool
+    as_json: bool
+
+    def resolved(self) -> Recipe:
+        """Return the recipe with its changes."""
+        from ardbench.recipes import resolve
+
+        return resolve(
+            self.recipe, dataset=self.dataset, student=self.student, seed=self.seed, epochs=self.epochs, sets=self.sets
+        )
+
+
+def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
+    """Train the run, or what is missing of it; print its directory first and the next command last."""
+    from ardbench.runs import Run
+
+    output = Output(wanted.as_json)
+    run = Run.place(wanted.runs, recipe, teachers)
+    output.line(str(run.path))
+    _check_existing(run, recipe, teachers)
+    before = run.done is not None
+    if before:
+        output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
+    elif not _train(wanted, recipe, teachers, run, output):
+        again = typed_again()
+        output.line(f"Stopped and saved after {len(run.metrics)} of {recipe.schedule.epochs} epochs.")
+        output.line(f"To go on, type the same command again: {again}")
+        output.document(_facts(run, finished=False, already_done=False, following=again))
+        raise Exit(STOPPED)
+    following = _evaluation(wanted, run)
+    output.line(_summary(run))
+    output.line(f"Next: {following}")
+    output.document(_facts(run, finished=True, already_done=before, following=following))
+
+
+def _train(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run, output: Output) -> bool:
+    from ardbench.engine.device import choose, describe
+    from ardbench.engine.train import train
+
+    device = choose(wanted.device)
+    say(f"Device: {describe(device)}")
+    with output.working(), shown(wanted.quiet) as progress:
+        return train(
+            recipe, teachers, run, device, data_root=wanted.data_root, time_limit=wanted.time_limit, progress=progress
+        )
+
+
+def _check_existing(run: Run, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
+    """Refuse the directory of another recipe, and one whose teachers have changed since it was begun."""
+    if not (run.path / "config.json").exists():
+        return
+    run.create(recipe, teachers, {})
+    if run.stale:
+        raise ArdbenchError(
+            f"{run.path} learnt from a teacher whose weights have changed: move or delete it to train it again."
+        )
+
+
+def _evaluation(wanted: Wanted, run: Run) -> str:
+    root = ["--data-root", str(wanted.data_root)] if wanted.data_root else []
+    return shlex.join(["ardbench", "eval", str(run.path), *root])
+
+
+def _summary(run: Run) -> str:
+    """Return what a finished run has cost and, if it was validated, how it stands."""
+    done, row = run.done or {}, (run.metrics or [{}])[-1]
+    text = f"Finished: {done.get('epochs')} epochs in {done.get('seconds', 0.0):.1f} s on {done.get('device')}"
+    for where, words in (("val", "validation"), ("test", "test")):
+        if f"{where}_clean" in row:
+            clean, robust = 100 * row[f"{where}_clean"], 100 * row[f"{where}_robust"]
+            text += f"; {words} accuracy at the end {clean:.1f} % clean, {robust:.1f} % robust"
+    best = done.get("best_epoch", -1)
+    return f"{text}; best epoch {best + 1}." if "best" in run.checkpoints else f"{text}."
+
+
+def _facts(run: Run, *, finished: bool, already_done: bool, following: str) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "identity": run.identity,
+        "finished": finished,
+        "already_done": already_done,
+        "done": run.done,
+        "metrics": run.metrics,
+        "checkpoints": run.checkpoints,
+        "next": following,
+    }

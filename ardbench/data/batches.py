@@ -1,0 +1,183 @@
+"""Images that lie on the device as uint8, and the augmented batches of an epoch that are gathered from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ardbench.data import DatasetInfo, check_augment
+from ardbench.data.stratify import stratified
+from ardbench.draws import Draws, generator
+from ardbench.errors import ArdbenchError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some training examples, each with the view under which it is seen.
+
+    Args:
+        x: (b, C, H, W) pixels in [0, 1].
+        y: (b,) labels, int64.
+        index: (b,) positions in the data set's own training set, int64.
+        view: (b, 3) offsets dy and dx of the crop in [0, 2 pad], and flip in {0, 1}, int64; (pad, pad, 0) is the image.
+        draws: the random numbers of this step.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    view: Tensor
+    draws: Draws
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("x", "y", "index", "view")}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Part of a data set, on one device.
+
+    Args:
+        images: (N, C, H, W) uint8, contiguous.
+        labels: (N,) int64.
+        index: (N,) positions in the data set's own training or test set, int64.
+        info: the facts of the data set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    info: DatasetInfo
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, rows: Tensor | slice) -> Tensor:
+        """Return the images of some rows as pixels (b, C, H, W) in [0, 1]."""
+        return as_pixels(self.images[rows])
+
+    def take(self, rows: list[int]) -> Split:
+        """Return the split of these rows, in their order."""
+        chosen = torch.tensor(rows, dtype=torch.int64, device=self.labels.device)
+        return Split(self.images[chosen], self.labels[chosen], self.index[chosen], self.info)
+
+    def subset(self, n: int, seed: int) -> Split:
+        """Return n examples, the classes in proportion, in the split's order; larger n contain smaller ones."""
+        if not 1 <= n <= len(self):
+            raise ArdbenchError(
+                f"{n} images cannot be chosen from {len(self)} of {self.info.name}: give 1 to {len(self)}."
+            )
+        return self.take(sorted(self.order("subset", seed)[:n]))
+
+    def order(self, *key: object) -> list[int]:
+        """Return all rows in a fixed order whose every prefix holds the classes in proportion."""
+        return stratified(self.labels.tolist(), self.index.tolist(), self.info.name, *key)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set as a run uses it; `validation` comes out of the training set, and `test` is never touched."""
+
+    train: Split
+    validation: Split | None
+    test: Split
+
+
+class TrainBatches:
+    """The batches of every epoch, each a function of (seed, epoch, step).
+
+    Args:
+        split: what is trained on.
+        augment: "crop-flip", "crop" or "none".
+        batch: examples in the global batch.
+        drop_last: leave out the last incomplete batch.
+        seed: the run's.
+        rank, world: of the processes that share every global batch, this one and how many.
+    """
+
+    def __init__(
+        self, split: Split, augment: str, batch: int, drop_last: bool, seed: int, *, rank: int = 0, world: int = 1
+    ) -> None:
+        check_augment(split.info, augment)
+        if drop_last and batch > len(split):
+            raise ArdbenchError(
+                f"data.batch = {batch} with data.drop_last leaves no batch of {len(split)} training images: lower it."
+            )
+        self.split, self.augment, self.size, self.drop_last, self.seed = split, augment, batch, drop_last, seed
+        self.rank, self.world = rank, world
+        self._epoch, self._permutation = -1, split.labels
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.split), self.size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Return this process's rows of one global batch; nothing waits for the device."""
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of an epoch of {len(self)}")
+        rows = self._order(epoch)[step * self.size : (step + 1) * self.size]  # (B,)
+        view = self._views(epoch, step, len(rows))  # (B, 3)
+        first, end = (len(rows) * rank // self.world for rank in (self.rank, self.rank + 1))
+        draws = Draws(self.seed, epoch, step, len(rows), first)
+        rows, view, split = rows[first:end], view[first:end], self.split
+        x = as_pixels(crop_flip(split.images, rows, view, split.info.pad))  # (b, C, H, W)
+        return Batch(x, split.labels[rows], split.index[rows], view, draws)
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the permutation (N,) of an epoch."""
+        if epoch != self._epoch:
+            device = self.split.labels.device
+            source = generator(device, self.seed, "permutation", epoch)
+            self._permutation = torch.randperm(len(self.split), generator=source, device=device)
+            self._epoch = epoch
+        return self._permutation
+
+    def _views(self, epoch: int, step: int, rows: int) -> Tensor:
+        """Return the views (B, 3) of a global batch."""
+        device, pad = self.split.labels.device, self.split.info.pad
+        view = torch.full((rows, 3), pad, device=device)
+        view[:, 2] = 0
+        source = generator(device, self.seed, "view", epoch, step)
+        if self.augment != "none":
+            view[:, :2] = torch.randint(0, 2 * pad + 1, (rows, 2), generator=source, device=device)
+        if self.augment == "crop-flip":
+            view[:, 2] = torch.randint(0, 2, (rows,), generator=source, device=device)
+        return view
+
+
+def crop_flip(images: Tensor, rows: Tensor, view: Tensor, pad: int) -> Tensor:
+    """Return flip(crop(pad(image))) of some rows as one gather, each under its own view.
+
+    Args:
+        images: (N, C, H, W), contiguous.
+        rows: (b,) int64.
+        view: (b, 3) int64, (dy, dx, flip): the crop begins at row dy and column dx of the image padded with zeros.
+        pad: zero pixels on every side.
+
+    Returns:
+        (b, C, H, W), of the type of `images`.
+    """
+    _, channels, height, width = images.shape
+    dy, dx, flip = view.unsqueeze(-1).unbind(1)  # (b, 1) each
+    across = torch.arange(width, device=images.device)  # (W,)
+    down = torch.arange(height, device=images.device) + dy - pad  # (b, H)
+    across = across + flip * (width - 1 - 2 * across) + dx - pad  # (b, W)
+    inside = _within(down, height).unsqueeze(2) & _within(across, width).unsqueeze(1)  # (b, H, W)
+    place = down.clamp(0, height - 1).unsqueeze(2) * width + across.clamp(0, width - 1).unsqueeze(1)  # (b, H, W)
+    plane = rows.unsqueeze(1) * channels + torch.arange(channels, device=images.device)  # (b, C)
+    flat = plane.view(-1, channels, 1, 1) * (height * width) + place.unsqueeze(1)  # (b, C, H, W)
+    return torch.take(images, flat) * inside.unsqueeze(1)
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Return uint8 images as fp32 pixels in [0, 1], the same to the bit on every device."""
+    # CUDA multiplies by the reciprocal of a number from the host, which rounds otherwise than dividing does.
+    return images.float() / torch.full((), 255.0, device=images.device)
+
+
+def _within(place: Tensor, size: int) -> Tensor:
+    return (place >= 0) & (place < size)

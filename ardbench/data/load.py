@@ -1,0 +1,97 @@
+"""A data set by name: checked, split by class with its own seed, and moved to a device once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ardbench.data import DatasetInfo, check_sizes, data_root, info
+from ardbench.data.batches import Split, Splits
+from ardbench.data.fetch import check_root
+from ardbench.data.raw import Raw
+from ardbench.errors import ArdbenchError
+from ardbench.progress import Progress
+
+
+def load(
+    name: str,
+    device: torch.device | str,
+    root: str | os.PathLike[str] | None = None,
+    validation: int = 0,
+    train_images: int | None = None,
+    download: bool = True,
+    progress: Progress | None = None,
+) -> Splits:
+    """Return a data set on a device; its validation split is the same for every teacher, student and seed of a run.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the folder that data sets lie in; None takes $ARDBENCH_DATA, else `data`.
+        validation: images held out of the training set, the classes in proportion.
+        train_images: how many of the others to train on, the classes in proportion; None takes all.
+        download: whether an absent file may be fetched.
+
+    Raises:
+        ArdbenchError: an unknown name, sizes that do not fit, or files that are wrong or not to be had.
+    """
+    facts = info(name)
+    check_sizes(facts, validation, train_images)
+    raw = read(facts, root, download, progress)
+    whole = _split(facts, raw.train_images, raw.train_labels)
+    held, rest = None, whole
+    if validation:
+        order = whole.order("validation")
+        held, rest = (whole.take(sorted(part)) for part in (order[:validation], order[validation:]))
+    if train_images is not None and train_images < len(rest):
+        rest = rest.take(sorted(rest.order("train")[:train_images]))
+    test = _split(facts, raw.test_images, raw.test_labels)
+    return Splits(_on(device, rest), None if held is None else _on(device, held), _on(device, test))
+
+
+def read(
+    facts: DatasetInfo, root: str | os.PathLike[str] | None, download: bool, progress: Progress | None = None
+) -> Raw:
+    """Return a data set as its files hold it, after every check that there is.
+
+    Raises:
+        ArdbenchError: files that are wrong or not to be had.
+    """
+    raw = _read(facts, data_root(root), download, progress or Progress())
+    for kind, images, labels, count in (
+        ("training", raw.train_images, raw.train_labels, facts.train_images),
+        ("test", raw.test_images, raw.test_labels, facts.test_images),
+    ):
+        shape = (count, facts.channels, facts.size, facts.size)
+        if tuple(images.shape) != shape or tuple(labels.shape) != (count,):
+            raise ArdbenchError(
+                f"The {kind} set of {facts.name} has the shape {tuple(images.shape)}, {shape} is needed."
+            )
+        if len(torch.bincount(labels, minlength=facts.num_classes)) != facts.num_classes:
+            raise ArdbenchError(f"The {kind} set of {facts.name} has labels outside 0 to {facts.num_classes - 1}.")
+    return raw
+
+
+def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress) -> Raw:
+    if facts.name in ("digits", "fake"):
+        from ardbench.data.embedded import read_digits, read_fake
+
+        return read_digits(facts) if facts.name == "digits" else read_fake(facts)
+    check_root(root)
+    if facts.name == "tiny-imagenet":
+        from ardbench.data.tiny_imagenet import read_tiny_imagenet
+
+        return read_tiny_imagenet(facts, root, download, progress)
+    from ardbench.data.cifar_svhn import read_torchvision
+
+    return read_torchvision(facts, root, download)
+
+
+def _split(facts: DatasetInfo, images: Tensor, labels: Tensor) -> Split:
+    return Split(images, labels, torch.arange(len(labels)), facts)
+
+
+def _on(device: torch.device | str, split: Split) -> Split:
+    return Split(split.images.to(device), split.labels.to(device), split.index.to(device), split.info)

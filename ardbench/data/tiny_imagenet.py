@@ -1,0 +1,188 @@
+"""Tiny-ImageNet from its archive or its unpacked folder; the validation images, which have labels, are the test set."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ardbench.data import DatasetInfo
+from ardbench.data.fetch import Published, absent, check_md5, fetch, scratch
+from ardbench.data.file_tree import FileTree, of_folder, of_zip
+from ardbench.data.raw import CheckedFile, Raw
+from ardbench.errors import ArdbenchError
+from ardbench.progress import Progress
+
+FOLDER = "tiny-imagenet-200"
+
+ARCHIVE = Published(
+    url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    name="tiny-imagenet-200.zip",
+    md5="90528d7ca1a48142e341f4ef8d21d0de",
+)
+"""248,100,043 bytes; Stanford publishes no md5, this is the one that avalanche and other readers check."""
+
+CACHE = "tiny-imagenet-200.decoded-v1.safetensors"
+"""The decoded images, beside their source; made again whenever the source changes."""
+
+Listed = list[tuple[str, int]]
+"""Files with their labels."""
+
+
+def read_tiny_imagenet(info: DatasetInfo, root: Path, download: bool, progress: Progress) -> Raw:
+    """Return the data set from the archive in `root` if there is one, else from the unpacked folder, else fetched.
+
+    Labels number the sorted WordNet ids, as torchvision's ImageFolder does. Nothing is unpacked to disk.
+
+    Raises:
+        ArdbenchError: what lies in `root` is torn, incomplete or not Tiny-ImageNet, or absent and not to be had.
+    """
+    tree, checked = _open(info, root, download)
+    ids = sorted(line.strip() for line in tree.lines("wnids.txt"))
+    if len(ids) != info.num_classes or len(set(ids)) != len(ids):
+        raise _wrong(
+            tree, f"wnids.txt names {len(set(ids))} classes in {len(ids)} lines, {info.num_classes} are needed"
+        )
+    train, test = _train_files(info, tree, ids), _test_files(info, tree, ids)
+    images = _cached(root, tree.identity, info)
+    if images is None:
+        images = _decoded(info, tree, train + test, progress)
+        _cache(root, tree.identity, images)
+    labels = torch.tensor([label for _, label in train + test])
+    n = info.train_images
+    return Raw(images[:n], labels[:n], images[n:], labels[n:], _names(tree, ids), (checked,))
+
+
+def _open(info: DatasetInfo, root: Path, download: bool) -> tuple[FileTree, CheckedFile]:
+    archive, folder = root / ARCHIVE.name, root / FOLDER
+    if not archive.exists() and folder.is_dir():
+        verdict = f"{info.train_images + info.test_images} images, counted and decoded"
+        return of_folder(folder), CheckedFile(f"{FOLDER}/", None, verdict)
+    if not archive.exists():
+        if (root / "wnids.txt").exists():
+            raise ArdbenchError(
+                f"{root} is the folder {FOLDER} itself: rename it so and give --data-root the folder above it."
+            )
+        if not download:
+            raise absent(info.name, root, f"{ARCHIVE.name} or the folder {FOLDER}")
+        fetch(info.name, root, ARCHIVE)
+    tree = of_zip(archive, FOLDER, ARCHIVE.md5)
+    check_md5(archive, ARCHIVE.md5)
+    return tree, CheckedFile(ARCHIVE.name, ARCHIVE.md5, "ok")
+
+
+def _train_files(info: DatasetInfo, tree: FileTree, ids: list[str]) -> Listed:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in tree.names:
+        parts = name.split("/")
+        if len(parts) == 4 and parts[0] == "train" and parts[2] == "images" and parts[3].endswith(".JPEG"):
+            found[parts[1]].append(name)
+    if unlisted := sorted(found.keys() - set(ids)):
+        raise _wrong(tree, f"train/{unlisted[0]} is no class of wnids.txt")
+    each = info.train_images // info.num_classes
+    for wnid in ids:
+        if len(found[wnid]) != each:
+            raise _wrong(tree, f"train/{wnid}/images has {len(found[wnid])} JPEG files, {each} are needed")
+    return [(name, label) for label, wnid in enumerate(ids) for name in sorted(found[wnid])]
+
+
+def _test_files(info: DatasetInfo, tree: FileTree, ids: list[str]) -> Listed:
+    """Return the images of `val` in the order of their annotations: file, WordNet id, then a box that is not used."""
+    label_of = {wnid: label for label, wnid in enumerate(ids)}
+    listed: Listed = []
+    for number, line in enumerate(tree.lines("val/val_annotations.txt"), 1):
+        file, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0].strip()
+        if wnid not in label_of:
+            raise _wrong(tree, f"line {number} of val/val_annotations.txt names no class of wnids.txt: {line[:80]!r}")
+        listed.append((f"val/images/{file}", label_of[wnid]))
+    if len(listed) != info.test_images:
+        raise _wrong(tree, f"val/val_annotations.txt has {len(listed)} lines, {info.test_images} are needed")
+    name, times = Counter(name for name, _ in listed).most_common(1)[0]
+    if times > 1:
+        raise _wrong(tree, f"val/val_annotations.txt names {name} {times} times")
+    for name, _ in listed:
+        if name not in tree.names:
+            raise _wrong(tree, f"{name} is missing")
+    return listed
+
+
+def _decoded(info: DatasetInfo, tree: FileTree, files: Listed, progress: Progress) -> Tensor:
+    """Return the images (N, C, H, W) uint8 of all files; grey ones are repeated over the channels."""
+    images = np.empty((len(files), info.size, info.size, info.channels), dtype=np.uint8)
+    progress.task(f"decode {info.name}", len(files))
+    for place, (name, _) in enumerate(files):
+        images[place] = _decode(tree, name, info.size)
+        if place % 1000 == 999:
+            progress.update(place + 1)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _decode(tree: FileTree, name: str, size: int) -> np.ndarray:
+    """Return one image (H, W, 3); the size in its header is checked before anything is unpacked."""
+    from PIL import Image
+
+    content = tree.read(name)
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            if image.size == (size, size):
+                return np.asarray(image.convert("RGB"))
+            found = "x".join(map(str, image.size))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _wrong(tree, f"{name} is no whole JPEG ({error})") from None
+    raise _wrong(tree, f"{name} has {found} pixels, {size}x{size} are needed")
+
+
+def _names(tree: FileTree, ids: list[str]) -> tuple[str, ...]:
+    """Return a readable name of each class, the WordNet id where words.txt has none."""
+    if "words.txt" not in tree.names:
+        return tuple(ids)
+    words = dict(line.split("\t", 1) for line in tree.lines("words.txt") if "\t" in line)
+    return tuple(words.get(wnid, wnid).split(",")[0].strip() for wnid in ids)
+
+
+def _cached(root: Path, identity: str, info: DatasetInfo) -> Tensor | None:
+    """Return the decoded images of a source if they were kept; a torn or older file counts as none."""
+    from safetensors import SafetensorError, safe_open
+
+    shape = (info.train_images + info.test_images, info.channels, info.size, info.size)
+    try:
+        with safe_open(root / CACHE, framework="pt") as file:
+            if (file.metadata() or {}).get("source") != identity:
+                return None
+            images: Tensor = file.get_tensor("images")
+            whole = _sha256(images) == file.metadata()["sha256"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return images if whole and tuple(images.shape) == shape and images.dtype == torch.uint8 else None
+
+
+def _cache(root: Path, identity: str, images: Tensor) -> None:
+    """Keep decoded images for the next run, whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    facts = {"source": identity, "sha256": _sha256(images)}
+    try:
+        with scratch(root) as folder:
+            save_file({"images": images}, folder / CACHE, facts)
+            os.replace(folder / CACHE, root / CACHE)
+    except (ArdbenchError, OSError, SafetensorError):
+        return  # a folder without room or write permission: the next run decodes again, the images are the same
+
+
+def _sha256(images: Tensor) -> str:
+    return hashlib.sha256(images.view(-1).numpy().data).hexdigest()
+
+
+def _wrong(tree: FileTree, what: str) -> ArdbenchError:
+    return ArdbenchError(
+        f"{tree.source} is not the published Tiny-ImageNet: {what}; delete it and type `ardbench data tiny-imagenet`, "
+        "or give --data-root another folder."
+    )

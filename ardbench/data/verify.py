@@ -1,0 +1,43 @@
+"""What `ardbench data NAME` tells: the files of a data set, fetched where absent, checked and counted."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from ardbench.data import data_root, info
+from ardbench.data.load import read
+from ardbench.progress import Progress
+
+
+def describe(
+    name: str, root: str | os.PathLike[str] | None = None, download: bool = True, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Return what a data set holds after reading all of it.
+
+    Returns:
+        name, title, root (None for embedded data), files (name, md5, verdict of each), shape (C, H, W), classes, train
+        and test (images, and the fewest and most of a class).
+
+    Raises:
+        ArdbenchError: an unknown name, or files that are wrong (the first is named) or not to be had.
+    """
+    facts = info(name)
+    raw = read(facts, root, download, progress)
+    return {
+        "name": name,
+        "title": facts.title,
+        "root": str(data_root(root)) if raw.files else None,
+        "files": [vars(file) for file in raw.files],
+        "shape": [facts.channels, facts.size, facts.size],
+        "classes": list(raw.classes),
+        "train": _counts(raw.train_labels, facts.num_classes),
+        "test": _counts(raw.test_labels, facts.num_classes),
+    }
+
+
+def _counts(labels: torch.Tensor, classes: int) -> dict[str, int]:
+    each = torch.bincount(labels, minlength=classes)
+    return {"images": len(labels), "fewest_of_a_class": int(each.min()), "most_of_a_class": int(each.max())}

@@ -1,0 +1,69 @@
+"""What a run keeps: weights as safetensors, the trainer's state in a container that knows when it is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from ardbench.errors import ArdbenchError
+from ardbench.runs import write_atomic
+
+DIGEST = 32
+"""Bytes of the sha256 that ends a state file."""
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write the trainer's state atomically, followed by its sha256."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_atomic(path, content + hashlib.sha256(content).digest())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a trainer's state on the CPU; nothing in it can run.
+
+    Raises:
+        ArdbenchError: the file is truncated, altered, or not a state.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+        raise ArdbenchError(f"{path} is damaged (its checksum does not match): delete it to train the run again.")
+    try:
+        state = torch.load(io.BytesIO(content[:-DIGEST]), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ArdbenchError(f"{path} is not a trainer state: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict):
+        raise ArdbenchError(f"{path} is not a trainer state: it holds a {type(state).__name__}.")
+    return state
+
+
+def save_weights(path: Path, net: nn.Module, metadata: dict[str, str]) -> None:
+    """Write a network's parameters and buffers as safetensors, atomically, in contiguous layout on the CPU."""
+    tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in net.state_dict().items()}
+    write_atomic(path, save_safetensors(tensors, metadata))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of one of our safetensors files, or refuse it by name."""
+    try:
+        return load_safetensors(path.read_bytes())
+    except FileNotFoundError:
+        raise ArdbenchError(f"There is no checkpoint {path}: train the run first.") from None
+    except (SafetensorError, OSError) as error:
+        raise ArdbenchError(f"{path} is not a complete safetensors file: {error}") from None
+
+
+def all_finite(nets: list[nn.Module]) -> bool:
+    """Return whether every parameter and buffer of the networks is finite."""
+    floats = [t for net in nets for t in (*net.parameters(), *net.buffers()) if t.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in floats]).all())

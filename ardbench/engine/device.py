@@ -1,0 +1,35 @@
+"""Choosing the device aloud, and setting it up for reproducible arithmetic."""
+
+from __future__ import annotations
+
+import torch
+
+from ardbench.errors import ArdbenchError
+
+
+def choose(wanted: str) -> torch.device:
+    """Return the device for auto, cuda or cpu, set up for training.
+
+    Raises:
+        ArdbenchError: CUDA was asked for and is absent; nothing falls back silently.
+    """
+    present = torch.cuda.is_available()
+    if wanted == "cuda" and not present:
+        raise ArdbenchError(
+            "--device cuda was given, but torch sees no CUDA device: check the driver, or give --device cpu."
+        )
+    torch.set_flush_denormal(True)  # gradients of a net that fits its data are denormal: more than 10 times slower
+    return torch.device("cuda" if present and wanted != "cpu" else "cpu")
+
+
+def describe(device: torch.device) -> str:
+    """Return the device in words, such as "cuda (NVIDIA H200)" or "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Say whether CUDA may round fp32 products and convolutions to TF32; torch's own default differs between the two."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

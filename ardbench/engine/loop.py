@@ -1,0 +1,250 @@
+"""The one training loop: epochs of batches, resumable at any batch, never saving what is not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from ardbench.config import Recipe, epoch_at
+from ardbench.data.batches import Batch, Splits, TrainBatches
+from ardbench.draws import derive
+from ardbench.engine.checkpoints import all_finite, load_state, save_state, save_weights
+from ardbench.engine.ledger import Ledger
+from ardbench.engine.schedules import factor
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.measure import evaluate
+from ardbench.evaluation.protocols import protocol
+from ardbench.methods.base import Method
+from ardbench.progress import Progress
+from ardbench.runs import Run, write_atomic
+
+ADAM_BETA2 = 0.999
+"""torch's own default (Kingma and Ba, ICLR 2015)."""
+LOOK_EVERY = 50
+"""Steps between two looks at numbers that lie on an accelerator; on the CPU every step is looked at."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: the next step to make, the best validation so far, and what it has cost."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    seconds: float = 0.0
+    images: int = 0
+
+
+class Loop:
+    """The training of one run.
+
+    Args:
+        run: its directory; the caller holds the lock.
+        method: on its device.
+        splits: the data, on the same device.
+        stop: asked after every batch; True saves and ends the loop.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        method: Method[Any],
+        splits: Splits,
+        stop: Callable[[], bool],
+        progress: Progress,
+    ) -> None:
+        self.run, self.recipe, self.method, self.splits = run, recipe, method, splits
+        self.stop, self.progress = stop, progress
+        self.device = splits.train.images.device
+        self.batches = TrainBatches(
+            splits.train, recipe.data.augment, recipe.data.batch, recipe.data.drop_last, recipe.seed
+        )
+        self.trainables = method.trainables()
+        self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}
+        self.averaged = _average(method.student, recipe)
+        self.at, self.ledger, self.rows = Position(), Ledger(), list[dict[str, Any]]()
+
+    def fit(self) -> bool:
+        """Train from where the run stands; return whether it is finished (False: stopped and saved)."""
+        self._resume()
+        for epoch in range(self.at.epoch, self.recipe.schedule.epochs):
+            if not self._epoch(epoch):
+                self._save()
+                return False
+            self._close(epoch)
+        self._finish()
+        return True
+
+    def _epoch(self, epoch: int) -> bool:
+        """Train the rest of one epoch; return False if it was stopped before its end."""
+        self.method.begin_epoch(epoch)
+        for net in self.trainables.values():
+            net.train()
+        total = len(self.batches.split.labels)
+        self.progress.task(f"epoch {epoch + 1}/{self.recipe.schedule.epochs}", total)
+        began, before = time.perf_counter(), self.at.seconds
+        for index in range(self.at.step, len(self.batches)):
+            batch = self._batch(epoch, index)
+            self._step(batch, epoch, index)
+            self.at.step, self.at.images = index + 1, self.at.images + len(batch.y)
+            last = index + 1 == len(self.batches)
+            if self.device.type == "cpu" or last or index % LOOK_EVERY == LOOK_EVERY - 1:
+                self.ledger.check(epoch)
+                self.progress.update(min(self.at.step * self.recipe.data.batch, total), **self.ledger.means())
+            self.at.seconds = before + time.perf_counter() - began
+            if self.stop() and not last:
+                return False
+        return True
+
+    def _step(self, batch: Batch, epoch: int, index: int) -> None:
+        torch.manual_seed(derive(self.recipe.seed, "operations", epoch, index))  # dropout and the like
+        rate = self.recipe.optimizer.lr * factor(
+            self.recipe.schedule, epoch * len(self.batches) + index, len(self.batches)
+        )
+        step = self.method.step(batch, epoch)
+        self.ledger.add(step, index, len(batch.y))
+        step.loss.backward()  # type: ignore[no-untyped-call]
+        for name, optimizer in self.optimizers.items():
+            if self.recipe.optimizer.clip is not None:
+                nn.utils.clip_grad_norm_(self.trainables[name].parameters(), self.recipe.optimizer.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        average = self.recipe.average
+        if self.averaged is not None and average.kind == "ema" and self._averages(epoch):
+            self.averaged.update_parameters(self.method.student)
+
+    def _close(self, epoch: int) -> None:
+        """End an epoch: average, validate, keep the best, write the row and the state."""
+        if self.averaged is not None and self.recipe.average.kind == "swa" and self._averages(epoch):
+            self.averaged.update_parameters(self.method.student)
+        if not all_finite(list(self.trainables.values())):
+            raise ArdbenchError(
+                f"A weight is not finite after epoch {epoch}: the last good checkpoint is kept; lower optimizer.lr."
+            )
+        row = {"epoch": epoch, **self.ledger.means(), **self._validate(epoch), **self._cost(epoch)}
+        self.rows.append(row)
+        self.at.epoch, self.at.step, self.ledger = epoch + 1, 0, Ledger()
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_atomic(self.run.path / "metrics.jsonl", text.encode())
+        self._save()
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Measure the deployed network where the recipe says, and keep it if it is the best so far."""
+        selection, recipe = self.recipe.selection, self.recipe
+        split = self.splits.test if selection.by == "best-test" else self.splits.validation
+        due = epoch >= epoch_at(selection.start, recipe.schedule.epochs) and (epoch + 1) % selection.every == 0
+        if split is None or not (due or epoch + 1 == recipe.schedule.epochs):
+            return {}
+        net = self.method.deployed()
+        measured = {
+            name: evaluate(net, split, protocol(name), recipe.evaluation, batch=max(recipe.data.batch, 500))
+            for name in ("clean", selection.protocol)
+        }
+        robust = measured[selection.protocol].accuracy
+        if selection.by != "last" and robust > self.at.best:
+            self.at.best, self.at.best_epoch = robust, epoch
+            self._export("best", net)
+        where = "test" if selection.by == "best-test" else "val"
+        return {f"{where}_clean": measured["clean"].accuracy, f"{where}_robust": robust}
+
+    def _cost(self, epoch: int) -> dict[str, float]:
+        earlier = sum(row["seconds"] for row in self.rows)
+        seconds = self.at.seconds - earlier
+        images = self.at.images - sum(row["images"] for row in self.rows)
+        memory = (
+            torch.cuda.max_memory_allocated(self.device)
+            if self.device.type == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        return {"seconds": seconds, "images": images, "images_per_second": images / seconds, "peak_memory": memory}
+
+    def _finish(self) -> None:
+        """Write the weights of the last epoch and of the average."""
+        self._export("last", self.method.deployed())
+        if self.averaged is not None:
+            epochs = self.recipe.schedule.epochs
+            clean = (self._batch(epochs, index).x for index in range(len(self.batches)))
+            update_bn(clean, self.averaged)
+            self._export("averaged", self.averaged.module)
+
+    def _batch(self, epoch: int, index: int) -> Batch:
+        batch = self.batches.batch(epoch, index)
+        if not self.recipe.precision.channels_last:
+            return batch
+        return dataclasses.replace(batch, x=batch.x.contiguous(memory_format=torch.channels_last))
+
+    def _averages(self, epoch: int) -> bool:
+        return epoch >= epoch_at(self.recipe.average.start, self.recipe.schedule.epochs)
+
+    def _export(self, checkpoint: str, net: nn.Module) -> None:
+        facts = {
+            "model": self.recipe.student,
+            "dataset": self.recipe.data.name,
+            "normalise": str(self.recipe.data.normalise).lower(),
+            "run": self.run.path.name,
+            "checkpoint": checkpoint,
+        }
+        save_weights(self.run.weights(checkpoint), net, facts)
+
+    def _save(self) -> None:
+        """Write everything that the next step depends on."""
+        if not all_finite(list(self.trainables.values())):
+            raise ArdbenchError("A weight is not finite: the last good checkpoint is kept; lower optimizer.lr.")
+        state = {
+            "at": vars(self.at),
+            "nets": {name: net.state_dict() for name, net in self.trainables.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "method": self.method.state(),
+            "ledger": self.ledger.state(),
+        }
+        save_state(self.run.path / "last.state", state)
+
+    def _resume(self) -> None:
+        path = self.run.path / "last.state"
+        if not path.exists():
+            return
+        state = load_state(path)
+        try:
+            self.at = Position(**state["at"])
+            for name, net in self.trainables.items():
+                net.load_state_dict(state["nets"][name])
+                self.optimizers[name].load_state_dict(state["optimizers"][name])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
+            self.method.load_state(state["method"])
+            self.ledger.load_state(state["ledger"], self.device)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise ArdbenchError(f"{path} does not fit this run ({error}): delete it to train again.") from None
+        self.rows = [row for row in self.run.metrics if row["epoch"] < self.at.epoch]
+        self.progress.note(f"Resuming at epoch {self.at.epoch + 1}, batch {self.at.step + 1}.")
+
+
+def _optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
+    wanted = recipe.optimizer
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    shared = {"lr": wanted.lr, "weight_decay": wanted.weight_decay, "fused": True}
+    if wanted.kind == "adamw":
+        return AdamW(learning, betas=(wanted.momentum, ADAM_BETA2), **shared)  # type: ignore[arg-type]
+    return SGD(learning, momentum=wanted.momentum, nesterov=wanted.nesterov, **shared)  # type: ignore[arg-type]
+
+
+def _average(student: nn.Module, recipe: Recipe) -> AveragedModel | None:
+    if recipe.average.kind == "none":
+        return None
+    decay = recipe.average.decay
+    return AveragedModel(student, multi_avg_fn=None if decay is None else get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]

@@ -1,0 +1,115 @@
+"""From a resolved recipe and its teachers to a finished run directory."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ardbench
+from ardbench import data, methods
+from ardbench.config import Recipe
+from ardbench.data.load import load
+from ardbench.engine import networks
+from ardbench.engine.device import allow_tf32, describe
+from ardbench.engine.loop import Loop
+from ardbench.engine.stopping import stopping
+from ardbench.methods.base import Context, Method
+from ardbench.progress import Progress
+from ardbench.runs import Run, Teacher, sha256_of, write_json
+
+
+def train(
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    run: Run,
+    device: torch.device,
+    *,
+    data_root: Path | None = None,
+    time_limit: float | None = None,
+    progress: Progress | None = None,
+) -> bool:
+    """Train the run, or what is missing of it; return whether it is finished.
+
+    Args:
+        recipe: resolved.
+        teachers: in the order of the method's roles.
+        run: where `Run.place` puts it.
+        data_root: where data sets lie; None takes the default.
+        time_limit: seconds after which the loop saves and stops.
+        progress: listens.
+
+    Raises:
+        ArdbenchError: whatever the user can mend; what was saved before stays.
+    """
+    with run.lock(), stopping(time_limit) as stop:
+        run.create(recipe, teachers, environment(device))
+        if run.done is not None:
+            return True
+        splits = load(recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
+        allow_tf32(recipe.precision.tf32)
+        method = build_method(recipe, teachers, device)
+        loop = Loop(run, recipe, method, splits, stop, progress or Progress())
+        if not loop.fit():
+            return False
+        write_json(
+            run.path / "done",
+            {
+                "epochs": recipe.schedule.epochs,
+                "seconds": loop.at.seconds,
+                "images": loop.at.images,
+                "device": device.type,
+                "best_epoch": loop.at.best_epoch,
+                "weights": {name: sha256_of(run.weights(name)) for name in run.checkpoints},
+            },
+        )
+    return True
+
+
+def build_method(recipe: Recipe, teachers: Sequence[Teacher], device: torch.device) -> Method[Any]:
+    """Return the method with its student freshly initialised and its teachers loaded and frozen."""
+    taught = [networks.of_teacher(teacher, recipe.data.name, device).requires_grad_(False) for teacher in teachers]
+
+    def build(model: str) -> torch.nn.Module:
+        return networks.fresh(model, recipe.data.name, recipe.data.normalise, recipe.seed, f"peer-{model}", device)
+
+    student: torch.nn.Module = networks.fresh(
+        recipe.student, recipe.data.name, recipe.data.normalise, recipe.seed, "student", device
+    )
+    if recipe.precision.channels_last:
+        student = student.to(memory_format=torch.channels_last)
+    kind = methods.method_class(recipe.method["name"])
+    return kind(Context(recipe, student, tuple(taught), build))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what env.json records: versions, device, command, and the state of the source tree."""
+    sha, dirty = _git()
+    return {
+        "ardbench": ardbench.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+        "device_name": describe(device),
+        "git_sha": sha,
+        "git_dirty": dirty,
+        "argv": sys.argv,
+    }
+
+
+def _git() -> tuple[str, bool]:
+    """Return the commit of the checkout that ardbench runs from and whether it has changes; ("", False) in a wheel."""
+    root = Path(ardbench.__file__).parents[1]
+    if not (root / ".git").exists():
+        return "", False
+    try:
+        words = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        sha, changes = (subprocess.check_output(["git", "-C", str(root), *w], text=True).strip() for w in words)
+        return sha, bool(changes)
+    except (OSError, subprocess.CalledProcessError):
+        return "", False

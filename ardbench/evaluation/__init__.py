@@ -1,0 +1,1 @@
+"""Evaluation: protocols are data, verdicts are per example, accuracies are derived from them."""

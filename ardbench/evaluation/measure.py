@@ -1,0 +1,214 @@
+"""`evaluate`: a network, a split, a protocol and a threat in; verdicts per example out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ardbench.attacks.objectives import label_loss, label_margin
+from ardbench.attacks.pgd import Maximiser
+from ardbench.config import Precision, Threat
+from ardbench.draws import Draws
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation import autoattack
+from ardbench.evaluation.confirm import check_allowed, measuring, predict
+from ardbench.evaluation.protocols import AutoAttack, Pgd, Protocol
+from ardbench.evaluation.protocols import protocol as by_name
+from ardbench.evaluation.verdicts import Paused, Verdicts, file_name, load_verdicts
+from ardbench.progress import Progress
+
+if TYPE_CHECKING:
+    from ardbench.data.batches import Split
+
+SUBSET_SEED = 0
+"""Every subset of n examples is the same one, whatever is evaluated on it and with which seed."""
+OBJECTIVES = {"ce": label_loss, "margin": label_margin}
+PLAIN = Precision(attack="fp32", fold_bn=False, channels_last=False)
+
+
+@dataclass
+class Outcome:
+    """What a kind of protocol hands back; fields as in `Verdicts`."""
+
+    predictions: list[int]
+    taken: dict[str, int]
+    batch: int
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(
+    net: nn.Module,
+    split: Split,
+    protocol: Protocol | str,
+    threat: Threat,
+    *,
+    batch: int,
+    seed: int = 0,
+    n: int | None = None,
+    store: Path | None = None,
+    key: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Verdicts:
+    """Return the verdicts of a protocol, measured in fp32 with every success confirmed, or read from `store`.
+
+    Args:
+        net: gives logits (B, K) of pixels in [0, 1]; its modes and requires_grad are as before afterwards.
+        split: what is measured, on the device of the network.
+        threat: ball and eps in pixel units; with eps = 0 nothing is searched.
+        batch: examples at a time; it decides the attacks' noise, so what is continued keeps the one it began with.
+        n: measure a class-balanced subset, always the same one; None measures everything.
+        store: the folder of `<protocol>[-n<N>].json` and, while unfinished, `<protocol>[-n<N>].state.json`.
+        key: what else decides the verdicts, in JSON values, such as {"weights": sha256}; a file with another key is
+            measured again and replaced.
+        stop: asked between batches.
+
+    Raises:
+        Paused: `stop` said so, or Ctrl-C; with a `store`, AutoAttack continues where it was.
+        ArdbenchError: logits are not finite, an attack left ball or box, too few classes, out of memory.
+    """
+    rules = by_name(protocol) if isinstance(protocol, str) else protocol
+    listener = progress or Progress()
+    chosen = split if n is None or n == len(split) else split.subset(n, SUBSET_SEED)
+    full_key = _key(rules, threat, chosen, len(split), seed, key or {}) if store else {}
+    path = store / file_name(rules.name, None if chosen is split else n) if store else None
+    if path is not None and path.exists():
+        found = load_verdicts(path)
+        if found.key == full_key:
+            return found
+        listener.note(f"{path.name} was measured on other weights, images or settings and is measured again.")
+    job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never)
+    outcome = job.run(path.with_suffix(".state.json") if path is not None else None, full_key)
+    verdicts = Verdicts(
+        protocol=rules.name,
+        version=rules.version,
+        threat=threat.model_dump(mode="json"),
+        labels=chosen.labels.tolist(),
+        index=chosen.index.tolist(),
+        total=len(split),
+        seed=seed,
+        attack=rules.settings(threat),
+        environment=_environment(rules, chosen.labels.device),
+        key=full_key,
+        **vars(outcome),
+    )
+    if path is not None:
+        verdicts.save(path)
+        path.with_suffix(".state.json").unlink(missing_ok=True)
+    return verdicts
+
+
+@dataclass
+class Job:
+    """One measurement; fields as in `evaluate`."""
+
+    net: nn.Module
+    split: Split
+    protocol: Protocol
+    threat: Threat
+    batch: int
+    seed: int
+    progress: Progress
+    stop: Callable[[], bool]
+
+    def run(self, state: Path | None, key: dict[str, Any]) -> Outcome:
+        """Measure by the kind of the protocol; at eps = 0 every kind is the clean one."""
+        rules = self.protocol
+        try:
+            with measuring(self.net, self.split.labels.device):
+                if isinstance(rules, AutoAttack) and self.threat.eps:
+                    done = autoattack.Driver(
+                        self.net, self.split, rules, self.threat, self.batch, self.seed, self.progress, self.stop
+                    ).finish(state, key)
+                    return Outcome(done.predictions, done.taken, done.batch, done.seconds, done.notes)
+                return self._in_one_sitting()
+        except KeyboardInterrupt:
+            raise self._stopped() from None
+        except torch.OutOfMemoryError:
+            raise ArdbenchError(
+                f"Out of device memory in {rules.name} with batch {self.batch}: give a smaller batch"
+                + (f", and delete {state}, since an evaluation keeps the batch it began with." if state else ".")
+            ) from None
+
+    def _in_one_sitting(self) -> Outcome:
+        """Measure the clean predictions and, for PGD, attack those points that are classified right."""
+        begun, labels = time.perf_counter(), self.split.labels
+        self.progress.task(self.protocol.name, len(labels))
+        said = torch.full_like(labels, -1)
+        for begin in range(0, len(labels), self.batch):
+            self._may_go_on()
+            rows = slice(begin, begin + self.batch)
+            said[rows] = predict(self.net, self.split.pixels(rows))
+        taken = {"clean": int((said != labels).sum())}
+        if isinstance(self.protocol, Pgd) and self.threat.eps:
+            self._pgd(said, self.protocol)
+            taken[self.protocol.name] = int((said != labels).sum()) - taken["clean"]
+        self.progress.update(len(labels), robust=(said == labels).float().mean().item())
+        return Outcome(said.tolist(), taken, self.batch, time.perf_counter() - begun)
+
+    def _pgd(self, said: Tensor, rules: Pgd) -> None:
+        """Attack the points that still stand, restart after restart, and write what fools into `said` (n)."""
+        maximiser = Maximiser(self.threat, rules.attack(self.threat), PLAIN)
+        labels = self.split.labels
+        for restart in range(rules.restarts):
+            standing = (said == labels).nonzero().squeeze(1)
+            for step, begin in enumerate(range(0, len(standing), self.batch)):
+                self._may_go_on()
+                rows = standing[begin : begin + self.batch]
+                x, y = self.split.pixels(rows), labels[rows]
+                draws = Draws(self.seed, restart, step, len(rows))
+                objective = OBJECTIVES[rules.objective]
+                x_adv = maximiser(objective, self.net, x, (y,), draws=draws, purpose="evaluation")
+                check_allowed(self.split.pixels(rows), x_adv, self.threat, rules.name)
+                said[rows] = predict(self.net, x_adv)
+                gone = len(labels) - len(standing) + begin + len(rows)
+                self.progress.update(gone, robust=(said == labels).float().mean().item())
+
+    def _may_go_on(self) -> None:
+        if self.stop():
+            raise self._stopped()
+
+    def _stopped(self) -> Paused:
+        return Paused(f"Stopped in {self.protocol.name}: nothing of it is kept; the same command begins it again.")
+
+
+def _never() -> bool:
+    return False
+
+
+def _key(
+    rules: Protocol, threat: Threat, chosen: Split, total: int, seed: int, outer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return everything that decides the verdicts, as JSON gives it back: images by their bytes, weights as told."""
+    digest = hashlib.sha256()
+    for tensor in (chosen.images, chosen.labels, chosen.index):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    ours = {
+        "protocol": rules.name,
+        "version": rules.version,
+        "settings": rules.settings(threat),
+        "threat": threat.model_dump(mode="json"),
+        "n": len(chosen),
+        "total": total,
+        "seed": seed,
+        "examples": digest.hexdigest(),
+    }
+    document: dict[str, Any] = json.loads(json.dumps({**ours, **outer}))
+    return document
+
+
+def _environment(rules: Protocol, device: torch.device) -> dict[str, str]:
+    """Return what the measuring was done with."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    package = {"pyautoattack": version("pyautoattack")} if isinstance(rules, AutoAttack) else {}
+    return {"device": named, "torch": torch.__version__, **package}

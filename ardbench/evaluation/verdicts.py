@@ -1,0 +1,143 @@
+"""Per-example verdicts of one evaluation, and their file. Torch-free, so that tables are made without a framework."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.statistics import wilson
+from ardbench.runs import read_json, write_json
+
+
+class Paused(Exception):
+    """An evaluation was asked to stop before its end: one sentence on what is kept and how to go on."""
+
+
+@dataclass
+class Verdicts:
+    """What a network said about every example under one protocol; every accuracy is derived from this.
+
+    Args:
+        protocol, version: what was measured.
+        threat: {"norm", "eps"}, eps in pixel units.
+        labels: (n) true classes.
+        predictions: (n) classes under attack; that of the clean image where it is wrong already.
+        index: (n) positions in the data set's own test (or training) set.
+        seconds: of measuring, over all sittings.
+        batch, seed: they decide the noise of the attacks.
+        total: examples in the split of which these n were chosen.
+        taken: points taken by each attack in turn, "clean" first.
+        notes: what a reader of the number has to know, one sentence each.
+        attack: how was searched, the step size as it was used.
+        environment: device, torch, pyautoattack.
+        key: everything that decides the verdicts; a file with another key is measured again.
+    """
+
+    protocol: str
+    version: int
+    threat: dict[str, Any]
+    labels: list[int]
+    predictions: list[int]
+    index: list[int]
+    seconds: float
+    batch: int
+    seed: int
+    total: int
+    taken: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    attack: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    key: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.labels) == len(self.predictions) == len(self.index) > 0:
+            raise ValueError("labels, predictions and index must be equally long and not empty")
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return len(self.labels)
+
+    @property
+    def robust(self) -> list[bool]:
+        """Whether each example is classified right under the protocol."""
+        return [label == said for label, said in zip(self.labels, self.predictions, strict=True)]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of robust examples, in [0, 1]."""
+        return sum(self.robust) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the accuracy."""
+        return wilson(sum(self.robust), self.n)
+
+    @property
+    def class_balanced(self) -> bool:
+        """Whether the classes among these examples differ in number by at most one."""
+        counts = Counter(self.labels).values()
+        return max(counts) - min(counts) <= 1
+
+    def document(self) -> dict[str, Any]:
+        """Return the verdicts as they are written; n and class_balanced are for readers, derived anew on loading."""
+        facts = asdict(self)
+        lists = {name: facts.pop(name) for name in ("index", "labels", "predictions")}
+        return {**facts, "n": self.n, "class_balanced": self.class_balanced, **lists}
+
+    def save(self, path: Path) -> None:
+        """Write the verdicts atomically."""
+        write_json(path, self.document())
+
+    def matches(self, key: Mapping[str, Any]) -> bool:
+        """Return whether these verdicts were measured under everything that `key` says, such as {"weights": sha256}."""
+        return all(name in self.key and self.key[name] == value for name, value in key.items())
+
+
+_FILE: TypeAdapter[Verdicts] = TypeAdapter(Verdicts)
+
+
+def load_verdicts(path: Path) -> Verdicts:
+    """Return the verdicts in a file.
+
+    Raises:
+        ArdbenchError: the file is missing, damaged or something else.
+    """
+    try:
+        return _FILE.validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ArdbenchError(
+            f"{path} holds no verdicts of ardbench ({where}: {first['msg']}); delete it to measure again."
+        ) from None
+
+
+def file_name(protocol: str, n: int | None = None) -> str:
+    """Return the name of a protocol's file: `<protocol>[-n<N>].json`, with n where a subset is measured.
+
+    A custom list such as `aa:apgd-ce,square` becomes `aa-apgd-ce+square.json`: colons hurt rsync, archives and Windows.
+    """
+    stem = protocol.replace(":", "-").replace(",", "+")
+    return f"{stem}.json" if n is None else f"{stem}-n{n}.json"
+
+
+def worst_case(several: Sequence[Verdicts]) -> list[bool]:
+    """Return, per example, whether it is robust under every one of these evaluations.
+
+    Raises:
+        ArdbenchError: they were measured on different examples.
+    """
+    first = several[0]
+    for other in several[1:]:
+        if (other.index, other.labels) != (first.index, first.labels):
+            raise ArdbenchError(
+                f"{first.protocol} and {other.protocol} were measured on different images: give both the same --n."
+            )
+    return [all(flags) for flags in zip(*(verdicts.robust for verdicts in several), strict=True)]

@@ -1,0 +1,36 @@
+"""The registry of methods: a name and where its class lies."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from ardbench.errors import unknown
+
+if TYPE_CHECKING:
+    from ardbench.methods.base import Method
+
+METHODS = {
+    "standard": "ardbench.methods.standard:Standard",
+    "pgd-at": "ardbench.methods.pgd_at:PGDAT",
+    "trades": "ardbench.methods.trades:TRADES",
+    "rslad": "ardbench.methods.rslad:RSLAD",
+    "iad-i": "ardbench.methods.iad:IADI",
+    "iad-ii": "ardbench.methods.iad:IADII",
+}
+
+
+def available() -> dict[str, str]:
+    """Return every method by name: ours, and those that installed packages announce as `ardbench.methods`."""
+    outside = {entry.name: entry.value for entry in entry_points(group="ardbench.methods")}
+    return outside | METHODS
+
+
+def method_class(name: str) -> type[Method[Any]]:
+    """Return the class of a method, or refuse the name and offer the nearest."""
+    methods = available()
+    if name not in methods:
+        raise unknown("method", name, methods)
+    found: type[Method[Any]] = pkgutil.resolve_name(methods[name])
+    return found

@@ -1,0 +1,138 @@
+"""The contract of a method: one function of a batch, and the networks that it trains, asks and deploys."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from ardbench.config import MethodConfig, Recipe, epoch_at
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ardbench.attacks.objectives import Objective, Target
+    from ardbench.data.batches import Batch
+
+Config = TypeVar("Config", bound=MethodConfig)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one batch asks the loop to minimise.
+
+    Args:
+        loss: scalar; the loop calls backward on it once and steps every optimizer.
+        logs: scalars for metrics.jsonl and the progress bar, detached by the loop; never read on the host here.
+    """
+
+    loss: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method is built from.
+
+    Args:
+        recipe: the resolved recipe of the run.
+        student: the network to train, on its device.
+        teachers: trained networks in the order of the method's roles; frozen here, never under no_grad.
+        build: makes another network of the data set's shape from a registered name, for peers.
+    """
+
+    recipe: Recipe
+    student: nn.Module
+    teachers: tuple[nn.Module, ...] = ()
+    build: Callable[[str], nn.Module] | None = None
+
+
+class Method(ABC, Generic[Config]):
+    """A way to train a student. Subclasses state their min-max problem and its source, their `Config`, and `step`.
+
+    The loop calls `begin_epoch`, puts every trainable in train mode, calls `step` for each batch, one backward, and
+    one optimizer step per trainable. Phases compare `epoch` with `self.epoch_of(share)`. A parameter outside the present
+    loss keeps the gradient None, so that neither momentum nor weight decay moves it.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    roles: ClassVar[tuple[str | EllipsisType, ...]] = ()
+    """The teachers that the method wants, such as ("robust", "clean"); a last Ellipsis allows more of the one before."""
+    attacks: ClassVar[bool] = True
+    """Whether the method has an inner maximisation, and its recipe therefore an [attack] section."""
+
+    def __init__(self, context: Context) -> None:
+        from ardbench.attacks.form import FastForm
+        from ardbench.attacks.pgd import Maximiser
+
+        recipe = context.recipe
+        self.recipe = recipe
+        self.config: Config = self.Config.model_validate(recipe.method)  # type: ignore[assignment]
+        self.student = context.student
+        self.teachers = context.teachers
+        self._maximiser = Maximiser(recipe.threat, recipe.attack, recipe.precision) if recipe.attack else None
+        self._asked = [FastForm(t, recipe.precision.outer == "bf16", recipe.precision) for t in self.teachers]
+
+    @abstractmethod
+    def step(self, batch: Batch, epoch: int) -> Step:
+        """Return the loss of one batch in epoch `epoch` (from 0)."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Do what the method does between epochs."""
+
+    def trainables(self) -> dict[str, nn.Module]:
+        """Return the modules that have an optimizer each, by name."""
+        return {"student": self.student}
+
+    def deployed(self) -> nn.Module:
+        """Return the network that is evaluated and exported: never a peer, never a projection head."""
+        return self.student
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what must survive a restart beyond modules and optimizers, such as running counts."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+
+    def epoch_of(self, share: float) -> int:
+        """Return the epoch (from 0) at which `share` of the run is over."""
+        return epoch_at(share, self.recipe.schedule.epochs)
+
+    def maximise(
+        self,
+        objective: Objective,
+        batch: Batch,
+        aux: tuple[Tensor, ...] = (),
+        target: Target | None = None,
+        net: nn.Module | None = None,
+        purpose: str = "start",
+    ) -> Tensor:
+        """Return x' (B, C, H, W) that maximises objective(net, x', *aux) over the threat, net being the student unless given."""
+        assert self._maximiser is not None, (
+            "recipes.resolve refuses a recipe without the [attack] that its method needs"
+        )
+        attacked = self.student if net is None else net
+        return self._maximiser(objective, attacked, batch.x, aux, target, draws=batch.draws, purpose=purpose)
+
+    def logits(self, x: Tensor, net: nn.Module | None = None) -> Tensor:
+        """Return the student's (or `net`'s) logits (B, K) in the precision of the outer step, as fp32 numbers."""
+        import torch
+
+        bf16 = self.recipe.precision.outer == "bf16"
+        with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", torch.bfloat16, enabled=bf16):
+            logits: Tensor = (self.student if net is None else net)(x)
+        return logits.float() if bf16 else logits
+
+    def teacher_logits(self, batch: Batch, teacher: int = 0) -> Tensor:
+        """Return a teacher's logits (B, K) at the clean view of the batch, without gradient."""
+        return self.ask(batch.x, teacher)
+
+    def ask(self, x: Tensor, teacher: int = 0) -> Tensor:
+        """Return a teacher's logits (B, K) at any x, in eval mode and without gradient."""
+        import torch
+
+        with torch.no_grad():
+            return self._asked[teacher](x)

@@ -1,0 +1,103 @@
+"""Introspective Adversarial Distillation, both variants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ardbench.attacks.objectives import label_loss
+from ardbench.config import MethodConfig, NonNegative, Share
+from ardbench.losses import cross_entropy, kl
+from ardbench.methods.base import Method, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ardbench.data.batches import Batch
+
+
+def trust(teacher_adv: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """Return A_i = T_y(x'_i)^beta (B,), a constant of the loss.
+
+    Args:
+        teacher_adv: (B, K) logits of the teacher at x'.
+        labels: (B,).
+        beta: exponent; 0 trusts the teacher wholly.
+
+    Source: Zhu et al., ICLR 2022, Equation 5 as transcribed in RSLAD's Table 1; exponent after the released code.
+    """
+    return (-beta * cross_entropy(teacher_adv, labels)).exp().detach()
+
+
+class IADIConfig(MethodConfig):
+    """beta: exponent of the trust; begin: share of the run before which the loss is ARD's; trust_teacher_term: w_i = A_i."""
+
+    beta: NonNegative
+    begin: Share
+    trust_teacher_term: bool
+
+
+class IADI(Method[IADIConfig]):
+    """IAD-I, on ARD (Zhu et al., ICLR 2022).
+
+    min  mean_i [w_i KL(T(x) || S(x')) + (1 - A_i) KL(S(x) || S(x'))],    x' = argmax CE(S(x'), y)
+
+    A_i = T_y(x'_i)^beta. As printed w_i = A_i; as released w_i = 1 (`trust_teacher_term`). S(x) is not detached. Before
+    `begin` it is ARD at temperature 1: mean KL(T(x) || S(x')).
+    """
+
+    Config = IADIConfig
+    roles = ("robust",)
+
+    def step(self, batch: Batch, epoch: int) -> Step:
+        """Return the base loss before `begin` and the introspective one from there on."""
+        x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
+        teacher = self.teacher_logits(batch)  # (B, K) at clean x
+        student_adv = self.logits(x_adv)  # (B, K)
+        imitation = kl(student_adv, teacher)  # (B,)
+        if epoch < self.epoch_of(self.config.begin):
+            return Step(imitation.mean())
+        a = trust(self.ask(x_adv), batch.y, self.config.beta)  # (B,)
+        introspection = (1 - a) * kl(student_adv, self.logits(batch.x))  # (B,)
+        imitation = a * imitation if self.config.trust_teacher_term else imitation
+        logs = {"imitation": imitation.mean(), "introspection": introspection.mean(), "trust": a.mean()}
+        return Step((imitation + introspection).mean(), logs)
+
+
+class IADIIConfig(MethodConfig):
+    """beta, begin: as in IAD-I; label, robust, clean: weights of the three terms."""
+
+    beta: NonNegative
+    begin: Share
+    label: NonNegative
+    robust: NonNegative
+    clean: NonNegative
+
+
+class IADII(Method[IADIIConfig]):
+    """IAD-II, on AKD2 (Zhu et al., ICLR 2022).
+
+    min  label CE(S(x'), y) + robust mean_i [A_i KL(T(x') || S(x')) + (1 - A_i) KL(S(x) || S(x'))]
+         + clean KL(T_st(x') || S(x')),    x' = argmax CE(S(x'), y)
+
+    T is a robust teacher, T_st a clean one, both asked at x'. S(x) is not detached. Before `begin` A_i = 1: AKD2.
+    """
+
+    Config = IADIIConfig
+    roles = ("robust", "clean")
+
+    def step(self, batch: Batch, epoch: int) -> Step:
+        """Return the three weighted terms, the middle one introspective from `begin` on."""
+        c = self.config
+        x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
+        robust_teacher, clean_teacher = self.ask(x_adv, 0), self.ask(x_adv, 1)  # (B, K), (B, K)
+        student_adv = self.logits(x_adv)  # (B, K)
+        middle = kl(student_adv, robust_teacher)  # (B,)
+        if epoch >= self.epoch_of(c.begin):
+            a = trust(robust_teacher, batch.y, c.beta)  # (B,)
+            middle = a * middle + (1 - a) * kl(student_adv, self.logits(batch.x))
+        terms = {
+            "label": cross_entropy(student_adv, batch.y).mean(),
+            "robust": middle.mean(),
+            "clean": kl(student_adv, clean_teacher).mean(),
+        }
+        return Step(c.label * terms["label"] + c.robust * terms["robust"] + c.clean * terms["clean"], terms)

@@ -1,0 +1,68 @@
+"""The networks: a literal table of names, and building one by its name. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+from ardbench.errors import unknown
+
+if TYPE_CHECKING:
+    from ardbench.data import DatasetInfo
+    from ardbench.models.network import Network
+
+MODELS: dict[str, str] = {
+    "mobilenetv2": "ardbench.models.mobilenet:MobileNetV2",
+    "preactresnet18": "ardbench.models.preactresnet:PreActResNet18",
+    "resnet8": "ardbench.models.resnet:resnet8",
+    "resnet8-tiny": "ardbench.models.resnet:resnet8_tiny",
+    "resnet18": "ardbench.models.resnet:resnet18",
+    "resnet20": "ardbench.models.resnet:resnet20",
+    "vit-micro": "ardbench.models.vit:vit_micro",
+    "vit-small": "ardbench.models.vit:vit_small",
+    "vit-tiny": "ardbench.models.vit:vit_tiny",
+    "wrn-28-10": "ardbench.models.wideresnet:wrn_28_10",
+    "wrn-28-10-swish": "ardbench.models.wideresnet_swish:wrn_28_10_swish",
+    "wrn-34-10": "ardbench.models.wideresnet:wrn_34_10",
+    "wrn-34-20": "ardbench.models.wideresnet:wrn_34_20",
+    "wrn-70-16": "ardbench.models.wideresnet:wrn_70_16",
+    "wrn-70-16-swish": "ardbench.models.wideresnet_swish:wrn_70_16_swish",
+}
+"""Name -> what builds it from (info, normalise)."""
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A line of `ardbench list models`: what a network costs on one image of a data set."""
+
+    name: str
+    parameters: int
+    macs: int
+    """Multiply-accumulates of one forward of one image; 1 MAC = 2 FLOP."""
+
+
+def build(name: str, info: DatasetInfo, normalise: bool = False) -> Network:
+    """Return a freshly initialised network for a data set, drawn from torch's global generator.
+
+    Args:
+        name: a name of `MODELS`.
+        info: the data set whose images go in and whose classes come out.
+        normalise: whether the first layer normalises by the data set's mean and deviation.
+
+    Raises:
+        ArdbenchError: for an unknown name, with the nearest one.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    net: Network = resolve_name(MODELS[name])(info, normalise)
+    net.name = name
+    return net
+
+
+def describe_models(info: DatasetInfo) -> list[ModelRow]:
+    """Return what each network costs on one image of the data set, the cheapest first."""
+    from ardbench.models.cost import cost
+
+    rows = [ModelRow(name, *cost(name, info)) for name in MODELS]
+    return sorted(rows, key=lambda row: row.macs)

@@ -1,0 +1,57 @@
+"""The pre-activation ResNet-18 for small images.
+
+Source: He et al., "Identity mappings in deep residual networks", ECCV 2016: BatchNorm and ReLU before each
+convolution and once more after the last block, which some copies in the field leave out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ardbench.models.network import Network, conv1x1, conv3x3
+
+if TYPE_CHECKING:
+    from ardbench.data import DatasetInfo
+
+
+class PreActBlock(nn.Module):
+    """BatchNorm, ReLU, convolution, twice; a projected shortcut starts after the first ReLU."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inside)
+        self.conv1 = conv3x3(inside, outside, stride)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.conv2 = conv3x3(outside, outside)
+        self.projects = stride != 1 or inside != outside
+        if self.projects:
+            self.shortcut = nn.Sequential(conv1x1(inside, outside, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (b, outside, H / stride, W / stride)."""
+        out = F.relu(self.bn1(x))
+        short = self.shortcut(out) if self.projects else x
+        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + short  # type: ignore[no-any-return]
+
+
+class PreActResNet18(Network):
+    """Four stages of two pre-activation blocks, 64 to 512 channels: 11,172,170 parameters for 10 classes."""
+
+    def __init__(self, info: DatasetInfo, normalise: bool) -> None:
+        super().__init__(info, normalise)
+        self.conv1 = conv3x3(info.channels, 64)
+        self.layer1 = nn.Sequential(PreActBlock(64, 64, 1), PreActBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(PreActBlock(64, 128, 2), PreActBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(PreActBlock(128, 256, 2), PreActBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(PreActBlock(256, 512, 2), PreActBlock(512, 512, 1))
+        self.bn = nn.BatchNorm2d(512)
+        self.head = nn.Linear(512, info.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the penultimate features (b, 512) of pixels x (b, C, H, W) in [0, 1]."""
+        out = self.conv1(self.normalise(x))  # (b, 64, H, W)
+        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))  # (b, 512, H / 8, W / 8)
+        return F.relu(self.bn(out)).mean((2, 3))  # (b, 512)

@@ -1,0 +1,213 @@
+"""Recipes: where they lie, and how recipe -> variant -> `--set` becomes one validated `Recipe`. Torch-free."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ardbench import data, methods, models
+from ardbench.config import Recipe
+from ardbench.errors import ArdbenchError, unknown
+from ardbench.evaluation.protocols import protocol
+
+Tree = dict[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the built-in recipes; files that start with an underscore are shared parts, not recipes."""
+    return sorted(Path(file.name).stem for file in files(__name__).iterdir() if _is_recipe(file.name))
+
+
+def describe(name: str) -> Tree:
+    """Return a built-in recipe as written, its shared parts filled in and its variants under `variants`."""
+    return _assemble(name, ())
+
+
+def resolve(
+    name: str,
+    *,
+    dataset: str | None = None,
+    student: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    sets: Sequence[str] | Mapping[str, Any] = (),
+) -> Recipe:
+    """Return the validated recipe that `name` and its changes describe.
+
+    Args:
+        name: a recipe, RECIPE@VARIANT, the path of a TOML file, or a method (with `dataset`: its recipe for that data).
+        dataset, student, seed, epochs: replace the recipe's own; phases and milestones are shares, so they scale.
+        sets: "section.key=value" strings, values in TOML (fractions as "8/255"), or a mapping of the same.
+
+    Raises:
+        ArdbenchError: one sentence naming what is unknown, missing or out of range.
+    """
+    base, _, variant = name.partition("@")
+    tree = _assemble(_located(base, dataset), ())
+    variants = tree.pop("variants", {})
+    if variant:
+        if variant not in variants:
+            raise unknown(f"variant of {base}", variant, variants)
+        tree = _merged(tree, variants[variant])
+    given = {"data.name": dataset, "student": student, "seed": seed, "schedule.epochs": epochs}
+    changes = sets if isinstance(sets, Mapping) else dict(_parsed(text) for text in sets)
+    for key, value in ({k: v for k, v in given.items() if v is not None} | dict(changes)).items():
+        _put(tree, key, value)
+    tree.setdefault("name", Path(base).stem)
+    return _checked(_validated(Recipe, tree, f"recipe {name}"))
+
+
+def _is_recipe(file: str) -> bool:
+    return file.endswith(".toml") and not file.startswith("_")
+
+
+def _located(base: str, dataset: str | None) -> str:
+    """Return the recipe that `base` means: itself, or a method's recipe for the data set."""
+    names = recipe_names()
+    if base in names or base.endswith(".toml"):
+        return base
+    if base in methods.available():
+        if dataset is not None:
+            data.info(dataset)
+        mine = {n.removeprefix(f"{base}-"): n for n in names if n.startswith(f"{base}-")}
+        fitting = {key: n for key, n in mine.items() if key in data.DATASETS}
+        if dataset in fitting:
+            return fitting[dataset]
+        if not fitting:
+            raise ArdbenchError(f"The method {base} has no recipe of its own: give the path of a recipe file.")
+        wanted = f"no recipe for {dataset}" if dataset else "a recipe per data set"
+        raise ArdbenchError(
+            f"The method {base} has {wanted}: add --dataset with one of {', '.join(sorted(fitting))}, or name a recipe file."
+        )
+    raise unknown("recipe or method", base, [*names, *methods.available()])
+
+
+def _assemble(name: str, above: tuple[str, ...]) -> Tree:
+    """Read a recipe and merge it over what it extends."""
+    if name in above:
+        raise ArdbenchError(f"Recipe {above[0]} extends itself: {' -> '.join([*above, name])}.")
+    tree = _read(name)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise ArdbenchError(f"Recipe {name}: extends must be the name of one recipe, in quotes.")
+    beside = Path(name).parent / f"{parent}.toml"
+    known = str(beside) if name.endswith(".toml") and beside.is_file() else parent
+    inherited = _assemble(known, (*above, name))
+    inherited.pop("variants", None)
+    inherited.pop("name", None)
+    return _merged(inherited, tree)
+
+
+def _read(name: str) -> Tree:
+    try:
+        if name.endswith(".toml"):
+            return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        return tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if name.endswith(".toml"):
+            raise ArdbenchError(
+                f"There is no recipe file {name}: give an existing file or a name from `ardbench list recipes`."
+            ) from None
+        raise unknown("recipe", name, recipe_names()) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ArdbenchError(f"Recipe {name} is not valid TOML: {error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArdbenchError(f"Recipe {name} cannot be read: {error}.") from None
+
+
+def _merged(below: Tree, above: Tree) -> Tree:
+    """Return `below` with `above` laid over it, section by section; a section of another kind replaces the old one."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and not _of_another_kind(key, old, value):
+            value = _merged(old, value)
+        result[key] = value
+    return result
+
+
+def _of_another_kind(section: str, old: Tree, new: Tree) -> bool:
+    mark = "name" if section == "method" else "kind"
+    return mark in new and new[mark] != old.get(mark)
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ArdbenchError(f"--set {text!r} is not of the form section.key=value, such as --set attack.steps=7.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()  # a bare word or fraction: resnet18, 8/255
+
+
+def _put(tree: Tree, key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise ArdbenchError(f"--set {key}: {section} is a value, not a section.")
+        tree = below
+    tree[last] = value
+
+
+def _validated(model: type[Model], tree: Tree, where: str) -> Model:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise explained(error, model, where) from None
+
+
+def explained(error: ValidationError, model: type[BaseModel], where: str) -> ArdbenchError:
+    """Return the first complaint of a validation as one sentence that names the key and what is allowed."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        *above, last = (str(part) for part in first["loc"])
+        return unknown(f"key in {where}{', section ' + '.'.join(above) if above else ''}:", last, _fields(model, above))
+    if first["type"] == "missing":
+        return ArdbenchError(f"In {where}: {path} is missing; add it to the recipe or give --set {path}=VALUE.")
+    said = first["msg"].removeprefix("Value error, ")
+    return ArdbenchError(f"In {where}: {path or 'the recipe'} = {first['input']!r}: {said[0].lower()}{said[1:]}.")
+
+
+def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        kinds = (
+            [k for k in (getattr(field.annotation, "__args__", None) or [field.annotation]) if field] if field else []
+        )
+        found = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """Refuse names and combinations that no section can see alone; validate [method] by the method's own model."""
+    info = data.info(recipe.data.name)
+    data.check_augment(info, recipe.data.augment)
+    if recipe.data.validation >= (recipe.data.train_images or info.train_images):
+        raise ArdbenchError(
+            f"data.validation = {recipe.data.validation} leaves nothing of {info.name}'s {info.train_images} training images: "
+            "give a smaller one."
+        )
+    if recipe.student not in models.MODELS:
+        raise unknown("model", recipe.student, models.MODELS)
+    protocol(recipe.selection.protocol)
+    kind = methods.method_class(recipe.method["name"])
+    if kind.attacks and recipe.attack is None:
+        raise ArdbenchError(
+            f"The method {recipe.method['name']} attacks while it trains: recipe {recipe.name} needs an [attack] section."
+        )
+    section = _validated(kind.Config, recipe.method, f"recipe {recipe.name}, section method")
+    return recipe.model_copy(update={"method": section.model_dump(mode="json")})

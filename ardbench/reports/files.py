@@ -1,0 +1,88 @@
+"""The files of a report: tidy CSV, Markdown, LaTeX, and where the numbers come from. No clock enters them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ardbench.reports.rendering import latex, markdown
+from ardbench.reports.results import environment, evaluations, training_seconds
+from ardbench.reports.tables import tables
+from ardbench.runs import Run, write_atomic
+
+
+def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), title: str = "") -> list[Path]:
+    """Write NAME.csv, NAME.md and NAME.tex, with NAME.provenance.json where runs are given; return their paths.
+
+    The same runs give the same bytes.
+
+    Args:
+        frame: what `collect` or `read` returned.
+        out: the folder.
+        runs: those that the frame was collected from.
+        title: the heading of NAME.md; the name unless given.
+
+    Raises:
+        ArdbenchError: the folder cannot be written.
+    """
+    made = tables(frame)
+    contents = {
+        "csv": frame.to_csv(index=False, lineterminator="\n"),
+        "md": f"# {title or name}\n\n{markdown(made)}",
+        "tex": latex(made),
+    }
+    if runs:
+        contents["md"] += f"\nVersions, commits, devices, commands and hashes of every run: `{name}.provenance.json`.\n"
+        contents["provenance.json"] = json.dumps(provenance(runs), indent=2) + "\n"
+    paths = []
+    for ending, text in contents.items():
+        path = out / f"{name}.{ending}"
+        write_atomic(path, text.encode())
+        paths.append(path)
+    return paths
+
+
+def provenance(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what made the numbers: versions, commits, devices, commands, hashes and times of every run."""
+    found = [_run(run) for run in runs if (run.path / "config.json").is_file()]
+    hours: dict[str, float] = {}
+    for run in found:
+        hours[run["device"]] = hours.get(run["device"], 0.0) + run["training_seconds"] / 3600
+    return {
+        "training_device_hours": {device: round(total, 4) for device, total in sorted(hours.items())},
+        "evaluation_hours": round(sum(e["seconds"] for run in found for e in run["evaluations"]) / 3600, 4),
+        "runs": found,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    done, known = run.done or {}, environment(run)
+    return {
+        "run": run.path.name,
+        "identity": run.identity,
+        "finished": bool(done),
+        "epochs": done.get("epochs", len(run.metrics)),
+        "best_epoch": done.get("best_epoch"),
+        "device": done.get("device") or known.get("device", ""),
+        "training_seconds": training_seconds(run),
+        "weights": done.get("weights", {}),
+        "teachers": [{"source": t.source, "role": t.role, "sha256": t.sha256} for t in run.teachers],
+        "environment": known,
+        "evaluations": [
+            {
+                "file": str(path.relative_to(run.path)),
+                "protocol": verdicts.protocol,
+                "version": verdicts.version,
+                "n": verdicts.n,
+                "seed": verdicts.seed,
+                "seconds": verdicts.seconds,
+                "attack": verdicts.attack,
+                "environment": verdicts.environment,
+            }
+            for _, path, verdicts in evaluations(run)
+        ],
+    }

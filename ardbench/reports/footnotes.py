@@ -1,0 +1,173 @@
+"""What a reader must know to read a table: one sentence or two each, all derived from the rows themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from ardbench.reports.results import WORST, protocol_order, threat_name
+
+SINGLE_SEED = (
+    "One seed: standard deviations between seeds of 0.1 to 0.6 points of AA are reported elsewhere, so a difference "
+    "below 0.5 AA between single runs carries no information."
+)
+
+
+def of_accuracies(rows: pd.DataFrame) -> list[str]:
+    """Return the footnotes of a table of accuracies."""
+    measured = rows[rows["value"].notna()]
+    if measured.empty:
+        return ["Nothing has been measured yet: a blank cell is no zero."]
+    notes = [
+        _numbers(measured),
+        _threats(measured),
+        *_versions(measured),
+        *_resolution(measured),
+        *_seeds(measured),
+        *_worst(measured),
+        *_selection(measured),
+        *_subsets(measured),
+        *_standing(rows),
+        *_sources(measured),
+        *_trees(measured),
+        *_evaluations(measured),
+    ]
+    return [*notes, "A blank cell was not measured."]
+
+
+def of_costs(runs: pd.DataFrame) -> list[str]:
+    """Return the footnotes of the table of costs."""
+    notes = ["Training only, evaluation not included; mean over runs. Device-hours are wall-clock hours on one device."]
+    unfinished = sorted(runs.loc[runs["status"] == "partial", "run"])
+    return notes + ([f"‡ Not finished, hours so far: {', '.join(unfinished)}."] if unfinished else [])
+
+
+def separable(accuracy: float, n: int) -> float:
+    """Return the difference of two accuracies near `accuracy`, on n images each, that 95 % confidence needs.
+
+    1.96 sqrt(2 p (1 - p) / n), the two taken as independent.
+    """
+    return 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / n)
+
+
+def _numbers(rows: pd.DataFrame) -> str:
+    counts = sorted({int(n) for n in rows["n"]})
+    text = (
+        f"Accuracy in %, n = {' or '.join(map(str, counts))} test images; "
+        "[low, high] is the 95 % Wilson interval of the n images"
+    )
+    return f"{text}; a ± b (k) is the mean and the standard deviation over k seeds." if _several(rows) else f"{text}."
+
+
+def _threats(rows: pd.DataFrame) -> str:
+    attacked = rows[rows["protocol"] != "clean"]
+    threats = sorted({threat_name(norm, eps) for norm, eps in zip(attacked["norm"], attacked["eps"], strict=True)})
+    text = f"Threat: {'; '.join(threats)}. " if threats else ""
+    versions = [
+        f"{name} {' and '.join(_versions_of(rows, name))}" for name in protocol_order(rows["protocol"]) if name != WORST
+    ]
+    return f"{text}Protocol versions: {', '.join(versions)}."
+
+
+def _versions_of(rows: pd.DataFrame, protocol: str) -> list[str]:
+    return [
+        str(version) for version in sorted({int(v) for v in rows.loc[rows["protocol"] == protocol, "protocol_version"]})
+    ]
+
+
+def _versions(rows: pd.DataFrame) -> list[str]:
+    mixed = sorted({name for name in rows["protocol"] if len(_versions_of(rows, name)) > 1})
+    return [f"Measured by several versions of {name}: its column compares unlike with unlike." for name in mixed]
+
+
+def _resolution(rows: pd.DataFrame) -> list[str]:
+    """Say for each n what it cannot tell apart, at the median accuracy of the cells that have it."""
+    notes = []
+    for n in sorted({int(n) for n in rows["n"]}):
+        median = float(rows.loc[rows["n"] == n, "value"].median())
+        gap = 100 * separable(median, n)
+        if gap > 0:
+            notes.append(
+                f"n = {n}: two accuracies closer than {gap:.1f} points cannot be told apart "
+                f"(1.96 sqrt(2 p (1 - p) / n) at the median p = {100 * median:.1f} %, taken as independent; a paired "
+                "test on the same images may tell more)."
+            )
+    return notes
+
+
+def _several(rows: pd.DataFrame) -> bool:
+    return bool((_seeds_of_cells(rows) > 1).any())
+
+
+def _seeds(rows: pd.DataFrame) -> list[str]:
+    return [SINGLE_SEED] if (_seeds_of_cells(rows) == 1).any() else []
+
+
+def _seeds_of_cells(rows: pd.DataFrame) -> pd.Series[int]:
+    """Return how many seeds were measured alike, for everything that may become a cell."""
+    alike = ["suite_name", "setting", "status", "checkpoint", "protocol", "protocol_version", "n"]
+    return rows.groupby(alike)["seed"].nunique()
+
+
+def _worst(rows: pd.DataFrame) -> list[str]:
+    if not (rows["protocol"] == WORST).any():
+        return []
+    return [f"{WORST}: an image counts only if no attack that its row shows on the same images fooled the network."]
+
+
+def _selection(rows: pd.DataFrame) -> list[str]:
+    notes = []
+    best = rows[rows["checkpoint"] == "best"]
+    if (best["selection"] == "best-val").any():
+        notes.append(
+            "best: the epoch with the highest robust accuracy on validation images held out of the training set."
+        )
+    if (best["selection"] == "best-test").any():
+        notes.append(
+            "best (by test!): the epoch was chosen on the test set itself, so its accuracy is flattered; it is there "
+            "only to reproduce published numbers."
+        )
+    return notes
+
+
+def _subsets(rows: pd.DataFrame) -> list[str]:
+    part = rows[rows["subset"].astype(bool)]
+    sizes = sorted({(int(n), int(total)) for n, total in zip(part["n"], part["total"], strict=True)})
+    return [f"† Measured on {n} of the {total} test images." for n, total in sizes]
+
+
+def _standing(rows: pd.DataFrame) -> list[str]:
+    notes = []
+    partial = sorted(set(rows.loc[rows["status"] == "partial", "run"]))
+    stale = sorted(set(rows.loc[rows["status"] == "stale", "run"]))
+    if partial:
+        notes.append(f"‡ Training is not finished: {', '.join(partial)}.")
+    if stale:
+        notes.append(
+            f"‡ Stale, a teacher or the weights have changed since: {', '.join(stale)}; train or evaluate again."
+        )
+    return notes
+
+
+def _sources(rows: pd.DataFrame) -> list[str]:
+    if not rows["published"].notna().any():
+        return []
+    return [
+        "Published numbers are quoted, never measured here, and hold under their own authors' threat and attacks: "
+        "(paper) by the method's authors, (re-run) by those of the work named, (second-hand) as others quote them."
+    ]
+
+
+def _trees(rows: pd.DataFrame) -> list[str]:
+    dirty = sorted(set(rows.loc[rows["git_dirty"].fillna(False).astype(bool), "run"]))
+    return [f"Trained from a source tree with uncommitted changes: {', '.join(dirty)}."] if dirty else []
+
+
+def _evaluations(rows: pd.DataFrame) -> list[str]:
+    """Return what the evaluations themselves remarked, with the protocols that did."""
+    said: dict[str, set[str]] = {}
+    for protocol, text in zip(rows["protocol"], rows["notes"], strict=True):
+        for note in filter(None, text.split(" | ")):
+            said.setdefault(note, set()).add(protocol)
+    return [f"{', '.join(sorted(protocols))}: {note}" for note, protocols in said.items()]

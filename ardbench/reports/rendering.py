@@ -1,0 +1,150 @@
+"""One table in three dresses: Markdown, LaTeX with booktabs, and the console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ardbench.reports.tables import Entry, Row, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$",
+    "<": r"$<$", ">": r"$>$", "|": r"$|$",
+}  # fmt: skip
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Return the tables as GitHub-flavoured Markdown, footnotes as a list below each."""
+    return "\n".join(_markdown_table(table) for table in tables)
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return the tables as LaTeX floats; they need the package booktabs and nothing else."""
+    return "% \\usepackage{booktabs}\n" + "\n".join(_latex_table(table) for table in tables)
+
+
+def escaped(text: str) -> str:
+    """Return text that LaTeX prints as it stands."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def renderable(tables: Sequence[Table]) -> RenderableType:
+    """Return the tables for a rich console."""
+    return Group(*map(_Screen, tables))
+
+
+def _markdown_table(table: Table) -> str:
+    rows = [[_piped(_plain(entry, row.quoted)) for entry in row.entries] for row in table.rows]
+    header = [_piped(word) for word in table.header]
+    widths = [max(3, *(len(line[column]) for line in [header, *rows])) for column in range(len(header))]
+    rule = ["-" * width if column < table.labels else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    lines = [_line(line, widths, table.labels) for line in [header, rule, *rows]]
+    notes = [f"- {note}" for note in table.footnotes]
+    return "\n".join([f"## {table.title}", "", *lines, "", *notes, ""])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], labels: int) -> str:
+    padded = [
+        cell.ljust(width) if i < labels else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def _plain(entry: Entry, quoted: bool) -> str:
+    text = " ".join(filter(None, (entry.text + entry.mark, entry.detail)))
+    return f"*{text}*" if quoted and text else text
+
+
+def _piped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _latex_table(table: Table) -> str:
+    columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        f"  \\caption{{{escaped(table.title)}}}",
+        f"  \\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+        r"    \toprule",
+        f"    {_joined(map(escaped, table.header))}",
+        r"    \midrule",
+    ]
+    for index, row in enumerate(table.rows):
+        lines += [r"    \addlinespace"] if row.opens and index else []
+        lines.append(f"    {_joined(_latex_entry(entry, row) for entry in row.entries)}")
+    lines += [
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        "",
+        r"  \smallskip",
+        r"  \begin{minipage}{\linewidth}\footnotesize",
+    ]
+    lines += [f"    {escaped(note)}\\par" for note in table.footnotes]
+    return "\n".join([*lines, r"  \end{minipage}", r"\end{table}", ""])
+
+
+def _joined(cells: Iterable[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
+
+
+def _latex_entry(entry: Entry, row: Row) -> str:
+    text = escaped(entry.text + entry.mark)
+    text = f"\\textit{{{text}}}" if row.quoted and text else text
+    return f"{text} {{\\scriptsize {escaped(entry.detail)}}}" if entry.detail else text
+
+
+class _Screen:
+    """A table as wide as the screen: the words of a row are stacked, and columns that do not fit follow below."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self.table
+        words = [_stacked([entry.text for entry in row.entries[: table.labels]]) for row in table.rows]
+        columns = [
+            [Text(table.header[i]), *(_console_entry(row.entries[i]) for row in table.rows)]
+            for i in range(table.labels, len(table.header))
+        ]
+        room = options.max_width - 4 - max(map(_width, words))
+        yield Text(table.title, style="bold")
+        while columns:
+            fitting = max(1, sum(total <= room for total in accumulate(2 + max(map(_width, one)) for one in columns)))
+            yield self._grid(words, columns[:fitting])
+            columns = columns[fitting:]
+        yield Padding(Text("\n".join(table.footnotes), style="dim"), (0, 0, 1, 1))
+
+    def _grid(self, words: Sequence[Text], columns: Sequence[Sequence[Text]]) -> Grid:
+        grid = Grid(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+        grid.add_column(self.table.header[0], overflow="fold")
+        for header, *_ in columns:
+            grid.add_column(header, justify="right", no_wrap=True)
+        for index, row in enumerate(self.table.rows):
+            cells = [column[index + 1] for column in columns]
+            grid.add_row(words[index], *cells, style="italic dim" if row.quoted else None)
+        return grid
+
+
+def _width(text: Text) -> int:
+    return max(len(line) for line in text.plain.split("\n"))
+
+
+def _stacked(words: Sequence[str]) -> Text:
+    """Return "run, checkpoint" over "student from teachers"."""
+    first, *middle, last = words
+    lines = [", ".join(filter(None, (first, last)))] + [" from ".join(filter(None, middle))] * any(middle)
+    return Text.assemble(lines[0], *(("\n" + line, "dim") for line in lines[1:]))
+
+
+def _console_entry(entry: Entry) -> Text:
+    """Return the number over its interval."""
+    return Text.assemble(entry.text + entry.mark, ("\n" + entry.detail if entry.detail else "", "dim"))

@@ -1,0 +1,180 @@
+"""From the tidy results to tables: runs down, protocols across, what was published below what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ardbench.reports import footnotes
+from ardbench.reports.results import protocol_order, threat_name
+
+SUBSET, UNFINISHED = "†", "‡"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell as it is printed: the number, its uncertainty, and a footnote mark."""
+
+    text: str = ""
+    detail: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; `opens` is true where a new run begins, `quoted` where the numbers are published ones."""
+
+    entries: tuple[Entry, ...]
+    opens: bool = False
+    quoted: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people.
+
+    Args:
+        title: one line.
+        header: of every column.
+        labels: how many columns from the left hold words; the others hold numbers.
+        rows: as long as the header each.
+        footnotes: one sentence or two each.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    labels: int
+    rows: tuple[Row, ...]
+    footnotes: tuple[str, ...]
+
+
+def tables(frame: pd.DataFrame) -> list[Table]:
+    """Return a table of accuracies per data set and threat, and one of training costs.
+
+    Args:
+        frame: what `collect` or `read` returned.
+    """
+    found = [_accuracies(part, dataset, threat) for dataset, threat, part in _parts(frame)]
+    return [*found, *_costs(frame)]
+
+
+def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield (data set, threat, rows); clean accuracies stand in every table of their run, runs not begun in all."""
+    begun = frame["dataset"] != ""
+    waiting = ~begun & ~frame["suite_name"].isin(set(frame.loc[begun, "suite_name"]) - {""})
+    for dataset in dict.fromkeys(frame.loc[begun, "dataset"]) or ([""] if len(frame) else []):
+        rows = frame[(frame["dataset"] == dataset) | waiting]
+        attacked = (rows["protocol"] != "clean") & rows["value"].notna()
+        threats = list(dict.fromkeys(zip(rows.loc[attacked, "norm"], rows.loc[attacked, "eps"], strict=True)))
+        for norm, eps in threats:
+            fits = attacked & (rows["norm"] == norm) & (rows["eps"] == eps)
+            elsewhere = set(rows.loc[attacked, "run"]) - set(rows.loc[fits, "run"])
+            yield dataset, threat_name(norm, eps), rows[fits | (~attacked & ~rows["run"].isin(elsewhere))]
+        if not threats:
+            yield dataset, "", rows
+
+
+def _accuracies(rows: pd.DataFrame, dataset: str, threat: str) -> Table:
+    protocols = protocol_order(rows.loc[rows["protocol"] != "", "protocol"])
+    decimals = 2 if (rows["n"].max() if rows["n"].notna().any() else 0) >= 5000 else 1
+    lines: list[Row] = []
+    names = _names(rows)
+    for key, group in _groups(rows):
+        lines += _block(group, names[key], protocols, decimals)
+    return Table(
+        "Accuracy in %" + (f" on {dataset}" if dataset else "") + (f" ({threat})" if threat else ""),
+        ("run", "student", "teachers", "checkpoint", *protocols),
+        4,
+        tuple(lines),
+        tuple(footnotes.of_accuracies(rows)),
+    )
+
+
+def _groups(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Yield the runs that differ in nothing but the seed; unfinished and stale ones apart from finished ones."""
+    standing = rows["status"].where(rows["status"].isin(["partial", "stale"]), "")
+    label = rows["suite_name"].where(rows["suite_name"] != "", rows["recipe"].where(rows["recipe"] != "", rows["run"]))
+    keyed = rows.assign(label=label, standing=standing)
+    for key, group in keyed.groupby(["label", "setting", "standing"], sort=False):
+        yield tuple(str(part) for part in key), group
+
+
+def _names(rows: pd.DataFrame) -> dict[tuple[str, ...], str]:
+    """Return how each group is called; settings that share every visible name are told apart by their hash."""
+    seen: dict[tuple[str, str, str], set[str]] = {}
+    keys = [(key, group.iloc[0]) for key, group in _groups(rows)]
+    for (label, setting, _), first in keys:
+        seen.setdefault((label, first["student"], first["teachers"]), set()).add(setting)
+    names: dict[tuple[str, ...], str] = {}
+    for (label, setting, standing), first in keys:
+        several = len(seen[label, first["student"], first["teachers"]]) > 1
+        mark = f" {UNFINISHED} ({standing})" if standing else ""
+        names[label, setting, standing] = f"{label} #{setting}{mark}" if several else f"{label}{mark}"
+    return names
+
+
+def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int) -> list[Row]:
+    """Return the lines of one run: each checkpoint, and below it what was published."""
+    first = group.iloc[0]
+    labels = (name, first["student"], first["teachers"])
+    checkpoints = [one for one in ("best", "last", "averaged") if one in set(group["checkpoint"])] or [""]
+    lines: list[Row] = []
+    for checkpoint in checkpoints:
+        rows = group[group["checkpoint"] == checkpoint]
+        shown = labels if not lines else ("", "", "")
+        tested = checkpoint == "best" and (rows["selection"] == "best-test").any()
+        cells = [_entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
+        words = (*shown, f"{checkpoint} (by test!)" if tested else checkpoint)
+        lines.append(Row((*(Entry(word) for word in words), *cells), opens=not lines))
+        lines += _published(rows, protocols, repeat=checkpoint == checkpoints[-1])
+    return lines
+
+
+def _entry(rows: pd.DataFrame, decimals: int) -> Entry:
+    """Return one cell: value and interval, over several seeds mean and deviation; blank if nothing was measured."""
+    rows = rows[rows["value"].notna()]
+    if rows.empty:
+        return Entry()
+    rows = rows[rows["protocol_version"] == rows["protocol_version"].max()]
+    rows = rows[rows["n"] == rows["n"].max()]
+    mark = SUBSET if rows["subset"].astype(bool).any() else ""
+    mean = f"{100 * rows['value'].mean():.{decimals}f}"
+    if len(rows) > 1:
+        return Entry(mean, f"± {100 * rows['value'].std():.{decimals}f} ({len(rows)})", mark)
+    low, high = 100 * rows["low"].iloc[0], 100 * rows["high"].iloc[0]
+    return Entry(mean, f"[{low:.{decimals}f}, {high:.{decimals}f}]", mark)
+
+
+def _published(rows: pd.DataFrame, protocols: list[str], repeat: bool) -> list[Row]:
+    """Return the lines of published numbers; those without a stated checkpoint stand once, below the last one."""
+    quoted = rows[rows["published"].notna()]
+    quoted = quoted[(quoted["published_checkpoint"] == quoted["checkpoint"]) | repeat]
+    lines = []
+    sources = quoted.groupby(["published_paper", "published_kind", "published_checkpoint"], sort=False)
+    for (paper, kind, checkpoint), group in sources:
+        values = dict(zip(group["protocol"], group["published"], strict=True))
+        cells = [Entry(f"{100 * values[one]:.2f}" if one in values else "") for one in protocols]
+        words = (f"published: {paper} ({kind})", "", "", str(checkpoint))
+        lines.append(Row((*(Entry(word) for word in words), *cells), quoted=True))
+    return lines
+
+
+def _costs(frame: pd.DataFrame) -> list[Table]:
+    """Return the table of training costs, or none while no run has told any."""
+    runs = frame.drop_duplicates("run")
+    runs = runs[runs["hours"].notna()]
+    if runs.empty:
+        return []
+    names = _names(runs)
+    lines = []
+    for key, group in _groups(runs):
+        first = group.iloc[0]
+        kinds = " and ".join(sorted({"GPU" if kind == "cuda" else kind.upper() for kind in group["device_kind"]}))
+        words = (names[key], first["student"], first["teachers"], kinds)
+        speed, hours = group["images_per_second"].mean(), group["hours"].mean()
+        numbers = (str(len(group)), f"{speed:.0f}" if pd.notna(speed) else "", f"{hours:.3g}")
+        lines.append(Row(tuple(Entry(word) for word in (*words, *numbers)), opens=True))
+    header = ("run", "student", "teachers", "device", "runs", "images/s", "device-hours a run")
+    return [Table("Cost of training", header, 4, tuple(lines), tuple(footnotes.of_costs(runs)))]

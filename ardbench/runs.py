@@ -1,0 +1,218 @@
+"""The run directory: where it lies, who may write it, and what it says. Torch-free, so that tables need no framework."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from ardbench.config import Recipe
+from ardbench.errors import ArdbenchError
+
+CHECKPOINTS = ("last", "best", "averaged")
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `path` so that a reader, a crash or a full disk sees the old content or the new one, never a part.
+
+    Raises:
+        ArdbenchError: the disk is full or the folder cannot be written; the old content is untouched.
+    """
+    name = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            name = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+        name = None
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise ArdbenchError(f"Could not write {path}: {reason}; what was there before is untouched.") from error
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document atomically."""
+    write_atomic(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, or refuse the file by name."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArdbenchError(f"{path} is missing: {path.parent} is not a complete run directory.") from None
+    except (OSError, ValueError) as error:
+        raise ArdbenchError(f"{path} cannot be read as JSON ({error}); delete or restore it.") from None
+    if not isinstance(document, dict):
+        raise ArdbenchError(f"{path} holds a {type(document).__name__}, but ardbench writes an object there.")
+    return document
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher as a run records it.
+
+    Args:
+        source: what the user typed, for people.
+        role: "robust" or "clean".
+        identity: what enters the student's hash: a run's identity, or the sha256 of a file's weights.
+        model: the architecture.
+        weights: the file.
+        sha256: of the weights; a run whose teacher's weights have changed since is stale. Empty while untrained.
+    """
+
+    source: str
+    role: str
+    identity: str
+    model: str
+    weights: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that exists or is about to."""
+
+    path: Path
+
+    @classmethod
+    def place(cls, root: Path, recipe: Recipe, teachers: Sequence[Teacher] = ()) -> Run:
+        """Return where the run of this recipe, seed and teachers lies under `root`, whether it exists or not."""
+        identity = recipe.identity([teacher.identity for teacher in teachers])
+        named = recipe.name if recipe.data.name in recipe.name else f"{recipe.name}-{recipe.data.name}"
+        return cls(root / f"{named}-{recipe.student}-s{recipe.seed}-{identity[:8]}")
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Return the run at `path`, or refuse a folder that is none."""
+        if not (path / "config.json").is_file():
+            raise ArdbenchError(f"{path} is not a run directory (no config.json in it): give a folder under runs/.")
+        return cls(path)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What `create` recorded."""
+        return read_json(self.path / "config.json")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        try:
+            return Recipe.model_validate(self.config.get("recipe"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ArdbenchError(
+                f"{self.path / 'config.json'} holds no valid recipe: {where}: {first['msg']}."
+            ) from None
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """The teachers, in the order of the method's roles."""
+        return tuple(Teacher(**teacher) for teacher in self.config.get("teachers", ()))
+
+    @property
+    def identity(self) -> str:
+        """The hash that names the run."""
+        return str(self.config["identity"])
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The done marker, or None while the run is unfinished."""
+        path = self.path / "done"
+        return read_json(path) if path.exists() else None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row per finished epoch."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except ValueError as error:
+            raise ArdbenchError(f"{path} has a line that is not JSON ({error}); delete that line.") from None
+
+    def weights(self, checkpoint: str) -> Path:
+        """Return the file of a checkpoint's weights: last, best or averaged."""
+        return self.path / f"{checkpoint}.safetensors"
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The checkpoints that exist, in reporting order."""
+        return [name for name in CHECKPOINTS if self.weights(name).exists()]
+
+    @property
+    def stale(self) -> bool:
+        """Whether a teacher's weights are no longer those that this run learnt from (moved teachers are not judged)."""
+        return any(
+            Path(teacher.weights).exists() and sha256_of(Path(teacher.weights)) != teacher.sha256
+            for teacher in self.teachers
+        )
+
+    def create(self, recipe: Recipe, teachers: Sequence[Teacher], environment: Mapping[str, Any]) -> None:
+        """Make the directory, or check that the one that is there is this run's.
+
+        Raises:
+            ArdbenchError: the directory belongs to another recipe.
+        """
+        identity = recipe.identity([teacher.identity for teacher in teachers])
+        if (self.path / "config.json").exists():
+            if self.config.get("identity") != identity:
+                raise ArdbenchError(
+                    f"{self.path} belongs to another recipe, seed or teacher: move it away or give another --runs folder."
+                )
+            return
+        document = {
+            "identity": identity,
+            "recipe": recipe.model_dump(mode="json"),
+            "teachers": [vars(teacher) for teacher in teachers],
+        }
+        write_json(self.path / "env.json", environment)
+        write_json(self.path / "config.json", document)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for writing; the lock of a process that died is free.
+
+        Raises:
+            ArdbenchError: another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / "lock", timeout=0):
+                yield
+        except Timeout:
+            raise ArdbenchError(f"{self.path} is being written by another process: wait for it or stop it.") from None
+        except OSError as error:
+            raise ArdbenchError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+
+def all_runs(root: Path) -> list[Run]:
+    """Return the runs below `root`, by name."""
+    if not root.is_dir():
+        return []
+    return [Run(path.parent) for path in sorted(root.glob("*/config.json"))]

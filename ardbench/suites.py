@@ -1,0 +1,350 @@
+"""Suites: which runs and evaluations make a table, in which order, and what of it is there already. Torch-free."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from importlib.resources import files
+from pathlib import Path
+from types import EllipsisType
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from ardbench.config import Recipe, Section
+from ardbench.errors import ArdbenchError, unknown
+from ardbench.evaluation.protocols import protocol
+from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
+from ardbench.runs import CHECKPOINTS, Run, Teacher
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+State = Literal["done", "partial", "missing", "stale"]
+Roles = Callable[[str], tuple[str | EllipsisType, ...]]
+Outside = Callable[[str, str], Teacher]
+
+
+class Resolve(Protocol):
+    """What `ardbench.recipes.resolve` offers to a plan."""
+
+    def __call__(
+        self, name: str, *, dataset: str | None, student: str | None, seed: int | None, sets: Mapping[str, Any]
+    ) -> Recipe: ...
+
+
+class SuiteRun(Section):
+    """One run of a suite, once per seed; the student and the settings are the recipe's unless given."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
+    recipe: str
+    student: str | None = None
+    teachers: tuple[str, ...] = ()
+    """Runs of the suite, or outside networks (anything with ":" or "/"), in the order of the method's roles."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the recipe, as `--set` takes them."""
+    seeds: Seeds | None = None
+    """None: the suite's seeds, or the first of them for a run that teaches others."""
+    evaluate: bool = True
+
+
+class Suite(Section):
+    """A list of runs and what to measure on each."""
+
+    name: str
+    title: str
+    dataset: str
+    seeds: Seeds = (0,)
+    protocols: Annotated[tuple[str, ...], Field(min_length=1)]
+    checkpoints: Annotated[tuple[Literal["last", "best", "averaged"], ...], Field(min_length=1)] = ("last",)
+    runs: Annotated[tuple[SuiteRun, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_each_run_once(self) -> Suite:
+        names = [run.name for run in self.runs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two runs are called {twice!r}: rename one of them")
+        return self
+
+    def seeds_of(self, run: SuiteRun) -> tuple[int, ...]:
+        """Return the seeds of a run: its own, one for a teacher, or the suite's."""
+        teaches = any(run.name in other.teachers for other in self.runs)
+        return run.seeds or (self.seeds[:1] if teaches else self.seeds)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a plan.
+
+    Args:
+        name: of the run in the suite; cells that differ in the seed share it.
+        run: where it lies, whether it exists or not.
+        recipe: resolved, with its seed.
+        teachers: in the order of the method's roles; the weights of an untrained one have no sha256 yet.
+        state: done, partial (begun), missing, or stale (a teacher has changed since: move or delete it to retrain).
+        missing: the (checkpoint, protocol) pairs that are still to be evaluated.
+    """
+
+    name: str
+    run: Run
+    recipe: Recipe
+    teachers: tuple[Teacher, ...]
+    state: State
+    missing: tuple[tuple[str, str], ...]
+
+
+def benchmarks_folder() -> Path:
+    """Return the folder of suites and published numbers: inside an installed package, beside it in a checkout."""
+    package = Path(str(files("ardbench")))
+    return next(
+        (path for path in (package / "benchmarks", package.parent / "benchmarks") if path.is_dir()),
+        package / "benchmarks",
+    )
+
+
+def suite_names() -> list[str]:
+    """Return the names of the built-in suites."""
+    return sorted(path.stem for path in (benchmarks_folder() / "suites").glob("*.toml"))
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Return a built-in suite by name, or the one in a TOML file.
+
+    Raises:
+        ArdbenchError: one sentence naming what is unknown, missing, doubled or circular.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+    elif name_or_path in suite_names():
+        path = benchmarks_folder() / "suites" / f"{name_or_path}.toml"
+    else:
+        raise unknown("suite", name_or_path, suite_names())
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ArdbenchError(f"Suite {path} is not valid TOML: {error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArdbenchError(
+            f"Suite {path} cannot be read ({error}): give a TOML file or a name from `ardbench list suites`."
+        ) from None
+    try:
+        suite = Suite.model_validate({"name": path.stem} | document)
+    except ValidationError as error:
+        raise _explained(error, path.stem) from None
+    for protocol_name in suite.protocols:
+        protocol(protocol_name)
+    _ordered(suite)
+    return suite
+
+
+def plan(
+    suite: Suite, root: Path, resolve: Resolve, roles: Roles | None = None, outside: Outside | None = None
+) -> list[Cell]:
+    """Return the cells of a suite, every teacher before its students, otherwise in the suite's order.
+
+    A teacher that is not trained yet has the identity of its planned run, so that its students have a name already.
+
+    Args:
+        suite: what to run.
+        root: the folder of run directories.
+        resolve: `ardbench.recipes.resolve`.
+        roles: from a method's name to its teachers' roles; the method's own unless given.
+        outside: from (source, role) to a teacher that is no run of the suite.
+    """
+    planner = _Planner(suite, root, resolve, roles or _roles_of_method, outside, {})
+    places: dict[Path, str] = {}
+    for run in _ordered(suite):
+        for seed in suite.seeds_of(run):
+            cell = planner.cell(run, seed)
+            if cell.run.path in places:
+                raise ArdbenchError(
+                    f"Suite {suite.name}: {places[cell.run.path]!r} and {run.name!r} are the same run "
+                    "(recipe, student, seed and teachers agree): remove one."
+                )
+            places[cell.run.path] = run.name
+            planner.cells.setdefault(run.name, []).append(cell)
+    return [cell for named in planner.cells.values() for cell in named]
+
+
+def plan_table(cells: Sequence[Cell]) -> list[dict[str, str]]:
+    """Return one row per cell for people: run, recipe, seed, state, epochs, missing evaluations, directory."""
+    return [
+        {
+            "run": cell.name,
+            "recipe": cell.recipe.name,
+            "seed": str(cell.recipe.seed),
+            "state": f"stale: move or delete {cell.run.path} to retrain" if cell.state == "stale" else cell.state,
+            "epochs": _epochs(cell),
+            "missing evaluations": "; ".join(f"{name}: {', '.join(which)}" for name, which in _by_checkpoint(cell)),
+            "directory": cell.run.path.name,
+        }
+        for cell in cells
+    ]
+
+
+def of_present_weights(run: Run, checkpoint: str, verdicts: Verdicts) -> bool:
+    """Return whether an evaluation was made of the weights that the finished run has now, as far as both say."""
+    present = (run.done or {}).get("weights", {}).get(checkpoint)
+    measured = verdicts.key.get("weights")
+    return present is None or measured is None or bool(measured == present)
+
+
+def selected_checkpoint(recipe: Recipe) -> str:
+    """Return the checkpoint by which a run teaches others: the one its recipe selects."""
+    return "last" if recipe.selection.by == "last" else "best"
+
+
+def expected_checkpoints(recipe: Recipe) -> tuple[str, ...]:
+    """Return the checkpoints that a finished run of this recipe has."""
+    there = {"last": True, "best": recipe.selection.by != "last", "averaged": recipe.average.kind != "none"}
+    return tuple(name for name in CHECKPOINTS if there[name])
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What `plan` was given, and the cells planned so far by the names of their runs."""
+
+    suite: Suite
+    root: Path
+    resolve: Resolve
+    roles: Roles
+    outside: Outside | None
+    cells: dict[str, list[Cell]]
+
+    def cell(self, run: SuiteRun, seed: int) -> Cell:
+        """Return one run at one seed; its teachers within the suite are planned already."""
+        sets = dict(_flat(run.set))
+        recipe = self.resolve(run.recipe, dataset=self.suite.dataset, student=run.student, seed=seed, sets=sets)
+        roles = _roles_for(run, recipe, self.roles)
+        teachers = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
+        place = Run.place(self.root, recipe, teachers)
+        missing = _missing(self.suite, place, recipe) if run.evaluate else ()
+        return Cell(run.name, place, recipe, teachers, _state(place), missing)
+
+    def teacher(self, source: str, role: str) -> Teacher:
+        """Return a run of the suite (its first seed) or an outside network as a teacher."""
+        if source in self.cells:
+            return _teacher_run(self.cells[source][0], role)
+        if self.outside is None:
+            raise ArdbenchError(
+                f"Suite {self.suite.name}: teacher {source!r} is no run of the suite; only those can teach here."
+            )
+        return self.outside(source, role)
+
+
+def _roles_for(run: SuiteRun, recipe: Recipe, roles: Roles) -> tuple[str, ...]:
+    """Return one role per teacher of a run, or say how many teachers the method wants."""
+    wanted, given = roles(recipe.method["name"]), len(run.teachers)
+    more = bool(wanted) and wanted[-1] is Ellipsis
+    named = tuple(role for role in wanted if isinstance(role, str))
+    if given == len(named) or (more and given > len(named)):
+        return named + named[-1:] * (given - len(named))
+    described = f"{len(named)}{' or more' if more else ''} ({', '.join(named)})" if named else "none"
+    raise ArdbenchError(
+        f"Run {run.name!r}: the method {recipe.method['name']} wants {described} as teachers, but {given} are named."
+    )
+
+
+def _roles_of_method(name: str) -> tuple[str | EllipsisType, ...]:
+    from ardbench.methods import method_class
+
+    return method_class(name).roles
+
+
+def _teacher_run(cell: Cell, role: str) -> Teacher:
+    """Return a run of the suite as a teacher: its identity is known before its weights are."""
+    checkpoint = selected_checkpoint(cell.recipe)
+    sha256 = str((cell.run.done or {}).get("weights", {}).get(checkpoint, ""))
+    identity = cell.recipe.identity([teacher.identity for teacher in cell.teachers])
+    return Teacher(cell.name, role, identity, cell.recipe.student, str(cell.run.weights(checkpoint)), sha256)
+
+
+def _state(run: Run) -> State:
+    if not (run.path / "config.json").is_file():
+        return "missing"
+    if run.stale:
+        return "stale"
+    return "partial" if run.done is None else "done"
+
+
+def _missing(suite: Suite, run: Run, recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """Return the evaluations that are not there or no longer hold, of those checkpoints that the recipe makes."""
+    checkpoints = [name for name in suite.checkpoints if name in expected_checkpoints(recipe)]
+    pairs = [(checkpoint, name) for checkpoint in checkpoints for name in suite.protocols]
+    return tuple(pair for pair in pairs if not _evaluated(run, recipe, *pair))
+
+
+def _evaluated(run: Run, recipe: Recipe, checkpoint: str, name: str) -> bool:
+    path = run.path / "eval" / checkpoint / file_name(name)
+    if not path.is_file():
+        return False
+    verdicts = load_verdicts(path)
+    same_threat = name == "clean" or verdicts.threat == recipe.evaluation.model_dump(mode="json")
+    return same_threat and verdicts.version == protocol(name).version and of_present_weights(run, checkpoint, verdicts)
+
+
+def _ordered(suite: Suite) -> list[SuiteRun]:
+    """Return the runs with teachers first, or refuse unknown teachers and circles."""
+    named = {run.name: run for run in suite.runs}
+    graph: dict[str, list[str]] = {}
+    for run in suite.runs:
+        within = [teacher for teacher in run.teachers if not _is_outside(teacher)]
+        strange = next((teacher for teacher in within if teacher not in named), None)
+        if strange is not None:
+            raise unknown(f"teacher of run {run.name!r} in suite {suite.name}:", strange, named.keys() - {run.name})
+        graph[run.name] = within
+    sorter = TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise ArdbenchError(
+            f"Suite {suite.name}: runs teach each other in a circle ({circle}); remove one of these teachers."
+        ) from None
+    order: list[SuiteRun] = []
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        order += [run for run in suite.runs if run.name in ready]
+        sorter.done(*ready)
+    return order
+
+
+def _is_outside(teacher: str) -> bool:
+    return ":" in teacher or "/" in teacher
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys: TOML reads `set = { a.b = 1 }` as a section, and `{ "a.b" = 1 }` as a key."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _epochs(cell: Cell) -> str:
+    total = cell.recipe.schedule.epochs
+    return f"{len(cell.run.metrics)}/{total}" if cell.state == "partial" else str(total)
+
+
+def _by_checkpoint(cell: Cell) -> list[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for checkpoint, name in cell.missing:
+        found.setdefault(checkpoint, []).append(name)
+    return list(found.items())
+
+
+def _explained(error: ValidationError, suite: str) -> ArdbenchError:
+    """Return one complaint as one sentence: an unknown key first, because a misspelt key is also a missing one."""
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section: type[BaseModel] = SuiteRun if first["loc"][0] == "runs" else Suite
+        return unknown(f"key in suite {suite}, {where}:", str(first["loc"][-1]), section.model_fields)
+    if first["type"] == "missing":
+        return ArdbenchError(f"In suite {suite}: {where} is missing.")
+    said = first["msg"].removeprefix("Value error, ")
+    given = f"{where} = {first['input']!r}: " if where else ""
+    return ArdbenchError(f"In suite {suite}: {given}{said[0].lower()}{said[1:]}.")

@@ -1,0 +1,314 @@
+"""Suites: order, names before training, states, and what a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import pytest
+
+from ardbench.config import Recipe
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.verdicts import Verdicts, file_name
+from ardbench.runs import Run, Teacher, sha256_of, write_json
+from ardbench.suites import (
+    Cell,
+    Suite,
+    benchmarks_folder,
+    expected_checkpoints,
+    load_suite,
+    plan,
+    plan_table,
+    selected_checkpoint,
+    suite_names,
+)
+
+ROLES: dict[str, tuple[str | EllipsisType, ...]] = {
+    "standard": (),
+    "pgd-at": (),
+    "rslad": ("robust",),
+    "iad-ii": ("robust", "clean"),
+    "darht": ("robust", "robust", ...),
+}
+
+HEAD = """
+title = "A suite"
+dataset = "digits"
+protocols = ["clean", "pgd20"]
+"""
+
+CHAIN = (
+    HEAD
+    + """
+seeds = [0, 1, 2]
+checkpoints = ["best", "last", "averaged"]
+[[runs]]
+name = "student"
+recipe = "rslad"
+student = "resnet8-tiny"
+teachers = ["teacher"]
+set = { "schedule.epochs" = 8, threat.eps = "4/255" }
+[[runs]]
+name = "baseline"
+recipe = "standard"
+evaluate = false
+seeds = [4]
+[[runs]]
+name = "teacher"
+recipe = "pgd-at"
+"""
+)
+
+
+def build_recipe(
+    name: str, *, dataset: str | None, student: str | None, seed: int | None, sets: Mapping[str, Any]
+) -> Recipe:
+    """Stand in for `ardbench.recipes.resolve`: the recipe's name is its method's."""
+    return Recipe.model_validate(
+        {
+            "name": name,
+            "title": name,
+            "family": "level",
+            "student": student or "resnet8",
+            "seed": seed or 0,
+            "data": {"name": dataset, "validation": 100, "augment": "none", "batch": 64},
+            "threat": {"norm": "linf", "eps": sets.get("threat.eps", "8/255")},
+            "evaluation": {"norm": "linf", "eps": "8/255"},
+            "attack": {"steps": 10, "step_size": "2/255", "start": "uniform", "bn": "eval"},
+            "optimizer": {"lr": 0.1, "momentum": 0.9, "weight_decay": 2e-4},
+            "schedule": {"epochs": sets.get("schedule.epochs", 4), "kind": "constant"},
+            "selection": {"by": "best-val", "protocol": "pgd20"},
+            "method": {"name": name},
+        }
+    )
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Any:
+    """Return a function that writes a suite's text to a file and returns its path."""
+
+    def written(text: str) -> str:
+        path = tmp_path / "suite.toml"
+        path.write_text(text)
+        return str(path)
+
+    return written
+
+
+def planned(suite: Suite, root: Path) -> list[Cell]:
+    return plan(suite, root, build_recipe, lambda name: ROLES[name])
+
+
+def train(cell: Cell, content: bytes = b"weights", finished: bool = True) -> None:
+    """Make the directory that training the cell would make."""
+    cell.run.create(cell.recipe, cell.teachers, {})
+    for checkpoint in expected_checkpoints(cell.recipe):
+        cell.run.weights(checkpoint).write_bytes(content + checkpoint.encode())
+    if finished:
+        weights = {name: sha256_of(cell.run.weights(name)) for name in cell.run.checkpoints}
+        write_json(
+            cell.run.path / "done", {"epochs": 4, "seconds": 1.0, "device": "cpu", "images": 1, "weights": weights}
+        )
+
+
+def measure(cell: Cell, checkpoint: str, name: str, version: int = 1, eps: float = 8 / 255, weights: str = "") -> None:
+    """Write an evaluation of one image."""
+    key = {"weights": weights or sha256_of(cell.run.weights(checkpoint))}
+    verdicts = Verdicts(name, version, {"norm": "linf", "eps": eps}, [1], [1], [0], 1.0, 1, 0, 1, key=key)
+    verdicts.save(cell.run.path / "eval" / checkpoint / file_name(name))
+
+
+def test_teachers_come_first_once_and_students_at_every_seed(suite_file: Any, tmp_path: Path) -> None:
+    cells = planned(load_suite(suite_file(CHAIN)), tmp_path)
+    assert [(cell.name, cell.recipe.seed) for cell in cells] == [
+        ("baseline", 4), ("teacher", 0), ("student", 0), ("student", 1), ("student", 2),
+    ]  # fmt: skip
+    assert cells[2].recipe.schedule.epochs == 8
+    assert cells[2].recipe.threat.eps == 4 / 255
+
+
+def test_a_student_has_a_name_before_its_teacher_is_trained(suite_file: Any, tmp_path: Path) -> None:
+    suite = load_suite(suite_file(CHAIN))
+    before = planned(suite, tmp_path)
+    teacher, student = before[1], before[2]
+    assert student.teachers == (
+        Teacher("teacher", "robust", teacher.recipe.identity(), "resnet8", str(teacher.run.weights("best")), ""),
+    )
+    assert student.run.path.name.endswith(student.recipe.identity([teacher.recipe.identity()])[:8])
+    train(teacher)
+    after = planned(suite, tmp_path)
+    assert [cell.run.path for cell in after] == [cell.run.path for cell in before]
+    assert after[2].teachers[0].sha256 == sha256_of(teacher.run.weights("best"))
+
+
+def test_another_teacher_gives_another_student(suite_file: Any, tmp_path: Path) -> None:
+    one = planned(load_suite(suite_file(CHAIN)), tmp_path)
+    other = planned(
+        load_suite(suite_file(CHAIN.replace('recipe = "pgd-at"', 'recipe = "pgd-at"\nseeds = [7]'))), tmp_path
+    )
+    assert other[1].recipe.seed == 7
+    assert one[2].run.path != other[2].run.path
+
+
+def test_states_and_missing_evaluations(suite_file: Any, tmp_path: Path) -> None:
+    suite = load_suite(suite_file(CHAIN))
+    cells = planned(suite, tmp_path)
+    assert {cell.state for cell in cells} == {"missing"}
+    assert cells[0].missing == ()  # evaluate = false
+    assert cells[1].missing == (
+        ("best", "clean"),
+        ("best", "pgd20"),
+        ("last", "clean"),
+        ("last", "pgd20"),
+    )  # no average
+    train(cells[1])
+    train(planned(suite, tmp_path)[2])
+    train(planned(suite, tmp_path)[3], finished=False)
+    measure(cells[1], "best", "pgd20")
+    write_json(cells[1].run.path / "eval" / "last" / "pgd20.state.json", {})
+    cells = planned(suite, tmp_path)
+    assert [cell.state for cell in cells] == ["missing", "done", "done", "partial", "missing"]
+    assert cells[1].missing == (("best", "clean"), ("last", "clean"), ("last", "pgd20"))
+    (cells[3].run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 0}) + "\n")
+    rows = plan_table(cells)
+    assert rows[1]["missing evaluations"] == "best: clean; last: clean, pgd20"
+    assert [row["epochs"] for row in rows] == ["4", "4", "8", "1/8", "8"]
+    assert [row["recipe"] for row in rows] == ["standard", "pgd-at", "rslad", "rslad", "rslad"]
+
+
+def test_an_evaluation_that_no_longer_holds_is_missing(suite_file: Any, tmp_path: Path) -> None:
+    suite = load_suite(suite_file(CHAIN.replace('["best", "last", "averaged"]', '["last"]')))
+    teacher = planned(suite, tmp_path)[1]
+    train(teacher)
+    cases: list[tuple[dict[str, Any], tuple[tuple[str, str], ...]]] = [
+        ({}, ()),
+        ({"version": 2}, (("last", "pgd20"),)),
+        ({"eps": 4 / 255}, (("last", "pgd20"),)),
+        ({"weights": "0" * 64}, (("last", "pgd20"),)),
+    ]
+    for changes, missing in cases:
+        measure(teacher, "last", "clean", eps=changes.get("eps", 8 / 255))  # without an attack the threat is no matter
+        measure(teacher, "last", "pgd20", **changes)
+        assert planned(suite, tmp_path)[1].missing == missing
+
+
+def test_a_retrained_teacher_makes_its_students_stale(suite_file: Any, tmp_path: Path) -> None:
+    suite = load_suite(suite_file(CHAIN))
+    train(planned(suite, tmp_path)[1])
+    for index in (2, 3):
+        train(planned(suite, tmp_path)[index], finished=index == 2)
+    planned(suite, tmp_path)[1].run.weights("best").write_bytes(b"other")
+    cells = planned(suite, tmp_path)
+    assert [cell.state for cell in cells] == ["missing", "done", "stale", "stale", "missing"]
+    assert plan_table(cells)[2]["state"] == f"stale: move or delete {cells[2].run.path} to retrain"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("evaluate = false", "evalute = false"), "runs.1.evalute: 'evalute': did you mean 'evaluate'?"),
+        (('title = "A suite"', 'titel = "A suite"'), "'titel': did you mean 'title'?"),
+        (('teachers = ["teacher"]', 'teachers = ["techer"]'), "'techer': did you mean 'teacher'?"),
+        (('name = "baseline"', 'name = "teacher"'), "two runs are called 'teacher': rename one of them"),
+        (('dataset = "digits"', ""), "In suite suite: dataset is missing"),
+        (("seeds = [0, 1, 2]", "seeds = []"), "In suite suite: seeds = []"),
+        (('["clean", "pgd20"]', '["clean", "pgd2O"]'), "pgd20"),
+        (('"best", "last", "averaged"', '"final"'), "In suite suite: checkpoints.0 = 'final'"),
+        (('title = "A suite"', "title = A suite"), "is not valid TOML"),
+        (('recipe = "pgd-at"', 'recipe = "pgd-at"\nteachers = ["student"]'), "circle (student -> teacher -> student)"),
+        (('recipe = "pgd-at"', 'recipe = "pgd-at"\nteachers = ["teacher"]'), "circle (teacher -> teacher)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_suite_is_refused_in_one_sentence(suite_file: Any, change: tuple[str, str], said: str) -> None:
+    assert change[0] in CHAIN
+    with pytest.raises(ArdbenchError) as refusal:
+        load_suite(suite_file(CHAIN.replace(*change, 1)))
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "teachers", "said"),
+    [
+        ("rslad", [], "Run 'odd': the method rslad wants 1 (robust) as teachers, but 0 are named."),
+        ("standard", ["a"], "the method standard wants none as teachers, but 1 are named."),
+        ("darht", ["a"], "the method darht wants 2 or more (robust, robust) as teachers, but 1 are named."),
+        ("rslad", ["zoo:Gowal2020"], "teacher 'zoo:Gowal2020' is no run of the suite"),
+    ],
+)
+def test_teachers_must_fit_the_method(
+    suite_file: Any, tmp_path: Path, recipe: str, teachers: list[str], said: str
+) -> None:
+    runs = (
+        f'[[runs]]\nname = "a"\nrecipe = "pgd-at"\n[[runs]]\nname = "odd"\nrecipe = "{recipe}"\nteachers = {teachers}\n'
+    )
+    with pytest.raises(ArdbenchError) as refusal:
+        planned(load_suite(suite_file(HEAD + runs)), tmp_path)
+    assert said in str(refusal.value)
+
+
+def test_more_teachers_of_the_last_role_and_outside_ones(suite_file: Any, tmp_path: Path) -> None:
+    runs = '[[runs]]\nname = "a"\nrecipe = "pgd-at"\n[[runs]]\nname = "s"\nrecipe = "darht"\n'
+    runs += 'teachers = ["zoo:x", "a", "b.pt:wrn"]\n'
+
+    def outside(source: str, role: str) -> Teacher:
+        return Teacher(source, role, f"sha of {source}", "wrn", "somewhere", "abc")
+
+    cells = plan(load_suite(suite_file(HEAD + runs)), tmp_path, build_recipe, lambda name: ROLES[name], outside)
+    assert [(teacher.source, teacher.role) for teacher in cells[1].teachers] == [
+        ("zoo:x", "robust"), ("a", "robust"), ("b.pt:wrn", "robust"),
+    ]  # fmt: skip
+    identities = ["sha of zoo:x", cells[0].recipe.identity(), "sha of b.pt:wrn"]
+    assert cells[1].run.path.name.endswith(cells[1].recipe.identity(identities)[:8])
+
+
+def test_the_same_run_under_two_names_is_refused(suite_file: Any, tmp_path: Path) -> None:
+    runs = '[[runs]]\nname = "a"\nrecipe = "pgd-at"\n[[runs]]\nname = "b"\nrecipe = "pgd-at"\n'
+    with pytest.raises(ArdbenchError, match="'a' and 'b' are the same run"):
+        planned(load_suite(suite_file(HEAD + runs)), tmp_path)
+
+
+def test_the_selected_checkpoint_teaches(tmp_path: Path) -> None:
+    recipe = build_recipe("pgd-at", dataset="digits", student=None, seed=0, sets={})
+    last = recipe.model_copy(update={"selection": recipe.selection.model_copy(update={"by": "last"})})
+    assert (selected_checkpoint(recipe), selected_checkpoint(last)) == ("best", "last")
+    assert (expected_checkpoints(recipe), expected_checkpoints(last)) == (("last", "best"), ("last",))
+
+
+def test_every_built_in_suite_is_valid(tmp_path: Path) -> None:
+    from ardbench.recipes import resolve
+
+    assert "digits" in suite_names()
+    for name in suite_names():
+        suite = load_suite(name)
+        cells = plan(suite, tmp_path, resolve)
+        assert {cell.name for cell in cells} == {run.name for run in suite.runs}
+
+
+def test_names_are_near_and_files_are_found() -> None:
+    assert (benchmarks_folder() / "suites" / "digits.toml").is_file()
+    with pytest.raises(ArdbenchError, match="did you mean 'digits'"):
+        load_suite("digit")
+    with pytest.raises(ArdbenchError, match=r"nowhere\.toml cannot be read"):
+        load_suite("nowhere.toml")
+
+
+def test_plans_and_tables_need_no_torch() -> None:
+    code = (
+        "import sys, pathlib, ardbench.reports, ardbench.suites as s\n"
+        "from ardbench.recipes import resolve\n"
+        "s.plan(s.load_suite('digits'), pathlib.Path('nowhere'), resolve)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_is_found_by_its_plan(suite_file: Any, tmp_path: Path) -> None:
+    cell = planned(load_suite(suite_file(CHAIN)), tmp_path)[1]
+    train(cell)
+    assert Run.open(cell.run.path).identity == cell.recipe.identity()

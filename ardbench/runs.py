@@ -102,7 +102,8 @@ class Run:
     def place(cls, root: Path, recipe: Recipe, teachers: Sequence[Teacher] = ()) -> Run:
         """Return where the run of this recipe, seed and teachers lies under `root`, whether it exists or not."""
         identity = recipe.identity([teacher.identity for teacher in teachers])
-        named = recipe.name if recipe.data.name in recipe.name else f"{recipe.name}-{recipe.data.name}"
+        name = recipe.name.replace("@", "-")
+        named = name if recipe.data.name in name else f"{name}-{recipe.data.name}"
         return cls(root / f"{named}-{recipe.student}-s{recipe.seed}-{identity[:8]}")
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from ardbench import teachers
 from ardbench.config import Recipe, Section
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
@@ -190,11 +191,6 @@ def of_present_weights(run: Run, checkpoint: str, verdicts: Verdicts) -> bool:
     return present is None or measured is None or bool(measured == present)
 
 
-def selected_checkpoint(recipe: Recipe) -> str:
-    """Return the checkpoint by which a run teaches others: the one its recipe selects."""
-    return "last" if recipe.selection.by == "last" else "best"
-
-
 def expected_checkpoints(recipe: Recipe) -> tuple[str, ...]:
     """Return the checkpoints that a finished run of this recipe has."""
     there = {"last": True, "best": recipe.selection.by != "last", "averaged": recipe.average.kind != "none"}
@@ -217,10 +213,10 @@ class _Planner:
         sets = dict(_flat(run.set))
         recipe = self.resolve(run.recipe, dataset=self.suite.dataset, student=run.student, seed=seed, sets=sets)
         roles = _roles_for(run, recipe, self.roles)
-        teachers = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
-        place = Run.place(self.root, recipe, teachers)
+        taught_by = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
+        place = Run.place(self.root, recipe, taught_by)
         missing = _missing(self.suite, place, recipe) if run.evaluate else ()
-        return Cell(run.name, place, recipe, teachers, _state(place), missing)
+        return Cell(run.name, place, recipe, taught_by, _state(place), missing)
 
     def teacher(self, source: str, role: str) -> Teacher:
         """Return a run of the suite (its first seed) or an outside network as a teacher."""
@@ -253,11 +249,11 @@ def _roles_of_method(name: str) -> tuple[str | EllipsisType, ...]:
 
 
 def _teacher_run(cell: Cell, role: str) -> Teacher:
-    """Return a run of the suite as a teacher: its identity is known before its weights are."""
-    checkpoint = selected_checkpoint(cell.recipe)
-    sha256 = str((cell.run.done or {}).get("weights", {}).get(checkpoint, ""))
+    """Return a run of the suite as a teacher, trained or not: its identity is known before its weights are."""
+    if cell.run.done is not None:
+        return teachers.of_run(cell.run, role, source=cell.name)
     identity = cell.recipe.identity([teacher.identity for teacher in cell.teachers])
-    return Teacher(cell.name, role, identity, cell.recipe.student, str(cell.run.weights(checkpoint)), sha256)
+    return replace(teachers.planned(cell.run, cell.recipe, identity, role), source=cell.name)
 
 
 def _state(run: Run) -> State:

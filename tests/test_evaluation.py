@@ -69,7 +69,9 @@ def test_pgd_of_two_linear_classes_is_exact_in_linf(name: str, eps: float) -> No
     direction = (net.head.weight[y] - net.head.weight[1 - y]).sign().view_as(x)
     worst = (x - eps * direction).clamp(0, 1)
     verdicts = evaluate(net, split, name, Threat(norm="linf", eps=eps), batch=64)
-    expected = [clean and attacked for clean, attacked in zip(right_at(net, x, y), right_at(net, worst, y), strict=True)]
+    expected = [
+        clean and attacked for clean, attacked in zip(right_at(net, x, y), right_at(net, worst, y), strict=True)
+    ]
     assert verdicts.robust == expected
     assert 0 < verdicts.accuracy < evaluate(net, split, "clean", LINF, batch=64).accuracy
 
@@ -154,17 +156,43 @@ def test_the_network_and_the_arithmetic_are_put_back() -> None:
     net[3].weight.requires_grad_(False)
     before = [module.training for module in net.modules()], [p.requires_grad for p in net.parameters()]
     statistics = net[1].running_mean.clone()
-    torch.set_float32_matmul_precision("high")
-    try:
-        first, second = (evaluate(net, images(40), "pgd10", LINF, batch=40) for _ in range(2))
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    first, second = (evaluate(net, images(40), "pgd10", LINF, batch=40) for _ in range(2))
     assert first.predictions == second.predictions  # dropout is off
     assert before == ([module.training for module in net.modules()], [p.requires_grad for p in net.parameters()])
     assert all(p.grad is None for p in net.parameters())
     assert torch.equal(net[1].running_mean, statistics)
-    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True",
+        "torch.backends.fp32_precision = 'tf32'",
+    ],
+)
+def test_tf32_is_off_inside_however_it_was_switched_on(switch: str) -> None:
+    """In a process of its own: these switches cannot all be put back."""
+    code = f"""
+import torch
+from torch import nn
+from ardbench.evaluation.confirm import measuring
+{switch}
+b = torch.backends
+def now():
+    return [b.fp32_precision, *(o.fp32_precision for o in (b.cuda.matmul, b.cudnn.conv, b.mkldnn.matmul))]
+def products():
+    try:
+        return torch.get_float32_matmul_precision(), b.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+before = now(), products()
+with measuring(nn.Linear(2, 2), torch.device("cpu")):
+    assert now()[1:] == ["ieee"] * 3, now()
+assert (now(), products()) == before, (now(), products(), before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_autocast_around_an_evaluation_does_not_reach_into_it() -> None:

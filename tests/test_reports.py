@@ -217,6 +217,8 @@ def test_teachers_come_first_and_missing_runs_are_blank_rows(tmp_path: Path) -> 
     frame = collect([teacher, student, absent], {"absent": "later"})
     assert list(frame["run"]) == [teacher.path.name, student.path.name, "absent"]
     assert list(frame["status"]) == ["missing", "done", "missing"]
+    assert list(frame["teachers"]) == ["", "z", ""]
+    assert collect([student], {teacher.path.name: "conv"})["teachers"].tolist() == ["conv"]
     assert frame["value"].isna().tolist() == [True, False, True]
     names = [[row.entries[0].text for row in table.rows] for table in tables(frame)]
     assert names == [["z-digits", "a-digits", "later"], ["z-digits", "a-digits"]]
@@ -308,13 +310,15 @@ def test_the_worst_case_is_per_image(tmp_path: Path) -> None:
     verdict(run, "clean", 10)
     verdict(run, "pgd20", 7)  # images 0 to 6 withstand it
     verdict(run, "cw20", 5, predictions=[1 - i % 2 if i < 5 else i % 2 for i in range(10)])  # images 5 to 9
-    verdict(run, "aa", 3, n=5)  # other images
     frame = collect([run]).set_index("protocol")
     assert frame.loc["worst", "value"] == 0.2  # images 5 and 6
     assert frame.loc["worst", "n"] == 10
     header, _, row = lines_of(markdown_of([run], tmp_path / "out"))[:3]
-    assert header[4:] == ["clean", "pgd20", "cw20", "aa", "worst"]
+    assert header[4:] == ["clean", "pgd20", "cw20", "worst"]
     assert row[-1] == "20.0 [5.7, 51.0]"
+    verdict(run, "aa", 3, n=5)  # other images: no worst case over all four
+    header, _, row = lines_of(markdown_of([run], tmp_path / "out"))[:3]
+    assert (header[-2:], row[-2:]) == (["aa", "worst"], ["60.0† [23.1, 88.2]", ""])
 
 
 def test_an_evaluation_of_other_weights_is_stale(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from ardbench.suites import (
     load_suite,
     plan,
     plan_table,
-    selected_checkpoint,
     suite_names,
 )
+from ardbench.teachers import locate
 
 ROLES: dict[str, tuple[str | EllipsisType, ...]] = {
     "standard": (),
@@ -136,14 +136,17 @@ def test_a_student_has_a_name_before_its_teacher_is_trained(suite_file: Any, tmp
     suite = load_suite(suite_file(CHAIN))
     before = planned(suite, tmp_path)
     teacher, student = before[1], before[2]
+    identity = f"{teacher.recipe.identity()}@best"
     assert student.teachers == (
-        Teacher("teacher", "robust", teacher.recipe.identity(), "resnet8", str(teacher.run.weights("best")), ""),
+        Teacher("teacher", "robust", identity, "resnet8", str(teacher.run.weights("best")), ""),
     )
-    assert student.run.path.name.endswith(student.recipe.identity([teacher.recipe.identity()])[:8])
+    assert student.run.path.name.endswith(student.recipe.identity([identity])[:8])
     train(teacher)
     after = planned(suite, tmp_path)
     assert [cell.run.path for cell in after] == [cell.run.path for cell in before]
     assert after[2].teachers[0].sha256 == sha256_of(teacher.run.weights("best"))
+    typed = locate(str(teacher.run.path))  # the same student by `ardbench distill --teacher DIRECTORY`
+    assert Run.place(tmp_path, student.recipe, [typed]).path == student.run.path
 
 
 def test_another_teacher_gives_another_student(suite_file: Any, tmp_path: Path) -> None:
@@ -263,7 +266,7 @@ def test_more_teachers_of_the_last_role_and_outside_ones(suite_file: Any, tmp_pa
     assert [(teacher.source, teacher.role) for teacher in cells[1].teachers] == [
         ("zoo:x", "robust"), ("a", "robust"), ("b.pt:wrn", "robust"),
     ]  # fmt: skip
-    identities = ["sha of zoo:x", cells[0].recipe.identity(), "sha of b.pt:wrn"]
+    identities = ["sha of zoo:x", f"{cells[0].recipe.identity()}@best", "sha of b.pt:wrn"]
     assert cells[1].run.path.name.endswith(cells[1].recipe.identity(identities)[:8])
 
 
@@ -273,10 +276,9 @@ def test_the_same_run_under_two_names_is_refused(suite_file: Any, tmp_path: Path
         planned(load_suite(suite_file(HEAD + runs)), tmp_path)
 
 
-def test_the_selected_checkpoint_teaches(tmp_path: Path) -> None:
+def test_a_recipe_makes_the_checkpoints_that_it_selects() -> None:
     recipe = build_recipe("pgd-at", dataset="digits", student=None, seed=0, sets={})
     last = recipe.model_copy(update={"selection": recipe.selection.model_copy(update={"by": "last"})})
-    assert (selected_checkpoint(recipe), selected_checkpoint(last)) == ("best", "last")
     assert (expected_checkpoints(recipe), expected_checkpoints(last)) == (("last", "best"), ("last",))
 
 

@@ -19,7 +19,8 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 
 def l2_norm(delta: Tensor) -> Tensor:
     """Return the L2 norm (B,) of each example of `delta` (B, ...)."""
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return norm
 
 
 def project(x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:

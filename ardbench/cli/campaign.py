@@ -71,7 +71,9 @@ class CampaignBars:
         if event.kind == "started":
             self.rows[event.cell] = self.display.add_task(f"{name} · begins", total=None, unit="images", numbers="")
         elif event.kind == "task" and row is not None:
-            self.display.reset(row, total=event.total, description=f"{name} · {event.text}", unit=event.unit, numbers="")
+            self.display.reset(
+                row, total=event.total, description=f"{name} · {event.text}", unit=event.unit, numbers=""
+            )
         elif event.kind == "update" and row is not None:
             self.display.update(row, completed=event.done, numbers=in_words(event.numbers))
         elif event.kind in ("note", "failed"):

@@ -28,6 +28,7 @@ def data(name: str, data_root: Path | None, no_download: bool, quiet: bool, as_j
     output.line(f"{found['title']}: {len(found['classes'])} classes, {shape}, {found['root'] or 'embedded'}")
     for file in found["files"]:
         output.line("  " + "  ".join(map(str, file.values())))
+    numbers = ["images", "fewest of a class", "most of a class"]
     halves = [(half, *found[half].values()) for half in ("train", "test")]
-    output.show(table(["split", "images", "fewest of a class", "most of a class"], halves, ["images", "fewest of a class", "most of a class"]))
+    output.show(table(["split", *numbers], halves, numbers))
     output.document(found)

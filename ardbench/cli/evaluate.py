@@ -42,13 +42,17 @@ Row = dict[str, Any]
     help="Which checkpoint of a run, may be repeated; without it the selected one and the last.",
 )
 @click.option(
-    "--n", type=click.IntRange(min=1), help="Measure a class-balanced subset of so many test images, always the same one."
+    "--n",
+    type=click.IntRange(min=1),
+    help="Measure a class-balanced subset of so many test images, always the same one.",
 )
 @click.option(
     "--eps", type=options.Radius(), metavar="EPS", help="The radius of the attacks in pixel units, such as 8/255."
 )
 @click.option(
-    "--norm", type=click.Choice(["linf", "l2"]), help="The norm of the attacks; like --eps, the run's own unless given."
+    "--norm",
+    type=click.Choice(["linf", "l2"]),
+    help="The norm of the attacks; as with --eps, the run's own if not given.",
 )
 @click.option(
     "--batch",
@@ -127,7 +131,9 @@ class Wanted:
                 )
             found = of_run(self.source, self.checkpoints)
         elif self.checkpoints:
-            raise ArdbenchError(f"{self.source} is no run directory: --checkpoint chooses among the checkpoints of a run.")
+            raise ArdbenchError(
+                f"{self.source} is no run directory: --checkpoint chooses among the checkpoints of a run."
+            )
         else:
             found = of_file(self.source, self.model, self.dataset, self.runs, self.out)
         images = data.info(found.dataset).test_images

@@ -17,7 +17,7 @@ Rows = list[dict[str, Any]]
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(["recipes", "methods", "models", "datasets", "protocols", "suites"]))
-@click.option("--dataset", default="cifar10", show_default=True, help="The data set whose images `list models` counts on.")
+@click.option("--dataset", default="cifar10", show_default=True, help="Whose images `list models` counts on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def listing(kind: str, dataset: str, as_json: bool) -> None:
     """List the recipes, methods, models, data sets, protocols or suites, with what decides a choice between them."""
@@ -69,7 +69,8 @@ def _models(dataset: str) -> Rows:
     from ardbench import data
     from ardbench.models import describe_models
 
-    return [{"name": row.name, "parameters": row.parameters, "MACs": row.macs} for row in describe_models(data.info(dataset))]
+    rows = describe_models(data.info(dataset))
+    return [{"name": row.name, "parameters": row.parameters, "MACs": row.macs} for row in rows]
 
 
 def _datasets() -> Rows:

@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, everything else to stderr; with --json, one document to stdout and nothing else."""
+"""Where words go: results to stdout, the rest to stderr; with --json, one document to stdout and nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def console(err: bool = False) -> Console:
     from rich.console import Console
 
     terminal = (sys.stderr if err else sys.stdout).isatty()
-    return Console(stderr=err, width=None if terminal else UNBOUNDED, highlight=False, soft_wrap=not terminal)
+    return Console(stderr=err, width=None if terminal else UNBOUNDED, highlight=False)
 
 
 def say(text: str) -> None:
@@ -37,7 +37,9 @@ def typed_again() -> str:
     return str(context.find_root().obj)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), title: str = "") -> Table:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), title: str = ""
+) -> Table:
     """Return a plain table; the columns called `numbers` stand to the right, None is a blank cell."""
     from rich import box
     from rich.markup import escape
@@ -64,7 +66,14 @@ class Output:
 
     def show(self, thing: RenderableType) -> None:
         """Print a table of the result."""
-        console(err=self.as_json).print(thing)
+        screen = console(err=self.as_json)
+        if screen.is_terminal:
+            screen.print(thing)
+            return
+        with screen.capture() as captured:
+            screen.print(thing)
+        lines = captured.get().strip("\n").splitlines()
+        self.line("\n".join(line.rstrip() for line in lines).strip("\n"))
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Print the document, if that was asked for."""

@@ -44,7 +44,7 @@ def bars() -> Display:
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
+            return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed and speed >= 1 else "", style="cyan")
 
     return Display(
         TextColumn("{task.description}"),
@@ -54,6 +54,7 @@ def bars() -> Display:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[numbers]}", style="dim"),
         console=Console(stderr=True, highlight=False),
+        transient=True,
     )
 
 

@@ -46,7 +46,7 @@ def _chosen(what: tuple[str, ...], root: Path) -> tuple[str, list[Run], dict[str
         return of_suite(what[0], root)
     found = [Run.open(Path(text)) for text in what] or all_runs(root)
     if not found:
-        raise ArdbenchError(f"There is no run under {root}: train one first, or give --runs with the folder that has them.")
+        raise ArdbenchError(f"There is no run under {root}: train one first, or give --runs with the folder of runs.")
     return "report", found, {}
 
 

@@ -48,8 +48,8 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
-    A second call does nothing but make the tables again. A run that is refused is reported at the end, and the runs that do not
-    learn from it go on.
+    A second call does nothing but make the tables again. A run that is refused is reported at the end, and those that do
+    not learn from it go on.
     """
     began = time.monotonic()
     _, cells = planned(suite, runs)
@@ -71,7 +71,9 @@ def _print_plan(cells: Sequence[Cell], output: Output) -> None:
     output.show(table(list(rows[0]), [list(row.values()) for row in rows], ["seed", "epochs"]))
     to_train = sum(cell.state != "done" for cell in cells)
     to_measure = sum(len(cell.missing) for cell in cells)
-    output.line(f"{len(cells)} runs: {to_train} to train, {to_measure} evaluations missing; rows stand in working order.")
+    output.line(
+        f"{len(cells)} runs: {to_train} to train, {to_measure} evaluations missing; rows stand in working order."
+    )
 
 
 def _execute(
@@ -129,7 +131,8 @@ def _end(outcome: Outcome, cells: Sequence[Cell], output: Output) -> None:
     if outcome.failed:
         for index, reason in outcome.failed.items():
             say(f"{cells[index].name} (seed {cells[index].recipe.seed}) was refused: {reason}")
-        raise ArdbenchError(f"{len(outcome.failed)} of {len(cells)} runs were refused; mend what they say and type the command again.")
+        count = f"{len(outcome.failed)} of {len(cells)} runs"
+        raise ArdbenchError(f"{count} were refused: mend what they say and type the same command again.")
     if outcome.stopped:
         output.line(f"Stopped and saved. To go on, type the same command again: {typed_again()}")
         raise Exit(STOPPED)

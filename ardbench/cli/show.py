@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,18 @@ Tree = Mapping[str, Any]
 @options.changes
 @options.as_json
 def show(
-    what: str, student: str | None, dataset: str | None, seed: int | None, epochs: int | None, sets: tuple[str, ...], as_json: bool
+    what: str,
+    student: str | None,
+    dataset: str | None,
+    seed: int | None,
+    epochs: int | None,
+    sets: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Show a recipe with every value resolved, or what a run directory holds.
 
-    A recipe is printed as TOML that trains the same run when it is given back as a file; behind each value stands where it
-    comes from: recipe (with what it extends), variant, command line, or default.
+    A recipe is printed as TOML that trains the same run when it is given back as a file; behind each value stands where
+    it comes from: recipe (with what it extends), variant, command line, or default.
     """
     output = Output(as_json)
     if Path(what).is_dir():
@@ -40,7 +47,8 @@ def show(
 
     recipe = resolve(what, dataset=dataset, student=student, seed=seed, epochs=epochs, sets=sets)
     given = {"student": student, "data.name": dataset, "seed": seed, "schedule.epochs": epochs}
-    typed = {key for key, value in given.items() if value is not None} | {text.partition("=")[0].strip() for text in sets}
+    typed = {key for key, value in given.items() if value is not None}
+    typed |= {text.partition("=")[0].strip() for text in sets}
     origins, variants = _origins(what, recipe.data.name, typed)
     tree = recipe.model_dump(mode="json", exclude_none=True)
     where = {key: origins.get(key, "default") for key, _ in _flat(tree)}
@@ -73,7 +81,7 @@ def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[s
     """Yield the lines of a TOML document; what has no value is left out, as it was."""
     plain = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
     for key, value in plain.items():
-        line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        line = f"{key} = {_written(value)}"
         yield f"{line:<36} # {where[f'{section}.{key}' if section else key]}"
     for key, below in tree.items():
         if isinstance(below, Mapping):
@@ -82,11 +90,22 @@ def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[s
             yield from _toml(below, where, name)
 
 
+def _written(value: Any) -> str:
+    """Return a value in TOML; a number that is a fraction and no short decimal is written as the fraction, as in recipes."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, float) and len(repr(value)) > 8:
+        fraction = Fraction(value).limit_denominator(1000)
+        value = f"{fraction}" if float(fraction) == value else value
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _show_run(run: Run, output: Output) -> None:
     """Print how a run stands, what it learnt from, and what was measured on it."""
     recipe, done = run.recipe, run.done
     state = "stale: a teacher has changed since" if run.stale else "done" if done else "unfinished"
-    stored = sorted(str(p.relative_to(run.path)) for p in run.path.glob("eval/*/*.json") if not p.name.endswith(".state.json"))
+    files = [path for path in run.path.glob("eval/*/*.json") if not path.name.endswith(".state.json")]
+    stored = sorted(str(path.relative_to(run.path)) for path in files)
     facts = {
         "run": str(run.path),
         "identity": run.identity,

@@ -57,7 +57,7 @@ class Source:
         return {"weights": sha256_of(self.path), "model": self.model, "dataset": self.dataset}
 
     def store(self, checkpoint: str, threat: Threat, seed: int) -> Path:
-        """Return where verdicts lie: in a run's eval/ if threat and seed are the run's own, so that tables read them."""
+        """Return where verdicts lie: in eval/, where tables look, if threat and seed are the run's own."""
         if self.run is not None and threat == self.threat and seed == 0:
             return self.folder / "eval" / checkpoint
         other = f"{threat.norm}-{threat.eps:.6g}" + (f"-s{seed}" if seed else "")

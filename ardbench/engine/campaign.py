@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -273,10 +274,15 @@ def _in_process(index: int, cell: Cell, settings: Settings, time_limit: float | 
         import torch
 
         torch.set_num_threads(settings.threads)
+
+    def send(event: Event) -> None:
+        with contextlib.suppress(BrokenPipeError):  # without a parent there is nobody to tell, but still a run to save
+            connection.send(event)
+
     try:
-        _run(index, cell, settings, time_limit, connection.send)
+        _run(index, cell, settings, time_limit, send)
     except KeyboardInterrupt:
-        connection.send(Event(index, "stopped"))
+        send(Event(index, "stopped"))
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def train(
         run.create(recipe, teachers, environment(device))
         if run.done is not None:
             return True
-        splits = load(recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
+        splits = load(
+            recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images, progress=progress
+        )
         allow_tf32(recipe.precision.tf32)
         method = build_method(recipe, teachers, device)
         loop = Loop(run, recipe, method, splits, stop, progress or Progress())
@@ -98,7 +101,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device_name": describe(device),
         "git_sha": sha,
         "git_dirty": dirty,
-        "argv": sys.argv,
+        "argv": ["ardbench", *sys.argv[1:]],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ class Driver:
     stop: Callable[[], bool]
 
     def __post_init__(self) -> None:
-        self._done, self._robust, self._forwards, self._told = 0, 0.0, 0, 0.0
+        self._done, self._robust, self._forwards, self._told = 0, 0.0, 0, inf
 
     def finish(self, path: Path | None, key: dict[str, Any]) -> State:
         """Begin or continue, run every attack on what stands, and return the last state; the global RNG is forked.
@@ -130,9 +131,11 @@ class Driver:
         begun = time.perf_counter()
         torch.manual_seed(self.seed)
         said: list[int] = []
+        self.progress.task("clean", len(labels))
         for begin in range(0, len(labels), self.batch):
             self._may_go_on(path)
             said += predict(self.net, self.split.pixels(slice(begin, begin + self.batch))).tolist()
+            self.progress.update(len(said))
         state = State(key, self.batch, said, {"clean": len(labels) - len(_standing(said, labels))})
         self._warn(state)
         state.seconds = time.perf_counter() - begun

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +25,20 @@ def measuring(net: nn.Module, device: torch.device) -> Iterator[None]:
     Everything is put back afterwards. cuDNN's autotuner is off inside: attacks drop the points that they have taken,
     so that nearly every forward would come in a new shape and be tuned for.
     """
-    cudnn = torch.backends.cudnn
-    products, convolutions, tuning = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    backends: Any = torch.backends
+    # each by itself: torch's older switches refuse to be read where somebody has used these
+    operators = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+    before, tuning = [operator.fp32_precision for operator in operators], backends.cudnn.benchmark
     try:
-        torch.set_float32_matmul_precision("highest")
-        cudnn.allow_tf32, cudnn.benchmark = False, False
+        for operator in operators:
+            operator.fp32_precision = "ieee"
+        backends.cudnn.benchmark = False
         with frozen(net, "eval"), torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(products)
-        cudnn.allow_tf32, cudnn.benchmark = convolutions, tuning
+        for operator, precision in zip(operators, before, strict=True):
+            operator.fp32_precision = precision
+        backends.cudnn.benchmark = tuning
 
 
 def logits_of(net: nn.Module, x: Tensor) -> Tensor:

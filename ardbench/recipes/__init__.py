@@ -49,7 +49,8 @@ def resolve(
         ArdbenchError: one sentence naming what is unknown, missing or out of range.
     """
     base, _, variant = name.partition("@")
-    tree = _assemble(_located(base, dataset), ())
+    located = _located(base, dataset)
+    tree = _assemble(located, ())
     variants = tree.pop("variants", {})
     if variant:
         if variant not in variants:
@@ -59,7 +60,7 @@ def resolve(
     changes = sets if isinstance(sets, Mapping) else dict(_parsed(text) for text in sets)
     for key, value in ({k: v for k, v in given.items() if v is not None} | dict(changes)).items():
         _put(tree, key, value)
-    tree.setdefault("name", Path(base).stem)
+    tree.setdefault("name", Path(located).stem + f"@{variant}" * bool(variant))
     return _checked(_validated(Recipe, tree, f"recipe {name}"))
 
 
@@ -196,11 +197,7 @@ def _checked(recipe: Recipe) -> Recipe:
     """Refuse names and combinations that no section can see alone; validate [method] by the method's own model."""
     info = data.info(recipe.data.name)
     data.check_augment(info, recipe.data.augment)
-    if recipe.data.validation >= (recipe.data.train_images or info.train_images):
-        raise ArdbenchError(
-            f"data.validation = {recipe.data.validation} leaves nothing of {info.name}'s {info.train_images} training images: "
-            "give a smaller one."
-        )
+    data.check_sizes(info, recipe.data.validation, recipe.data.train_images)
     if recipe.student not in models.MODELS:
         raise unknown("model", recipe.student, models.MODELS)
     protocol(recipe.selection.protocol)

@@ -113,7 +113,9 @@ def _seeds_of_cells(rows: pd.DataFrame) -> pd.Series[int]:
 def _worst(rows: pd.DataFrame) -> list[str]:
     if not (rows["protocol"] == WORST).any():
         return []
-    return [f"{WORST}: an image counts only if no attack that its row shows on the same images fooled the network."]
+    return [
+        f"{WORST}: an image counts only if none of the table's attacks fooled the network; blank where one is missing."
+    ]
 
 
 def _selection(rows: pd.DataFrame) -> list[str]:
@@ -155,7 +157,7 @@ def _sources(rows: pd.DataFrame) -> list[str]:
         return []
     return [
         "Published numbers are quoted, never measured here, and hold under their own authors' threat and attacks: "
-        "(paper) by the method's authors, (re-run) by those of the work named, (second-hand) as others quote them."
+        "(paper) read in the paper named, (re-run) run again by the work named, (second-hand) as others quote it."
     ]
 
 

@@ -20,7 +20,7 @@ class Number:
     Args:
         value: as a fraction.
         checkpoint: best, last, or "not stated".
-        kind: paper (by the method's authors), re-run (by others), second-hand (quoted by others), ...
+        kind: paper (read in it), re-run (of others' methods by that work), second-hand (as others quote it), ...
         paper: where it is printed.
     """
 

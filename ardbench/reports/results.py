@@ -13,7 +13,7 @@ from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import wilson
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts, worst_case
 from ardbench.reports.published import published_number
-from ardbench.runs import Run, read_json
+from ardbench.runs import Run, Teacher, read_json
 from ardbench.suites import of_present_weights
 
 WORST = "worst"
@@ -73,7 +73,7 @@ def collect(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> pd.
     """
     named = labels or {}
     ordered = runs if named else _teachers_first(runs)
-    rows = [row for run in ordered for row in _rows(run, named.get(run.path.name, ""))]
+    rows = [row for run in ordered for row in _rows(run, named)]
     return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -114,9 +114,14 @@ def environment(run: Run) -> dict[str, Any]:
 
 def threat_name(norm: str, eps: float) -> str:
     """Return a threat for people, such as "linf, eps 8/255"."""
+    return f"{norm}, eps {written_eps(eps)}"
+
+
+def written_eps(eps: float) -> str:
+    """Return a radius or a step size as a fraction of 255 where it is one and no short decimal: 8/255, 0.2, 0.031."""
     steps = round(eps * 255)
-    short = float(f"{eps:.3f}") == eps  # 0.2 and 0.031 stay what they are
-    return f"{norm}, eps {eps:g}" if short or abs(eps - steps / 255) > 1e-9 else f"{norm}, eps {steps}/255"
+    short = float(f"{eps:.3f}") == eps
+    return f"{eps:g}" if short or abs(eps - steps / 255) > 1e-9 else f"{steps}/255"
 
 
 def protocol_order(names: Iterable[str]) -> list[str]:
@@ -132,7 +137,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _teachers_first(runs: Sequence[Run]) -> list[Run]:
-    teaching = {teacher.identity for run in runs if _exists(run) for teacher in run.teachers}
+    teaching = {teacher.identity.partition("@")[0] for run in runs if _exists(run) for teacher in run.teachers}
     return sorted(runs, key=lambda run: not (_exists(run) and run.identity in teaching))
 
 
@@ -140,12 +145,13 @@ def _exists(run: Run) -> bool:
     return (run.path / "config.json").is_file()
 
 
-def _rows(run: Run, label: str) -> Iterator[dict[str, Any]]:
+def _rows(run: Run, labels: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of one run: each evaluation, and the worst case of those made on the same images."""
+    label = {"run": run.path.name, "suite_name": labels.get(run.path.name, "")}
     if not _exists(run):
-        yield {"run": run.path.name, "suite_name": label, "status": "missing"}
+        yield label | {"status": "missing"}
         return
-    about = _about(run) | {"suite_name": label}
+    about = label | _about(run) | {"teachers": " + ".join(_called(teacher, labels) for teacher in run.teachers)}
     found = [(checkpoint, verdicts) for checkpoint, _, verdicts in evaluations(run)]
     for checkpoint, verdicts in found:
         yield about | _measured(run, checkpoint, verdicts, str(about["status"]))
@@ -155,6 +161,12 @@ def _rows(run: Run, label: str) -> Iterator[dict[str, Any]]:
         yield about | {"status": about["status"] if about["status"] != "done" else "missing"}
 
 
+def _called(teacher: Teacher, labels: Mapping[str, str]) -> str:
+    """Return a teacher's name in the suite, or what the user typed without the folders."""
+    weights = Path(teacher.weights)
+    return labels.get(weights.parent.name) or Path(teacher.source).name
+
+
 def _about(run: Run) -> dict[str, Any]:
     """Return the columns that all rows of a run share."""
     recipe, done, known = run.recipe, run.done or {}, environment(run)
@@ -162,13 +174,11 @@ def _about(run: Run) -> dict[str, Any]:
     images = done.get("images") or sum(row.get("images", 0) for row in run.metrics)
     identities = [teacher.identity for teacher in run.teachers]
     return {
-        "run": run.path.name,
         "recipe": recipe.name,
         "family": recipe.family,
         "method": recipe.method["name"],
         "dataset": recipe.data.name,
         "student": recipe.student,
-        "teachers": " + ".join(teacher.source for teacher in run.teachers),
         "seed": recipe.seed,
         "setting": recipe.model_copy(update={"seed": 0}).identity(identities)[:8],
         "selection": recipe.selection.by,

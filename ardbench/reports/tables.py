@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ardbench.reports import footnotes
-from ardbench.reports.results import protocol_order, threat_name
+from ardbench.reports.results import WORST, protocol_order, threat_name
+from ardbench.reports.results import written_eps as written_eps
 
 SUBSET, UNFINISHED = "†", "‡"
 
@@ -125,11 +126,19 @@ def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int) 
         rows = group[group["checkpoint"] == checkpoint]
         shown = labels if not lines else ("", "", "")
         tested = checkpoint == "best" and (rows["selection"] == "best-test").any()
-        cells = [_entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
+        cells = _entries(rows, protocols, decimals)
         words = (*shown, f"{checkpoint} (by test!)" if tested else checkpoint)
         lines.append(Row((*(Entry(word) for word in words), *cells), opens=not lines))
         lines += _published(rows, protocols, repeat=checkpoint == checkpoints[-1])
     return lines
+
+
+def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int) -> list[Entry]:
+    """Return the cells of a line; its worst case is blank unless it is over all attacks of the table."""
+    cells = [_entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
+    attacks = [cell for cell, name in zip(cells, protocols, strict=True) if name not in ("clean", WORST)]
+    whole = len({cell.mark for cell in attacks}) == 1 and all(cell.text for cell in attacks)
+    return [Entry() if name == WORST and not whole else cell for cell, name in zip(cells, protocols, strict=True)]
 
 
 def _entry(rows: pd.DataFrame, decimals: int) -> Entry:

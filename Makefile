@@ -1,0 +1,60 @@
+# Every target that needs Python makes .venv itself when it is missing or older than setup.cfg.
+PYTHON ?= python3
+VENV ?= .venv
+SUITE ?= digits
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install format lint type test test-gpu reproduce-tables tables speed clean
+
+help: ## Say what there is
+	@echo "make TARGET [SUITE=digits] [ARGS='...'] [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## Make .venv with ardbench and the tools for working on it
+
+$(STAMP): setup.cfg pyproject.toml
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+	    echo "ardbench needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo 'not there'): say which to take, such as make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
+	    echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }; \
+	  echo "Making $(VENV) with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv $(VENV); \
+	fi
+	@echo "Installing ardbench and its dependencies into $(VENV); PyTorch makes the first time take minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+format: $(STAMP) ## Sort imports and format
+	$(BIN)/ruff check --select I --fix ardbench benchmarks tests
+	$(BIN)/ruff format ardbench benchmarks tests
+
+lint: $(STAMP) ## Check style and format with ruff
+	$(BIN)/ruff check ardbench benchmarks tests
+	$(BIN)/ruff format --check ardbench benchmarks tests
+
+type: $(STAMP) ## Check types with mypy, strictly
+	$(BIN)/mypy
+
+test: $(STAMP) ## Run the tests that need neither a GPU nor patience; ARGS goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: $(STAMP) ## Run the tests that need a CUDA device; ARGS goes to pytest
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+reproduce-tables: $(STAMP) ## Train and measure what is missing of SUITE, and make its tables; ARGS goes to ardbench
+	$(BIN)/ardbench reproduce $(SUITE) $(ARGS)
+
+tables: $(STAMP) ## Make the tables of SUITE again from the runs that are there
+	$(BIN)/ardbench report $(SUITE) --out results $(ARGS)
+
+speed: $(STAMP) ## Measure throughput and memory beside a plain training loop; ARGS goes to the script
+	$(BIN)/python benchmarks/speed/training.py $(ARGS)
+
+clean: ## Remove what building and testing leave; runs/, data/, results/ and .venv stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	find ardbench benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,103 @@
+"""`ardbench reproduce`: what is missing, in order, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_call import call
+
+SUITE = """
+title = "Tiny"
+dataset = "fake"
+seeds = [0, 1]
+protocols = ["clean", "fgsm"]
+[[runs]]
+name = "robust"
+recipe = "pgd-at-digits"
+set = {{ {small} }}
+[[runs]]
+name = "student"
+recipe = "rslad-digits"
+teachers = ["robust"]
+set = {{ {small}{more} }}
+"""
+SETTINGS = (
+    "schedule.epochs = 1, data.train_images = 64, data.validation = 20, attack.steps = 1, selection.protocol = 'fgsm'"
+)
+
+
+def suite_file(folder: Path, more: str = "") -> Path:
+    """Write a suite of a teacher and two students."""
+    path = folder / "tiny.toml"
+    path.write_text(SUITE.format(small=SETTINGS, more=more))
+    return path
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_reproduce_does_what_is_missing_and_then_nothing(tmp_path: Path, jobs: int) -> None:
+    words = [
+        "reproduce",
+        suite_file(tmp_path),
+        "--runs",
+        tmp_path / "runs",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    plan = call(*words, "--dry-run")
+    assert plan.exit_code == 0 and not (tmp_path / "runs").exists()
+    rows = [
+        line.split()[:4]
+        for line in plan.stdout.splitlines()
+        if "missing" in line and line.split()[0] in ("robust", "student")
+    ]
+    assert [(row[0], row[2], row[3]) for row in rows] == [
+        ("robust", "0", "missing"),
+        ("student", "0", "missing"),
+        ("student", "1", "missing"),
+    ]
+    result = call(*words, "--jobs", jobs)
+    assert result.exit_code == 0, result.output
+    order = [line.split(":")[0] for line in result.stderr.splitlines() if ": trained" in line]
+    assert order[0] == "robust s0" and sorted(order[1:]) == ["student s0", "student s1"]
+    assert len(list((tmp_path / "runs").glob("*/done"))) == 3
+    assert len(list((tmp_path / "runs").glob("*/eval/last/*.json"))) == 6
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = call(*words)
+    assert again.exit_code == 0 and "Nothing is missing" in again.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_reproduce_leaves_out_the_students_of_what_was_refused(tmp_path: Path) -> None:
+    path = suite_file(tmp_path)
+    path.write_text(path.read_text().replace("attack.steps = 1", "attack.steps = 1, optimizer.lr = 1e30", 1))
+    result = call(
+        "reproduce", path, "--runs", tmp_path / "runs", "--out", tmp_path / "out", "--jobs", "1", "--device", "cpu"
+    )
+    assert result.exit_code == 2
+    assert "robust s0: started" in result.stderr and "robust (seed 0) was refused: " in result.stderr
+    assert (
+        result.stderr.splitlines()[-1]
+        == "Error: 1 of 3 runs were refused: mend what they say and type the same command again."
+    )
+    assert not list((tmp_path / "runs").glob("rslad-*")), "a student without its teacher was begun"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_reproduce_stopped_by_its_time_limit_goes_on(tmp_path: Path, jobs: int) -> None:
+    words = [
+        "reproduce",
+        suite_file(tmp_path),
+        "--runs",
+        tmp_path / "runs",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    stopped = call(*words, "--jobs", jobs, "--time-limit", "0.001s")
+    assert stopped.exit_code == 3 and "To go on, type the same command again: ardbench reproduce" in stopped.stdout
+    assert call(*words, "--jobs", "1").exit_code == 0
+    assert len(list((tmp_path / "runs").glob("*/done"))) == 3

@@ -1,29 +1,36 @@
-"""What every test runs under: one thread, denormals flushed, a fixed seed, no network."""
+"""What all tests share: one thread, no denormals, a fixed seed, and where real data lie."""
 
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("ardbench", deadline=None, max_examples=50)
+torch.set_num_threads(1)  # small tensors gain nothing from more, and sums would depend on how many there are
+torch.set_flush_denormal(True)
+settings.register_profile("ardbench", deadline=None, derandomize=True)
 settings.load_profile("ardbench")
 
 
 @pytest.fixture(autouse=True)
-def _reproducible() -> None:
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder with real data sets; the test is skipped where there is none."""
-    root = os.environ.get("ARDBENCH_DATA")
-    if not root or not (Path(root) / "cifar-10-batches-py").is_dir():
-        pytest.skip("needs real CIFAR-10: set ARDBENCH_DATA to a folder that holds cifar-10-batches-py")
-    return Path(root)
+    """Return the folder with real CIFAR-10, or skip; tests that take it are marked `data`."""
+    named = os.environ.get("ARDBENCH_DATA")
+    if not named:
+        pytest.skip("ARDBENCH_DATA names no folder of data sets")
+    root = Path(named).expanduser()
+    if not (root / "cifar-10-batches-py").is_dir():
+        pytest.skip(f"ARDBENCH_DATA is {root}, where there is no cifar-10-batches-py")
+    return root

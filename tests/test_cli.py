@@ -93,12 +93,12 @@ def test_version_is_one_line() -> None:
         ("train pgd-at-digits --epochs 0", "Invalid value for '--epochs': 0 is not in the range x>=1."),
         ("train pgd-at-digits --seed 1.5", "Invalid value for '--seed': '1.5' is not a valid integer"),
         ("train pgd-at-digits --seed -1", "-1 is not in the range x>=0"),
-        ("train pgd-at-digits --time-limit 9", "'9' is no length of time: give a number and a unit, such as 90s, 9m or 1.5h."),
+        ("train pgd-at-digits --time-limit 9", "'9' is no length of time: give a number and a unit, such as"),
         ("train pgd-at-digits --time-limit 0s", "'0s' is no length of time"),
         ("train pgd-at-digits --time-limit 9mm", "'9mm' is no length of time"),
         ("train pgd-at-digits --epoch 3", "No such option"),
         ("train pgd-at-digits --device tpu", "'tpu' is not one of 'auto', 'cuda', 'cpu'."),
-        ("train rslad-digits", "rslad learns from teachers: type `ardbench distill rslad-digits --teacher robust=SOURCE` instead."),
+        ("train rslad-digits", "type `ardbench distill rslad-digits --teacher robust=SOURCE` instead."),
         ("train iad-ii-digits", "--teacher robust=SOURCE --teacher clean=SOURCE` instead."),
         ("distill pgd-at-digits --teacher x", "pgd-at takes no teacher: type `ardbench train pgd-at-digits` instead."),
         ("distill rslad-digits", "rslad wants 1 teacher (robust), but 0 were given with --teacher."),
@@ -110,7 +110,7 @@ def test_version_is_one_line() -> None:
         ("eval {teacher} --protocol pgd21", "Unknown protocol 'pgd21': did you mean"),
         ("eval {teacher} --n 0", "0 is not in the range x>=1"),
         ("eval {teacher} --n 65", "--n 65 is more than the 64 test images of fake: give at most 64."),
-        ("eval {teacher} --eps 8", "--eps 8 is larger than any pixel, which lie in [0, 1]: give a fraction such as 8/255."),
+        ("eval {teacher} --eps 8", "--eps 8 is larger than any pixel, which lie in [0, 1]: give a fraction"),
         ("eval {teacher} --eps x", "'x' is neither a number nor a fraction such as 8/255."),
         ("eval {teacher} --eps nan", "'nan' is neither a number nor a fraction"),
         ("eval {teacher} --eps=-1", "is negative"),
@@ -120,7 +120,7 @@ def test_version_is_one_line() -> None:
         ("eval {weights}", "is a file: say what is in it, such as --model resnet18 --dataset cifar10."),
         ("eval {weights} --model resnet9 --dataset fake", "Unknown model 'resnet9': did you mean"),
         ("eval {weights} --model resnet8 --dataset fakes", "Unknown data set 'fakes'"),
-        ("eval {weights} --model resnet8-tiny --dataset fake --checkpoint last", "is no run directory: --checkpoint chooses"),
+        ("eval {weights} --checkpoint last", "is no run directory: --checkpoint chooses"),
         ("report --runs nowhere", "There is no run under nowhere"),
         ("report digit", "Unknown suite 'digit': did you mean 'digits'?"),
         ("report {tmp}", "is not a run directory"),
@@ -229,7 +229,7 @@ def test_eval_json_is_one_document_with_fractions(teacher: Path) -> None:
     result = call("eval", teacher, "--protocol", "clean", "--n", "20", "--json", "--device", "cpu")
     document = json.loads(result.stdout)
     assert document["finished"] and document["model"] == "resnet8-tiny" and document["dataset"] == "fake"
-    assert document["threat"] == {"norm": "linf", "eps": 0.2}
+    assert document["threat"] == json.loads((teacher / "config.json").read_text())["recipe"]["evaluation"]
     assert [row["checkpoint"] for row in document["results"]] == ["best", "last"]
     for row in document["results"]:
         verdicts = json.loads((teacher / "eval" / row["checkpoint"] / "clean-n20.json").read_text())
@@ -291,7 +291,7 @@ def test_ctrl_c_before_there_is_anything_to_save_is_a_sentence(monkeypatch: pyte
 
     monkeypatch.setattr("ardbench.recipes.resolve", interrupted)
     result = call("train", "pgd-at-digits")
-    assert result.exit_code == 130 and result.stderr.startswith("Interrupted: ") and result.stderr.count("\n") == 1
+    assert result.exit_code == 130 and result.stderr.strip().startswith("Interrupted: what was saved before stays")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")

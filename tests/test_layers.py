@@ -1,4 +1,4 @@
-"""The direction of imports, read from the sources."""
+"""Imports go in the direction of docs/design.md, and tables, plans and recipes need no torch."""
 
 from __future__ import annotations
 
@@ -6,88 +6,182 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "ardbench"
-FILES = sorted(PACKAGE.rglob("*.py"))
-ABOVE = {  # what each part may import of ardbench, beside itself and the four that stand below everything
-    "config": set(),
-    "errors": set(),
-    "draws": set(),
-    "progress": set(),
-    "losses": set(),
-    "data": set(),
-    "models": {"data"},
-    "attacks": {"losses"},
-    "methods": {"attacks", "losses", "data", "models"},
-    "evaluation": {"attacks", "losses", "data", "models", "runs"},
-    "recipes": {"data", "models", "methods", "evaluation"},
-    "runs": set(),
-    "teachers": {"data", "models", "runs"},
-    "suites": {"recipes", "methods", "evaluation", "runs", "teachers", "data", "models"},
-    "engine": {"recipes", "methods", "evaluation", "runs", "teachers", "suites", "attacks", "losses", "data", "models"},
-    "reports": {"suites", "recipes", "evaluation", "runs", "teachers", "data", "models"},
-}
-BELOW = {"config", "errors", "draws", "progress"}
-TORCH_FREE = ["config", "errors", "progress", "losses", "runs", "teachers", "suites", "recipes", "reports", "methods"]
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ardbench"
+
+LAYERS = (
+    ("config", "errors"),
+    ("draws", "progress", "evaluation.protocols"),
+    ("losses", "attacks", "models", "data"),
+    ("recipes", "methods"),
+    ("runs", "teachers", "engine", "evaluation", "suites", "reports"),
+    ("cli",),
+    ("__main__",),
+)
+"""From below: a module imports from its own layer and those below it. A submodule may stand lower than its package."""
+
+TORCH_FREE = (
+    "ardbench", "cli", "cli.*", "config", "data", "errors", "evaluation", "evaluation.protocols",
+    "evaluation.statistics", "evaluation.verdicts", "losses", "methods", "methods.*", "models", "progress", "recipes",
+    "recipes.*", "reports", "reports.*", "runs", "suites", "teachers", "__main__",
+)  # fmt: skip
+"""Modules that are imported without torch."""
+
+TORCH = {"torch", "torchvision", "timm"}
+HOMELESS = {"common", "helper", "helpers", "misc", "util", "utils"}
 
 
-def _part(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@dataclass(frozen=True)
+class Import:
+    """An import statement's target: a module outside, or one of ardbench without the leading `ardbench.`."""
+
+    target: str
+    line: int
+    ours: bool
 
 
-def _imports(tree: ast.AST, at_import_time: bool = False) -> Iterator[str]:
-    """Yield the modules that a file imports, type-checking blocks left out."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        if at_import_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+def module_name(path: Path) -> str:
+    """Return ardbench/methods/iad.py as methods.iad, a package as its name, and ardbench itself as ardbench."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "ardbench"
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_in(module: str) -> Iterator[Import]:
+    """Yield every import of a module, those in functions and those for types alone included."""
+    package = f"ardbench.{module}".removesuffix(".ardbench").split(".")
+    if SOURCES[module].name != "__init__.py":
+        package = package[:-1]
+    yield from imports_of(ast.parse(SOURCES[module].read_text(encoding="utf-8")), package)
+
+
+def imports_of(tree: ast.AST, package: list[str]) -> Iterator[Import]:
+    """Yield the imports below a node; `from ardbench import data` imports ardbench.data."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "absolute imports only"
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-        yield from _imports(node, at_import_time)
+            for alias in node.names:
+                yield named(alias.name, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                submodule = f"{origin}.{alias.name}"
+                yield named(submodule if submodule.removeprefix("ardbench.") in SOURCES else origin, node.lineno)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_point_downwards(file: Path) -> None:
-    part = _part(file)
-    if part in ("cli", "__main__", "__init__"):
-        return
-    allowed = ABOVE[part] | BELOW | {part, "__version__"} if part not in ("config", "errors") else {part}
-    for module in _imports(ast.parse(file.read_text())):
-        if module.startswith("ardbench."):
-            assert module.split(".")[1] in allowed, f"{file} imports {module}"
+def named(target: str, line: int) -> Import:
+    """Return an import of a dotted name."""
+    ours = target == "ardbench" or target.startswith("ardbench.")
+    return Import(target.removeprefix("ardbench."), line, ours)
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "methods"], ids=lambda file: file.stem)
-def test_methods_never_import_each_other(file: Path) -> None:
-    for module in _imports(ast.parse(file.read_text())):
-        if module.startswith("ardbench.methods.") and file.stem != "__init__":
-            assert module.startswith(("ardbench.methods.base", f"ardbench.methods.{file.stem}"))
+def layer(module: str) -> int:
+    """Return where a module stands: by itself, or by the package that it lies in."""
+    for name in (module, module.split(".")[0]):
+        for height, names in enumerate(LAYERS):
+            if name in names:
+                return height
+    raise AssertionError(f"ardbench.{module} has no layer: give it one here and in docs/design.md")
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if _part(f) in TORCH_FREE], ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_is_read_without_torch(file: Path) -> None:
-    always = _part(file) == "reports"
-    for module in _imports(ast.parse(file.read_text()), at_import_time=not always):
-        assert module.split(".")[0] not in ("torch", "torchvision", "timm"), f"{file} imports {module}"
+def against_direction(module: str, imports: Iterator[Import]) -> list[str]:
+    """Return a line for each import that goes up; ardbench itself holds only the version, and is free for all."""
+    ground = module in LAYERS[0]
+    return [
+        f"{module}:{found.line} imports {found.target}"
+        for found in imports
+        if found.ours
+        and (ground or (found.target != "ardbench" and layer(found.target) > layer(module)))
+        and found.target != module
+    ]
 
 
-def test_no_homeless_modules() -> None:
-    assert not {file.stem for file in FILES} & {"utils", "util", "common", "helpers", "misc"}
+@pytest.mark.parametrize("module", [name for name in SOURCES if name != "ardbench"])
+def test_imports_go_down(module: str) -> None:
+    assert against_direction(module, imports_in(module)) == []
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list", "recipes"], ["show", "rslad-cifar10"], ["train", "pgd-att"]])
-def test_commands_that_need_no_tensor_load_no_torch(words: list[str]) -> None:
+def test_the_package_itself_imports_nothing_of_ours() -> None:
+    assert [found for found in imports_in("ardbench") if found.ours] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("config", "from ardbench.errors import ArdbenchError"),
+        ("losses", "from ardbench import methods"),
+        ("attacks.pgd", "def f():\n    import ardbench.methods.rslad"),
+        ("methods.rslad", "if TYPE_CHECKING:\n    from ardbench.engine.loop import Loop"),
+        ("methods.rslad", "from ..runs import Run"),
+        ("reports.tables", "from ardbench.cli.output import table"),
+    ],
+)
+def test_an_import_against_the_direction_is_found(module: str, source: str) -> None:
+    package = ["ardbench", *module.split(".")[:-1]]
+    assert len(against_direction(module, imports_of(ast.parse(source), package))) == 1
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name.startswith("methods.")])
+def test_methods_do_not_import_each_other(module: str) -> None:
+    allowed = ("methods.base", "methods", module)
+    targets = [found.target for found in imports_in(module) if found.ours]
+    assert [target for target in targets if target.startswith("methods") and target not in allowed] == []
+
+
+def test_reports_never_import_torch() -> None:
+    found = [
+        f"{module}:{one.line} imports {one.target}"
+        for module in SOURCES
+        if module == "reports" or module.startswith("reports.")
+        for one in imports_in(module)
+        if not one.ours and (one.target.split(".")[0] in TORCH or one.target == "safetensors.torch")
+    ]
+    assert found == []
+
+
+def test_recipes_plans_and_tables_are_imported_without_torch() -> None:
+    chosen = [name for name in SOURCES if any(fnmatch(name, pattern) for pattern in TORCH_FREE)]
+    missing = [pattern for pattern in TORCH_FREE if "*" not in pattern and pattern not in chosen]
+    assert missing == []
+    full = ["ardbench" if name == "ardbench" else f"ardbench.{name}" for name in chosen]
     code = (
-        "import sys\nfrom ardbench.__main__ import main\n"
-        f"sys.argv = ['ardbench', *{words!r}]\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "assert 'torch' not in sys.modules, 'torch was loaded'\n"
+        "import importlib, sys\n"
+        f"for name in {full!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    loaded = sorted({TORCH!r} & sys.modules.keys())\n"
+        "    assert not loaded, f'{name} imports {loaded}'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["reproduce", "digits", "--dry-run"], ["list", "recipes"]])
+def test_help_plans_and_lists_do_not_load_torch(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"sys.argv = ['ardbench', *{words!r}]\n"
+        "from ardbench.__main__ import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as done:\n"
+        "    assert not done.code, done.code\n"
+        f"assert not {TORCH!r} & sys.modules.keys(), sorted({TORCH!r} & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_every_module_has_a_purpose_in_its_name() -> None:
+    folders = [PACKAGE, ROOT / "benchmarks", ROOT / "tests"]
+    paths = [path.relative_to(ROOT).with_suffix("") for folder in folders for path in folder.rglob("*.py")]
+    assert [str(path) for path in paths if HOMELESS & set(path.parts)] == []

@@ -60,6 +60,10 @@ class Commands(click.RichGroup):
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted: what was saved before stays, and the same command goes on from there.", err=True)
             sys.exit(130)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's own class, without loading torch for it
+                raise
+            sys.exit(_refuse(ArdbenchError("The device is out of memory: free it, or give a smaller batch.")))
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -48,8 +48,8 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
-    A second call does nothing but make the tables again. A run that is refused is reported at the end, and those that do
-    not learn from it go on.
+    A second call does nothing but make the tables again. A run that is refused is reported at the end, and those that
+    do not learn from it go on.
     """
     began = time.monotonic()
     _, cells = planned(suite, runs)

@@ -91,7 +91,7 @@ def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[s
 
 
 def _written(value: Any) -> str:
-    """Return a value in TOML; a number that is a fraction and no short decimal is written as the fraction, as in recipes."""
+    """Return a value in TOML; a fraction that is no short decimal is written as a fraction, as in recipes."""
     if isinstance(value, list):
         return f"[{', '.join(map(_written, value))}]"
     if isinstance(value, float) and len(repr(value)) > 8:

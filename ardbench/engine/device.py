@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ardbench.errors import ArdbenchError
@@ -30,6 +32,7 @@ def describe(device: torch.device) -> str:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Say whether CUDA may round fp32 products and convolutions to TF32; torch's own default differs between the two."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
+    """Say whether CUDA may round the inputs of fp32 products and convolutions to TF32; torch alone allows it for some."""
+    backends: Any = torch.backends
+    for operator in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        operator.fp32_precision = "tf32" if allowed else "ieee"

@@ -1,12 +1,12 @@
-"""The AutoAttack driver against the package's own evaluation, against kills, and against what the package does wrong."""
+"""The AutoAttack driver against the package's own evaluation, against kills, and where the package errs."""
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyautoattack
@@ -72,8 +72,8 @@ def trained(classes: int) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def net() -> Iterator[nn.Module]:
-    yield trained(10)
+def net() -> nn.Module:
+    return trained(10)
 
 
 def by_package(net: nn.Module, split: Split, threat: Threat, batch: int, **how: Any) -> list[int]:
@@ -113,7 +113,7 @@ def test_another_batch_size_is_another_noise(net: nn.Module) -> None:
 @pytest.mark.parametrize("threat", [LINF, L2])
 @pytest.mark.parametrize("name", ["aa:square,fab-t", "aa:square,apgd-t", "aa:square,fab", "aa:square,apgd-dlr"])
 def test_a_custom_list_is_configured_as_standard(net: nn.Module, name: str, threat: Threat) -> None:
-    """In its own custom version the package would give APGD and FAB five restarts; here every attack takes something."""
+    """The package's own custom version gives APGD and FAB five restarts; every attack here takes something."""
     split, attacks = data(60, 10, seed=2), name.removeprefix("aa:").split(",")
     aa = package.AutoAttack(net.eval(), norm=autoattack.NORMS[threat.norm], eps=threat.eps, seed=0, version="standard")
     aa.attacks_to_run = attacks
@@ -131,6 +131,34 @@ def test_the_protocols_name_the_packages_attacks_and_effort(net: nn.Module) -> N
             assert tuple(aa.attacks_to_run) == rules.attacks
     aa = package.AutoAttack(net, version="standard")
     assert (aa.apgd.n_iter, aa.apgd.n_restarts, aa.fab.n_restarts, aa.square.n_queries) == (100, 1, 1, 5000)
+
+
+def test_each_attack_runs_with_the_packages_switches() -> None:
+    """As `run_standard_evaluation` sets them: FAB has five restarts in version plus, targeted FAB one."""
+    seen: list[dict[str, Any]] = []
+
+    class Recorder:
+        def __init__(self, **known: Any) -> None:
+            vars(self).update(known)
+
+        def perturb(self, x: Tensor, y: Tensor) -> Tensor:
+            seen.append(dict(vars(self)))
+            return x
+
+    aa = SimpleNamespace(
+        apgd=Recorder(of="apgd"), apgd_targeted=Recorder(of="apgd-t"), square=Recorder(of="square"),
+        fab=Recorder(of="fab", n_restarts=5),
+    )  # fmt: skip
+    for name in PROTOCOLS["aa-plus"].attacks:  # type: ignore[union-attr]
+        autoattack.perturb(aa, name, torch.zeros(1, 1, 8, 8), torch.zeros(1))
+    assert seen == [
+        {"of": "apgd", "loss": "ce"},
+        {"of": "apgd", "loss": "dlr"},
+        {"of": "fab", "n_restarts": 5, "targeted": False},
+        {"of": "square"},
+        {"of": "apgd-t"},
+        {"of": "fab", "n_restarts": 1, "targeted": True},
+    ]
 
 
 class Killed(BaseException):
@@ -204,14 +232,15 @@ def test_even_a_network_that_draws_is_continued_exactly(
 
 @pytest.mark.usefixtures("short")
 def test_a_continued_run_keeps_its_batch_and_says_so(net: nn.Module, tmp_path: Path) -> None:
-    split, questions = data(60, 10, seed=2), iter([False] * 9 + [True] * 100)
-    whole = evaluate(net, split, "aa", LINF, batch=10)
-    with pytest.raises(Paused, match=r"aa\.state\.json is kept; the same command continues there"):
-        evaluate(net, split, "aa", LINF, batch=10, store=tmp_path, key=KEY, stop=lambda: next(questions))
-    assert load_state(tmp_path / "aa.state.json").position == 30  # asked before 6 clean batches and 3 of apgd-ce
-    done = evaluate(net, split, "aa", LINF, batch=40, store=tmp_path, key=KEY)
+    split, questions = data(120, 10, seed=2), iter([False] * 15 + [True] * 100)
+    whole, other = (evaluate(net, split, "aa:square", LINF, batch=batch) for batch in (10, 60))
+    assert whole.predictions != other.predictions
+    with pytest.raises(Paused, match=r"aa-square\.state\.json is kept; the same command continues there"):
+        evaluate(net, split, "aa:square", LINF, batch=10, store=tmp_path, key=KEY, stop=lambda: next(questions))
+    assert load_state(tmp_path / "aa-square.state.json").position == 30  # asked before 12 clean batches and 3 of square
+    done = evaluate(net, split, "aa:square", LINF, batch=60, store=tmp_path, key=KEY)
     assert (done.predictions, done.batch) == (whole.predictions, 10)
-    assert done.notes[-1] == "Continued with batch 10, not 40: the batch it began with decides the noise."
+    assert done.notes[-1] == "Continued with batch 10, not 60: the batch it began with decides the noise."
 
 
 @pytest.mark.usefixtures("short")

@@ -167,7 +167,7 @@ def test_transformers_have_the_names_and_the_function_of_timm() -> None:
 
     net = build("vit-micro", DIGITS).eval()
     timm = VisionTransformer(
-        img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=4
+        img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=4
     ).eval()
     timm.load_state_dict(net.state_dict(), strict=True)
     x = torch.rand(2, 1, 8, 8)

@@ -14,7 +14,7 @@ START_DEVIATION = 0.001
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
     """Return (B,) values shaped to broadcast over `like` (B, ...)."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
+    return values.reshape([-1] + [1] * (like.dim() - 1))
 
 
 def l2_norm(delta: Tensor) -> Tensor:

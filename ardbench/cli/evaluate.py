@@ -15,6 +15,8 @@ from ardbench.cli.progress import shown
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ardbench.cli.sources import Source
     from ardbench.config import Threat
 
@@ -84,7 +86,8 @@ def evaluate(source: Path, **words: Any) -> None:
     output = Output(wanted.as_json)
     results: list[Row] = []
     finished = _measure(where, wanted, threat, results, output)
-    output.show(_table(results, where, threat))
+    output.line(_heading(where, threat))
+    output.show(_table(results))
     for text in dict.fromkeys(f"{row['protocol']}: {note}" for row in results for note in row["notes"]):
         output.line(text)
     facts = {"source": str(source), "model": where.model, "dataset": where.dataset, "threat": vars(threat)}
@@ -212,10 +215,14 @@ def _row(checkpoint: str, protocol: str, verdicts: Any, stored: bool) -> Row:
     }
 
 
-def _table(results: list[Row], source: Source, threat: Threat) -> Any:
-    """Return the table for people; a subset says so in its interval's column."""
+def _heading(source: Source, threat: Threat) -> str:
     from ardbench.reports.results import threat_name
 
+    return f"{source.path}: {source.model} on {source.dataset}, {threat_name(threat.norm, threat.eps)}"
+
+
+def _table(results: list[Row]) -> Table:
+    """Return the table for people; a subset says so in its interval's column."""
     rows = [
         (
             row["checkpoint"],
@@ -228,5 +235,4 @@ def _table(results: list[Row], source: Source, threat: Threat) -> Any:
         for row in results
     ]
     columns = ["checkpoint", "protocol", "accuracy %", "95 % interval", "n", "seconds"]
-    title = f"{source.path}: {source.model} on {source.dataset}, {threat_name(threat.norm, threat.eps)}"
-    return table(columns, rows, ["accuracy %", "95 % interval", "n", "seconds"], title)
+    return table(columns, rows, ["accuracy %", "95 % interval", "n", "seconds"])

@@ -37,15 +37,13 @@ def typed_again() -> str:
     return str(context.find_root().obj)
 
 
-def table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), title: str = ""
-) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> Table:
     """Return a plain table; the columns called `numbers` stand to the right, None is a blank cell."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for name in columns:
         right = name in numbers
         grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")

@@ -84,6 +84,8 @@ class Loop:
                 self._save()
                 return False
             self._close(epoch)
+            if epoch + 1 < self.recipe.schedule.epochs and self.stop():
+                return False
         self._finish()
         return True
 

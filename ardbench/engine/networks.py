@@ -67,7 +67,8 @@ def _same_shape(taught: str, wanted: str, source: str) -> None:
     if (a.num_classes, a.channels, a.size) != (b.num_classes, b.channels, b.size):
         raise ArdbenchError(
             f"Teacher {source} was trained on {taught} ({a.num_classes} classes, {a.channels}x{a.size}x{a.size}), but the "
-            f"student's data set {wanted} has {b.num_classes} classes of {b.channels}x{b.size}x{b.size}: give a teacher of {wanted}."
+            f"student's data set {wanted} has {b.num_classes} classes of {b.channels}x{b.size}x{b.size}: "
+            f"give a teacher of {wanted}."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import ardbench
-from ardbench import data, methods
+from ardbench import methods
 from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks

@@ -95,7 +95,7 @@ def _pickle(path: Path) -> object:
             f"{path} holds Python code ({code[1]}), which ardbench never runs: where you trust the file, load it with "
             "its own code and save torch.save(model.state_dict(), FILE)."
         ) from None
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can make the reader raise anything
+    except Exception as error:
         reason = "is a TorchScript archive" if "TorchScript" in str(error) else "is cut short or not one of torch.save"
         raise ArdbenchError(f"{path} {reason}: give a file of torch.save(model.state_dict(), FILE).") from None
 

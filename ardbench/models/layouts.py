@@ -11,8 +11,21 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 WRAPPERS = frozenset(
-    ("module", "_orig_mod", "model", "net", "network", "backbone", "basic_net", "1")
-    + ("student", "teacher", "peer", "ema", "ema_model")
+    (
+        "module",
+        "_orig_mod",
+        "model",
+        "net",
+        "network",
+        "backbone",
+        "basic_net",
+        "1",
+        "student",
+        "teacher",
+        "peer",
+        "ema",
+        "ema_model",
+    )
 )
 """First components that a wrapper adds to every name: DataParallel, torch.compile, attack and normalising modules."""
 

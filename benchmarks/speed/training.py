@@ -106,7 +106,9 @@ def parse(arguments: list[str] | None = None) -> Options:
 def recipe_of(method: str, variant: str, options: Options) -> Recipe:
     """Return the as-released recipe of a method in one precision, attack and outer step alike."""
     precision = {"precision.attack": variant, "precision.outer": variant, "precision.tf32": options.tf32}
-    sets = precision | {"data.batch": options.batch}
+    sets: dict[str, object] = precision | {"data.batch": options.batch}
+    if options.memory_of is not None:
+        sets["attack.steps"] = 2  # an attack step leaves nothing behind, so more of them raise no peak
     return resolve(f"{method}-{DATASET}", student=options.model, sets=sets)
 
 
@@ -194,11 +196,16 @@ def alternate(runners: dict[str, Runner], options: Options, device: torch.device
     return samples
 
 
+def alone(method: str, side: str, options: Options, device: torch.device) -> Runner:
+    """Return one side, holding its own form of the images and not the other's."""
+    images, splits = synthetic(device)
+    return reference(method, options, images, device) if side == "reference" else ours(method, side, options, splits)
+
+
 def peak_here(method: str, side: str, options: Options, device: torch.device) -> float:
     """Return the MB by which training one side raises this process's peak: resident on the CPU, allocated on CUDA."""
     before = _resident("VmRSS")
-    images, splits = synthetic(device)
-    runner = reference(method, options, images, device) if side == "reference" else ours(method, side, options, splits)
+    runner = alone(method, side, options, device)
     runner.prepare()
     for _ in range(MEMORY_STEPS):
         runner.step()

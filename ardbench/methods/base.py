@@ -110,7 +110,7 @@ class Method(ABC, Generic[Config]):
         net: nn.Module | None = None,
         purpose: str = "start",
     ) -> Tensor:
-        """Return x' (B, C, H, W) that maximises objective(net, x', *aux) over the threat, net being the student unless given."""
+        """Return x' (B, C, H, W) that maximises objective(net, x', *aux) over the threat; net: the student unless given."""
         assert self._maximiser is not None, (
             "recipes.resolve refuses a recipe without the [attack] that its method needs"
         )

@@ -21,15 +21,24 @@ through PIL one by one, the student attacked as it is. `backward`: its attack ca
 repository's teachers; `grad`: it calls `autograd.grad` to the input, as RSLAD's script. Ours is the engine's own loop;
 "fp32" and "bf16" name the precision of attack and outer step alike, weights and losses being fp32 in both. Both sides
 run in one process, in turn; seconds are medians, the ratio is the median of paired samples with the least and largest
-in brackets. Memory is the peak above what the process held before images and networks were made, each side in a
-process of its own.
+in brackets; on the CPU also the ratio of processor time, which busy neighbours disturb less. Memory is the peak above
+what the process held before images and networks were made, each side in a process of its own.
 """
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What one step took, on the wall and of all processors together."""
+
+    wall: float
+    processor: float
 
 
 @dataclass
 class Row:
     """One comparison; everything up to `gradient` is its key."""
 
+    device: str
     name: str
     torch_version: str
     threads: int
@@ -47,6 +56,7 @@ class Row:
     ratio: float = 0.0
     ratio_min: float = 0.0
     ratio_max: float = 0.0
+    processor_ratio: float | None = None
     peak_mb: float = 0.0
     reference_peak_mb: float = 0.0
     repeats: int = 0
@@ -60,7 +70,7 @@ class Row:
         """Return an unmeasured row of this machine."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         threads = torch.get_num_threads()
-        return cls(name, torch.__version__, threads, model, teacher, batch, method, "", tf32, gradient)
+        return cls(device.type, name, torch.__version__, threads, model, teacher, batch, method, "", tf32, gradient)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -73,12 +83,17 @@ class Row:
         return replace(self, variant=variant)
 
     def measured(
-        self, seconds: float, reference: float, ratios: list[float], peak: float, reference_peak: float, steps: int
+        self, ours: list[Seconds], reference: list[Seconds], peak: float, reference_peak: float, steps: int
     ) -> None:
-        """Fill in what was measured; seconds are those of a step, peaks in MB."""
-        self.seconds, self.images_per_second = round(seconds, 5), round(self.batch / seconds, 2)
-        self.reference_seconds, self.reference_images_per_second = round(reference, 5), round(self.batch / reference, 2)
+        """Fill in what was measured, sample by sample; peaks in MB."""
+        taken, theirs = (median(sample.wall for sample in side) for side in (ours, reference))
+        pairs = list(zip(reference, ours, strict=True))
+        ratios = [slow.wall / fast.wall for slow, fast in pairs]
+        self.seconds, self.images_per_second = round(taken, 5), round(self.batch / taken, 2)
+        self.reference_seconds, self.reference_images_per_second = round(theirs, 5), round(self.batch / theirs, 2)
         self.ratio, self.ratio_min, self.ratio_max = (round(f(ratios), 3) for f in (median, min, max))
+        if self.device == "cpu":
+            self.processor_ratio = round(median(slow.processor / fast.processor for slow, fast in pairs), 3)
         self.peak_mb, self.reference_peak_mb = round(peak), round(reference_peak)
         self.repeats, self.steps, self.date = len(ratios), steps, datetime.date.today().isoformat()
 
@@ -109,7 +124,7 @@ def known(path: Path) -> set[tuple[str, ...]]:
 def write(path: Path, row: Row) -> None:
     """Add a row to the CSV, in the place of the one with its key, and make the table anew."""
     rows = [old for old in read(path) if _key(old) != row.key]
-    rows.append({name: str(value) for name, value in asdict(row).items()})
+    rows.append({name: "" if value is None else str(value) for name, value in asdict(row).items()})
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(asdict(row)), lineterminator="\n")
     writer.writeheader()
@@ -127,6 +142,7 @@ def table(rows: list[dict[str, str]]) -> str:
         tf32 = ", TF32" if r["tf32"] == "True" else ""
         where = f"{r['name']}, {r['threads']} threads, torch {r['torch_version']}{tf32}, {r['date']}"
         ratio = f"{float(r['ratio']):.2f}x [{float(r['ratio_min']):.2f}, {float(r['ratio_max']):.2f}]"
+        ratio += f", processor {float(r['processor_ratio']):.2f}x" if r["processor_ratio"] else ""
         cells = [r["method"], r["model"], r["teacher"], r["batch"], r["variant"], _three(r["seconds"])]
         cells += [r["images_per_second"], r["gradient"], _three(r["reference_seconds"])]
         cells += [r["reference_images_per_second"], ratio, r["peak_mb"], r["reference_peak_mb"], where]

@@ -19,12 +19,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 from reference import GRADIENTS, METHODS, Images, Script
-from report import Row, known, write
+from report import Row, Seconds, known, write
 from torch import nn
 
 from ardbench import data
@@ -173,26 +172,28 @@ def ours(method: str, variant: str, options: Options, splits: Splits) -> Runner:
     return Runner(prepare, step)
 
 
-def seconds_of(runner: Runner, steps: int, device: torch.device) -> float:
-    """Return the wall seconds of one step, the mean of `steps` in a row."""
+def seconds_of(runner: Runner, steps: int, device: torch.device) -> Seconds:
+    """Return the seconds of one step, the mean of `steps` in a row."""
     runner.prepare()
     _wait(device)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     for _ in range(steps):
         runner.step()
     _wait(device)
-    return (time.perf_counter() - began) / steps
+    return Seconds((time.perf_counter() - began) / steps, (time.process_time() - busy) / steps)
 
 
-def alternate(runners: dict[str, Runner], options: Options, device: torch.device) -> dict[str, list[float]]:
+def alternate(runners: dict[str, Runner], options: Options, device: torch.device) -> dict[str, list[Seconds]]:
     """Return the samples of every side, taken in turn; the first round warms up and is thrown away."""
-    samples: dict[str, list[float]] = {name: [] for name in runners}
+    samples: dict[str, list[Seconds]] = {name: [] for name in runners}
     for repeat in range(options.repeats + 1):
         for name, runner in runners.items():
             taken = seconds_of(runner, options.steps, device)
+            print(
+                f"  round {repeat}/{options.repeats} {name}: {taken.wall:.3f} s ({taken.processor:.3f} s of processor)"
+            )
             samples[name] += [taken] if repeat else []
-        times = ", ".join(f"{name} {(taken or [0])[-1]:.3f} s" for name, taken in samples.items())
-        print(f"  round {repeat}/{options.repeats}: {times if repeat else 'warm-up'}", flush=True)
+        sys.stdout.flush()
     return samples
 
 
@@ -243,11 +244,8 @@ def measure(method: str, options: Options, device: torch.device) -> None:
     runners = {"reference": reference(method, options, images, device)}
     runners |= {variant: ours(method, variant, options, splits) for variant in missing}
     samples = alternate(runners, options, device)
-    theirs = samples["reference"]
     for variant, row in missing.items():
-        ratios = [slow / fast for slow, fast in zip(theirs, samples[variant], strict=True)]
-        taken = median(samples[variant])
-        row.measured(taken, median(theirs), ratios, peaks[variant], peaks["reference"], options.steps)
+        row.measured(samples[variant], samples["reference"], peaks[variant], peaks["reference"], options.steps)
         write(path, row)
 
 

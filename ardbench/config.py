@@ -20,7 +20,7 @@ def parse_number(value: object) -> object:
     if isinstance(value, str):
         try:
             return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
     return value
 
@@ -33,7 +33,7 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 def epoch_at(share: float, epochs: int) -> int:
-    """Return the first epoch (from 0) that lies at or after `share` of a run of `epochs` epochs."""
+    """Return the epoch (from 0) whose start lies nearest to `share` of a run of `epochs` epochs."""
     return round(share * epochs)
 
 
@@ -206,6 +206,13 @@ class Recipe(Section):
     def _selects_on_something(self) -> Recipe:
         if self.selection.by == "best-val" and not self.data.validation:
             raise ValueError("selection.by = 'best-val' needs data.validation > 0")
+        return self
+
+    @model_validator(mode="after")
+    def _averages_something(self) -> Recipe:
+        epochs = self.schedule.epochs
+        if self.average.kind != "none" and epoch_at(self.average.start, epochs) >= epochs:
+            raise ValueError(f"average.start = {self.average.start:g} leaves none of {epochs} epochs to average: lower it")
         return self
 
     def identity(self, teachers: Sequence[str] = ()) -> str:

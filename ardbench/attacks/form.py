@@ -72,7 +72,8 @@ class FastForm:
             for name, tensor in (*self._copy.named_parameters(), *self._copy.named_buffers())
             if name.rpartition(".")[0] not in folded
         }
-        self._kept = [(tensor, originals[name]) for name, tensor in kept.items()]
+        # what is no buffer of the network, such as a plain tensor in its forward, is a constant of its graph
+        self._kept = [(tensor, originals[name]) for name, tensor in kept.items() if name in originals]
         self.refresh()
 
     @torch.no_grad()

@@ -160,24 +160,30 @@ def _put(tree: Tree, key: str, value: Any) -> None:
     tree[last] = value
 
 
-def _validated(model: type[Model], tree: Tree, where: str) -> Model:
+def _validated(model: type[Model], tree: Tree, where: str, section: str = "") -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise explained(error, model, where) from None
+        raise explained(error, model, where, section) from None
 
 
-def explained(error: ValidationError, model: type[BaseModel], where: str) -> ArdbenchError:
-    """Return the first complaint of a validation as one sentence that names the key and what is allowed."""
+def explained(error: ValidationError, model: type[BaseModel], where: str, section: str = "") -> ArdbenchError:
+    """Return the first complaint of a validation as one sentence that names the key and what is allowed.
+
+    Args:
+        section: the recipe's section that `model` describes; empty for the recipe itself.
+    """
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         *above, last = (str(part) for part in first["loc"])
         return unknown(f"key in {where}{', section ' + '.'.join(above) if above else ''}:", last, _fields(model, above))
     if first["type"] == "missing":
-        return ArdbenchError(f"In {where}: {path} is missing; add it to the recipe or give --set {path}=VALUE.")
+        key = f"{section}.{path}" if section else path
+        return ArdbenchError(f"In {where}: {path} is missing; add it to the recipe or give --set {key}=VALUE.")
     said = first["msg"].removeprefix("Value error, ")
-    return ArdbenchError(f"In {where}: {path or 'the recipe'} = {first['input']!r}: {said[0].lower()}{said[1:]}.")
+    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"  # keys that do not fit each other
+    return ArdbenchError(f"In {where}: {path}{given}{': ' if path else ''}{said[0].lower()}{said[1:]}.")
 
 
 def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
@@ -206,5 +212,5 @@ def _checked(recipe: Recipe) -> Recipe:
         raise ArdbenchError(
             f"The method {recipe.method['name']} attacks while it trains: recipe {recipe.name} needs an [attack] section."
         )
-    section = _validated(kind.Config, recipe.method, f"recipe {recipe.name}, section method")
+    section = _validated(kind.Config, recipe.method, f"recipe {recipe.name}, section method", "method")
     return recipe.model_copy(update={"method": section.model_dump(mode="json")})

@@ -1,0 +1,56 @@
+"""Small things that several tests stand on: a recipe that runs in a moment, its data, nets and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ardbench import data, methods, models
+from ardbench.config import Recipe
+from ardbench.data.batches import Batch, TrainBatches
+from ardbench.data.load import load
+from ardbench.methods.base import Context, Method
+from ardbench.recipes import resolve
+
+CPU = torch.device("cpu")
+SMALL = {"data.name": "fake", "data.validation": 32, "data.augment": "crop-flip", "data.batch": 50, "attack.steps": 2}
+
+
+def recipe(method: str, **sets: Any) -> Recipe:
+    """Return the digits recipe of a method on the fake data set, with short attacks; `a__b` stands for a.b."""
+    changes = {key.replace("__", "."): value for key, value in sets.items()}
+    return resolve(f"{method}-digits", sets=SMALL | changes)
+
+
+def network(seed: int, model: str = "resnet8-tiny") -> nn.Module:
+    """Return a network with running statistics that are not the initial ones."""
+    torch.manual_seed(seed)
+    net = models.build(model, data.info("fake"))
+    net.train()
+    with torch.no_grad():
+        for _ in range(2):
+            net(torch.rand(16, 3, 8, 8))
+    return net
+
+
+def method(wanted: Recipe, kind: type[Method[Any]] | None = None, model: str = "resnet8-tiny") -> Method[Any]:
+    """Return a method with a student and as many teachers as its roles name, frozen as the engine freezes them."""
+    kind = kind or methods.method_class(wanted.method["name"])
+    count = len([role for role in kind.roles if isinstance(role, str)]) + (... in kind.roles)
+    teachers = tuple(network(10 + i, model).eval().requires_grad_(False) for i in range(count))
+    return kind(Context(wanted, network(0, model), teachers, lambda name: network(5, name)))
+
+
+def batch(wanted: Recipe, step: int = 0) -> Batch:
+    """Return a training batch of the recipe."""
+    split = load("fake", CPU, validation=wanted.data.validation).train
+    return TrainBatches(split, wanted.data.augment, wanted.data.batch, False, wanted.seed).batch(0, step)
+
+
+def cosine(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
+    """Return the cosine between two lists of tensors."""
+    x, y = (torch.cat([t.flatten().double() for t in tensors]) for tensors in (a, b))
+    return float(x @ y / (x.norm() * y.norm()))

@@ -91,7 +91,8 @@ class Loop:
 
     def _epoch(self, epoch: int) -> bool:
         """Train the rest of one epoch; return False if it was stopped before its end."""
-        self.method.begin_epoch(epoch)
+        if self.at.step == 0:  # not when resuming inside the epoch: the state was saved after it had begun
+            self.method.begin_epoch(epoch)
         for net in self.trainables.values():
             net.train()
         total = len(self.batches.split.labels)

@@ -12,7 +12,7 @@ from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.models.files import load_into, read_state
 from ardbench.models.network import Network
-from ardbench.runs import Run, Teacher
+from ardbench.runs import Run, Teacher, sha256_of
 
 
 def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, device: torch.device) -> Network:
@@ -55,6 +55,8 @@ def of_teacher(teacher: Teacher, dataset: str, device: torch.device) -> Network:
         ArdbenchError: its images or classes are not those of the data set, or its weights have changed.
     """
     path = Path(teacher.weights)
+    if path.is_file() and sha256_of(path) != teacher.sha256:
+        raise ArdbenchError(f"The weights of teacher {teacher.source} have just changed: type the same command again.")
     if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
         run = Run.open(path.parent)
         _same_shape(run.recipe.data.name, dataset, teacher.source)

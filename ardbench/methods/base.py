@@ -80,7 +80,10 @@ class Method(ABC, Generic[Config]):
         """Return the loss of one batch in epoch `epoch` (from 0)."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Do what the method does between epochs."""
+        """Do what the method does between epochs: called once an epoch, before its first batch.
+
+        What it changes belongs in `state`, since a run that resumes inside the epoch does not call it again.
+        """
 
     def trainables(self) -> dict[str, nn.Module]:
         """Return the modules that have an optimizer each, by name."""

@@ -185,7 +185,7 @@ class Recipe(Section):
     threat: Threat
     evaluation: Threat
     """The threat under which the trained network is measured."""
-    attack: Attack | None
+    attack: Attack | None = None
     """None for methods without an inner maximisation."""
     optimizer: Optimizer
     schedule: Schedule
@@ -212,7 +212,9 @@ class Recipe(Section):
     def _averages_something(self) -> Recipe:
         epochs = self.schedule.epochs
         if self.average.kind != "none" and epoch_at(self.average.start, epochs) >= epochs:
-            raise ValueError(f"average.start = {self.average.start:g} leaves none of {epochs} epochs to average: lower it")
+            raise ValueError(
+                f"average.start = {self.average.start:g} leaves none of {epochs} epochs to average: lower it"
+            )
         return self
 
     def identity(self, teachers: Sequence[str] = ()) -> str:

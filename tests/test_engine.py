@@ -33,7 +33,7 @@ SHORT = {"schedule__epochs": 3, "selection__every": 1}
 def loop_of(name: str, folder: Path, stop: Any = lambda: False, **sets: Any) -> Loop:
     wanted = recipe(name if name in OURS else "pgd-at", **SHORT, **sets)
     splits = load("fake", CPU, validation=wanted.data.validation)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     return Loop(Run(folder), wanted, method(wanted, SHAPES.get(name)), splits, stop, Progress())
 
 
@@ -52,7 +52,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("name", [*OURS, *SHAPES])
 def test_a_resumed_run_equals_an_undisturbed_one(name: str, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, parts = tmp_path / "a" / "run", tmp_path / "b" / "run"
     assert loop_of(name, whole).fit()
     for after in (2, 3, 5):  # in the middle of an epoch, at its end, and again: five steps an epoch
         count = itertools.count(1)
@@ -62,6 +62,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(name: str, tmp_path: Path) -> N
     assert len(rows(whole)) == 3
     for checkpoint in ("last", "best"):
         assert equal(weights(whole, checkpoint), weights(parts, checkpoint))
+        assert (whole / f"{checkpoint}.safetensors").read_bytes() == (parts / f"{checkpoint}.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["swa", "ema"])

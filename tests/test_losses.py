@@ -68,3 +68,50 @@ def test_finite_at_large_logits() -> None:
         (gradient,) = torch.autograd.grad(value.sum(), z)
         assert value.isfinite().all()
         assert gradient.isfinite().all()
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 5.0, 30.0]))
+def test_temperature_divides_logits_and_multiplies_by_its_square(seed: int, temperature: float) -> None:
+    student, target = logits(seed), logits(seed + 1)
+    expected = temperature**2 * kl(student / temperature, target / temperature)
+    assert torch.allclose(kl(student, target, temperature), expected, rtol=1e-12)
+
+
+def test_at_high_temperature_kl_is_half_the_variance_of_the_difference() -> None:
+    """Hinton, Vinyals and Dean, 2015: T^2 KL -> sum_k (d_k - mean d)^2 / (2 K), d being the difference of the logits."""
+    student, target = logits(0), logits(1)
+    assert torch.allclose(kl(student, target, 1e5), (target - student).var(dim=1, correction=0) / 2, rtol=1e-3)
+
+
+@given(st.integers(0, 10**6))
+def test_kl_bounds_the_distance_of_the_distributions(seed: int) -> None:
+    """Pinsker: KL >= |p - q|^2 / 2 in the sum of absolute differences, so that it is zero for equal ones alone."""
+    student, target = logits(seed) / 40, logits(seed + 1) / 40  # near each other, where the bound is tight
+    distance = (student.softmax(1) - target.softmax(1)).abs().sum(1)
+    assert (kl(student, target) >= distance**2 / 2 - 1e-12).all()
+
+
+def test_gradients_in_closed_form() -> None:
+    """d CE / dz = softmax(z) - onehot, and d kl / dz = T (q - p)."""
+    z, target, labels = logits(0).requires_grad_(), logits(1), torch.tensor([0, 1, 2, 3, 4, 0])
+    (of_entropy,) = torch.autograd.grad(cross_entropy(z, labels).sum(), z)
+    assert torch.allclose(of_entropy, z.softmax(1) - torch.nn.functional.one_hot(labels, 5), rtol=1e-12)
+    (of_kl,) = torch.autograd.grad(kl(z, target, 5.0).sum(), z)
+    assert torch.allclose(of_kl, 5.0 * ((z / 5).softmax(1) - (target / 5).softmax(1)), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 30.0])
+def test_a_certain_and_wrong_network_costs_the_difference_of_its_logits(temperature: float) -> None:
+    wrong, target = torch.tensor([[1e4, 0.0, -1e4], [1e4, 1e4, 1e4]]), torch.tensor([[-1e4, 1e4, 0.0], [0.0, 0.0, 0.0]])
+    assert kl(wrong, target, temperature).tolist() == pytest.approx([temperature * 1e4, 0.0], rel=1e-6, abs=1e-3)
+    assert cross_entropy(wrong, torch.tensor([1, 2])).tolist() == pytest.approx([1e4, math.log(3)], rel=1e-6)
+    assert margin(wrong, torch.tensor([1, 2])).tolist() == [1e4, 0.0]
+
+
+def test_each_example_stands_for_itself() -> None:
+    """The gradient of example i with respect to the logits of example j is zero."""
+    labels, target, own = torch.tensor([0, 1, 2, 3, 4, 0]), logits(1), torch.eye(6, dtype=torch.bool)
+    for loss in (lambda z: kl(z, target), lambda z: cross_entropy(z, labels), lambda z: margin(z, labels)):
+        jacobian = torch.autograd.functional.jacobian(loss, logits(0))  # (B, B, K)
+        assert (jacobian[~own] == 0).all()
+        assert (jacobian[own].abs().sum(1) > 0).all()

@@ -1,11 +1,14 @@
-"""Recipes, their layers and their hashes; teachers as typed; what a run directory refuses."""
+"""Recipes: their layers, their hashes, and what is refused in a sentence."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
 from fractions import Fraction
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ardbench import methods
 from ardbench.config import Attack, Recipe, Schedule, epoch_at
 from ardbench.errors import ArdbenchError
-from ardbench.recipes import recipe_names, resolve
-from ardbench.runs import Run, Teacher, sha256_of, write_json
-from ardbench.teachers import planned, resolve_teachers
+from ardbench.models import MODELS
+from ardbench.recipes import describe, recipe_names, resolve
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -115,11 +118,6 @@ def test_a_file_extends_another_and_a_cycle_is_named(tmp_path: Path) -> None:
         resolve(str(tmp_path / "a.toml"))
 
 
-def test_a_recipe_is_resolved_without_torch() -> None:
-    code = "import sys\nfrom ardbench.recipes import *\nresolve('iad-ii-cifar10')\nassert 'torch' not in sys.modules\n"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_the_hash_follows_the_science_alone() -> None:
     base = resolve("rslad-digits")
     identity = base.identity(["a", "b"])
@@ -129,79 +127,224 @@ def test_the_hash_follows_the_science_alone() -> None:
         assert resolve("rslad-digits", sets=changes).identity(["a", "b"]) != identity
 
 
-# Runs and teachers ----------------------------------------------------------------------------------------------------
+VARIANTS = [(name, variant) for name in recipe_names() for variant in describe(name).get("variants", {})]
+
+BASE = """
+title = "a recipe of one's own"
+family = "own"
+student = "resnet8"
+data = { name = "fake", validation = 0, augment = "none", batch = 8 }
+threat = { norm = "linf", eps = "8/255" }
+evaluation = { norm = "l2", eps = 0.5 }
+optimizer = { lr = 0.1, momentum = 0.9, weight_decay = 0 }
+schedule = { kind = "step", epochs = 4, milestones = ["1/2"], gamma = 0.1 }
+selection = { by = "last", protocol = "pgd10" }
+attack = { steps = 1, step_size = "2/255", start = "none", bn = "eval" }
+method = { name = "trades", beta = 6 }
+"""
 
 
-def finished(root: Path, seed: int = 0) -> Run:
-    recipe = resolve("pgd-at-digits", seed=seed)
-    run = Run.place(root, recipe)
-    run.create(recipe, (), {})
-    for name in ("last", "best"):
-        run.weights(name).write_bytes(b"weights of " + name.encode())
-    write_json(run.path / "done", {"weights": {"last": sha256_of(run.weights("last"))}})
-    return run
+def written(folder: Path, **recipes: str) -> Path:
+    """Write recipe files; return the first one's path."""
+    for name, text in recipes.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    return folder / f"{next(iter(recipes))}.toml"
 
 
-def test_teachers_go_to_their_roles(tmp_path: Path) -> None:
-    a, b = finished(tmp_path), finished(tmp_path, seed=1)
-    roles = ("robust", "clean")
-    by_order = resolve_teachers([str(a.path), str(b.path)], "iad-ii", roles)
-    by_role = resolve_teachers([f"clean={b.path}", f"robust={a.path}"], "iad-ii", roles)
-    mixed = resolve_teachers([f"clean={b.path}", str(a.path)], "iad-ii", roles)
-    assert by_order == by_role == mixed
-    assert [t.role for t in by_order] == ["robust", "clean"]
-    assert by_order[0].identity == f"{a.identity}@best"
-    assert by_order[0].sha256 == sha256_of(a.weights("best"))
-    more = resolve_teachers([str(a.path), f"{b.path}@last"], "darht", ("robust", ...))
-    assert [t.role for t in more] == ["robust", "robust"]
-    assert more[1].identity == f"{b.identity}@last"
-    recipe = resolve("pgd-at-digits")
-    assert planned(a, recipe, a.identity, "robust").identity == by_order[0].identity
+def refusal(name: str | Path, sets: Sequence[str] = (), **changes: Any) -> str:
+    """Return the one sentence with which a recipe is refused."""
+    with pytest.raises(ArdbenchError) as caught:
+        resolve(str(name), sets=sets, **changes)
+    said = str(caught.value)
+    assert "\n" not in said and len(said) < 400, said
+    return said
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_built_in_recipe_resolves_to_what_its_name_says(name: str) -> None:
+    recipe = resolve(name)
+    assert recipe.name == name
+    assert name in (f"{recipe.method['name']}-{recipe.data.name}", f"{recipe.method['name']}-{recipe.data.name}-level")
+    assert recipe.family == ("level" if name.endswith(("-level", "-digits")) else recipe.family)
+    assert recipe.student in MODELS
+    assert recipe.attack is not None or not methods.method_class(recipe.method["name"]).attacks
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS, ids=lambda part: part)
+def test_every_variant_resolves_and_changes_the_science(name: str, variant: str) -> None:
+    varied = resolve(f"{name}@{variant}")
+    assert varied.name == f"{name}@{variant}"
+    assert varied.identity() != resolve(name).identity()
+
+
+def test_level_recipes_differ_in_title_attack_and_method_alone() -> None:
+    """The level table compares losses: everything but what belongs to the method's maximisation is equal."""
+    for dataset in ("digits", "cifar10-level"):
+        tables = [resolve(n).model_dump() for n in recipe_names() if n.endswith(f"-{dataset}")]
+        own = {"name", "title", "method", "attack", "published"}
+        kept = [{key: value for key, value in table.items() if key not in own} for table in tables]
+        assert len(kept) == len(methods.METHODS) and all(table == kept[0] for table in kept)
+        budgets = {(t["attack"]["steps"], t["attack"]["step_size"]) for t in tables}
+        assert len(budgets) == 1
+
+
+def test_recipes_are_resolved_without_torch() -> None:
+    code = (
+        "import sys\nfrom ardbench.recipes import describe, recipe_names, resolve\n"
+        "for name in recipe_names():\n"
+        "    for text in (name, *(f'{name}@{v}' for v in describe(name).get('variants', {}))): resolve(text)\n"
+        "assert recipe_names() and not {'torch', 'torchvision', 'timm'} & set(sys.modules), 'torch was loaded'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_recipe_moves_to_another_data_set_student_seed_and_length() -> None:
+    moved = resolve("rslad-cifar10", dataset="cifar100", student="mobilenetv2", seed=3, epochs=30)
+    assert (moved.data.name, moved.student, moved.seed, moved.schedule.epochs) == ("cifar100", "mobilenetv2", 3, 30)
+    plain = resolve("rslad-cifar10")
+    assert moved.schedule.milestones == plain.schedule.milestones
+    assert moved.model_copy(update={"data": plain.data, "student": plain.student, "seed": 0, "schedule": plain.schedule,
+                                    "name": plain.name}) == plain  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("text", "where", "value"),
     [
-        ([], r"wants 1 teacher \(robust\), but 0 were given"),
-        (["RUN", "RUN"], "but 2 were given"),
-        (["clean=RUN"], "no role is called 'clean'"),
-        (["nowhere"], "is no run directory: give a run directory or FILE:ARCH"),
-        (["FILE"], "give .*:ARCH"),
-        (["FILE:resnet19"], "did you mean 'resnet18'"),
-        (["none.pt:resnet18"], "there is no file none.pt"),
-        (["UNFINISHED"], "is not finished"),
-        (["RUN@averaged"], "choose one of last, best"),
+        ("attack.steps=7", "attack.steps", 7),
+        ("attack.steps = 7", "attack.steps", 7),
+        ("threat.eps=8/255", "threat.eps", 8 / 255),
+        ('threat.eps="4/255"', "threat.eps", 4 / 255),
+        ("threat.eps=0.031", "threat.eps", 0.031),
+        ("optimizer.nesterov=false", "optimizer.nesterov", False),
+        ("student=resnet18", "student", "resnet18"),
+        ('student="resnet18"', "student", "resnet18"),
+        ("data.augment=none", "data.augment", "none"),
+        ("precision.attack=bf16", "precision.attack", "bf16"),
+        ("method.alpha=1/3", "method.alpha", 1 / 3),
+        ('average={kind = "ema", decay = 0.9}', "average.decay", 0.9),
+        ('schedule={kind = "step", epochs = 4, milestones = ["1/2", 0.75], gamma = 0.1}', "schedule.milestones",
+         (0.5, 0.75)),
+    ],
+)  # fmt: skip
+def test_set_reads_toml_fractions_and_bare_words(text: str, where: str, value: object) -> None:
+    found: Any = resolve("rslad-digits", sets=[text]).model_dump()
+    for part in where.split("."):
+        found = found[part]
+    assert found == value and type(found) is type(value)
+
+
+def test_the_last_set_wins_and_wins_over_options_and_variants() -> None:
+    assert resolve("rslad-digits", sets=["seed=1", "seed=2"], seed=5).seed == 2
+    assert resolve("rslad-cifar10@printed").method["scale"] == 1
+    assert resolve("rslad-cifar10@printed", sets=["method.scale=0.5"]).method["scale"] == 0.5
+    assert (
+        resolve("rslad-digits", sets={"method.scale": 0.5}).method
+        == resolve("rslad-digits", sets=["method.scale=0.5"]).method
+    )
+
+
+def test_variants_merge_by_section_and_replace_a_section_of_another_kind(tmp_path: Path) -> None:
+    variants = """
+    [variants.longer]
+    schedule.epochs = 8
+    [variants.cosine]
+    schedule = { kind = "cosine", epochs = 2 }
+    [variants.madry]
+    method = { name = "pgd-at" }
+    """
+    path = written(tmp_path, own=BASE + variants)
+    plain, longer, cosine, madry = (resolve(f"{path}{v}") for v in ("", "@longer", "@cosine", "@madry"))
+    assert longer.schedule == plain.schedule.model_copy(update={"epochs": 8})
+    assert cosine.schedule.model_dump(exclude_defaults=True) == {"kind": "cosine", "epochs": 2}  # no milestones left
+    assert madry.method == {"name": "pgd-at"}  # no beta left
+    assert [recipe.name for recipe in (plain, longer)] == ["own", "own@longer"]
+
+
+def test_extends_is_a_chain_in_which_the_nearest_wins(tmp_path: Path) -> None:
+    middle = 'extends = "base"\nname = "inherited by nobody"\nseed = 1\ndata.batch = 16\n[variants.x]\nseed = 9\n'
+    path = written(tmp_path, top='extends = "middle"\nseed = 2\n', middle=middle, base=BASE)
+    top = resolve(str(path))
+    assert (top.name, top.seed, top.data.batch, top.student) == ("top", 2, 16, "resnet8")
+    assert "Unknown variant" in refusal(f"{path}@x")  # variants are their own recipe's
+    built_in = written(tmp_path, mine='extends = "rslad-digits"\nmethod.scale = 0.5\n')
+    mine, theirs = resolve(str(built_in)), resolve("rslad-digits")
+    assert mine.method == theirs.method | {"scale": 0.5} and mine.attack == theirs.attack
+
+
+def test_a_recipe_that_extends_itself_is_refused_with_the_circle(tmp_path: Path) -> None:
+    path = written(tmp_path, a='extends = "b"', b='extends = "c"', c='extends = "a"')
+    said = refusal(path)
+    assert "extends itself" in said and said.count("a.toml") == 3
+    assert "extends must be the name of one recipe" in refusal(written(tmp_path, d='extends = ["a"]'))
+    assert (
+        refusal(written(tmp_path, e='extends = "rslad-digit"'))
+        == "Unknown recipe 'rslad-digit': did you mean 'rslad-digits'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "words"),
+    [
+        ("rsladd", [], ["recipe or method 'rsladd'", "did you mean 'rslad'?"]),
+        ("rslad-digits@vitt", [], ["variant of rslad-digits 'vitt'"]),
+        ("pgd-at-digits@vitt", [], ["did you mean 'vit'?"]),
+        ("no/such.toml", [], ["There is no recipe file no/such.toml", "ardbench list recipes"]),
+        ("rslad-digits", ["attack.stepz=3"], ["section attack: 'stepz'", "did you mean 'steps'?"]),
+        ("rslad-digits", ["schedul.epochs=3"], ["'schedul'", "did you mean 'schedule'?"]),
+        ("rslad-digits", ["method.alpa=1"], ["section method: 'alpa'", "did you mean 'alpha'?"]),
+        ("rslad-digits", ["method.name=rslda"], ["method 'rslda'", "did you mean 'rslad'?"]),
+        ("rslad-digits", ["method.name=trades"], ["beta is missing", "--set method.beta=VALUE"]),
+        ("rslad-digits", ["student=resnet81"], ["model 'resnet81'", "did you mean 'resnet8'?"]),
+        ("rslad-digits", ["data.name=digts"], ["data set 'digts'", "did you mean 'digits'?"]),
+        ("rslad-digits", ["selection.protocol=pgd11"], ["protocol 'pgd11'", "did you mean 'pgd10'?"]),
+        ("rslad-digits", ["attack.steps=-3"], ["attack.steps = -3", "greater than or equal to 0"]),
+        ("rslad-digits", ["attack.steps=three"], ["attack.steps = 'three'", "integer"]),
+        ("rslad-digits", ["attack.steps=2.5"], ["attack.steps = 2.5", "integer"]),
+        ("rslad-digits", ["threat.eps=8/0"], ["threat.eps = '8/0'", "fraction such as '8/255'"]),
+        ("rslad-digits", ["threat.norm=l3"], ["threat.norm = 'l3'", "'linf' or 'l2'"]),
+        ("rslad-digits", ["optimizer.momentum=1"], ["optimizer.momentum = 1", "less than 1"]),
+        ("rslad-digits", ["method.alpha=3"], ["section method: alpha = 3", "less than or equal to 1"]),
+        ("rslad-digits", ["schedule.kind=step"], ["schedule: kind = 'step' needs milestones and gamma"]),
+        ("rslad-digits", ["data.validation=0"], ["digits: selection.by = 'best-val' needs data.validation > 0"]),
+        ("rslad-digits", ["data.augment=crop-flip"], ["mirrors images", "choose 'crop' or 'none'"]),
+        ("rslad-digits", ["data.validation=1437"], ["1437 training images of digits"]),
+        ("rslad-digits", ["attack.steps.x=3"], ["--set attack.steps.x", "steps is a value, not a section"]),
+        ("rslad-digits", ["attack=3"], ["attack = 3", "valid dictionary"]),
+        ("rslad-digits", ["attack.steps"], ["not of the form section.key=value"]),
+        ("rslad-digits", ["=3"], ["not of the form section.key=value"]),
     ],
 )
-def test_wrong_teachers_are_one_sentence(texts: list[str], said: str, tmp_path: Path) -> None:
-    file, unfinished = tmp_path / "w.pt", finished(tmp_path, seed=2)
-    file.write_bytes(b"x")
-    (unfinished.path / "done").unlink()
-    names = {"RUN": str(finished(tmp_path).path), "FILE": str(file), "UNFINISHED": str(unfinished.path)}
-    given = [text.replace("UNFINISHED", names["UNFINISHED"]).replace("FILE", names["FILE"]) for text in texts]
-    given = [text.replace("RUN", names["RUN"]) for text in given]
-    with pytest.raises(ArdbenchError, match=said):
-        resolve_teachers(given, "rslad", ("robust",))
+def test_what_is_wrong_is_said_in_a_sentence_that_helps(name: str, sets: list[str], words: list[str]) -> None:
+    said = refusal(name, sets)
+    assert all(word in said for word in words), said
 
 
-def test_a_directory_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    run = finished(tmp_path)
-    with pytest.raises(ArdbenchError, match="belongs to another recipe"):
-        run.create(resolve("pgd-at-digits", seed=5), (), {})
-    with pytest.raises(ArdbenchError, match="not a run directory"):
-        Run.open(tmp_path)
+def test_missing_sections_unread_files_and_a_missing_attack_are_named(tmp_path: Path) -> None:
+    lines = BASE.splitlines(keepends=True)
+    without = {key: "".join(line for line in lines if not line.startswith(key)) for key in ("student", "attack")}
+    assert "student is missing" in refusal(written(tmp_path, a=without["student"]))
+    said = refusal(written(tmp_path, b=without["attack"]))
+    assert "trades attacks while it trains" in said and "needs an [attack] section" in said
+    standard = written(tmp_path, clean=without["attack"].replace('"trades", beta = 6', '"standard"'))
+    assert resolve(str(standard)).attack is None
+    assert "is not valid TOML" in refusal(written(tmp_path, c="student = \n"))
+    (tmp_path / "d.toml").write_bytes(b"\xff\xfe")
+    assert "cannot be read" in refusal(tmp_path / "d.toml")
+    (tmp_path / "e.toml").mkdir()
+    assert "cannot be read" in refusal(tmp_path / "e.toml")
 
 
-def test_a_student_of_a_retrained_teacher_is_stale(tmp_path: Path) -> None:
-    teacher = finished(tmp_path)
-    taught = resolve_teachers([str(teacher.path)], "rslad", ("robust",))
-    recipe = resolve("rslad-digits")
-    student = Run.place(tmp_path, recipe, taught)
-    student.create(recipe, taught, {})
-    assert not student.stale
-    teacher.weights("best").write_bytes(b"other weights")
-    assert student.stale
-    assert Run.place(tmp_path, recipe, taught).path == student.path
+def test_shared_parts_are_not_recipes() -> None:
+    parts = [Path(file.name).stem for file in files("ardbench.recipes").iterdir() if file.name.startswith("_")]
+    assert {"_digits", "_cifar10"} <= set(parts) and not set(parts) & set(recipe_names())
+    assert "did you mean" in refusal("_digits")
+
+
+def test_describe_fills_in_what_a_recipe_extends() -> None:
+    tree = describe("rslad-digits")
+    raw = tomllib.loads((files("ardbench.recipes") / "_digits.toml").read_text(encoding="utf-8"))
+    assert tree["data"] == raw["data"] and tree["attack"] == raw["attack"] | {"start": "normal"}
+    assert "extends" not in tree
 
 
 @given(st.text(max_size=30))
@@ -211,14 +354,3 @@ def test_numbers_are_read_or_refused(text: str) -> None:
     except ValidationError:
         return
     assert Fraction(text.replace(" ", "")) > 0
-
-
-def test_teacher_is_recorded_as_it_was(tmp_path: Path) -> None:
-    teacher = Teacher("x", "robust", "id", "resnet18", "w", "sha")
-    recipe = resolve("rslad-digits")
-    run = Run.place(tmp_path, recipe, (teacher,))
-    run.create(recipe, (teacher,), {"torch": "2"})
-    again = Run.open(run.path)
-    assert again.teachers == (teacher,)
-    assert again.recipe == recipe
-    assert again.identity == recipe.identity(["id"])

@@ -88,6 +88,11 @@ class FastForm:
         for tensor, original in self._kept:
             tensor.copy_(original)
 
+    def settled(self) -> FastForm:
+        """Return this copy, from now on without its source, whose memory may then be freed: for a trained teacher."""
+        self._pairs, self._kept = [], []
+        return self
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return fp32 logits (B, K) of x (B, C, H, W)."""
         if not self.bf16:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,14 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_weights(path: Path, net: nn.Module, metadata: dict[str, str]) -> None:
-    """Write a network's parameters and buffers as safetensors, atomically, in contiguous layout on the CPU."""
+def save_weights(path: Path, net: nn.Module, facts: dict[str, str]) -> None:
+    """Write a network's parameters and buffers as safetensors, atomically, in contiguous layout on the CPU.
+
+    The facts stand under one key of the file's metadata: several would be written in a random order, and equal weights
+    would not give equal files.
+    """
     tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in net.state_dict().items()}
-    write_atomic(path, save_safetensors(tensors, metadata))
+    write_atomic(path, save_safetensors(tensors, {"ardbench": json.dumps(facts, sort_keys=True)}))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -39,7 +39,8 @@ class Context:
     Args:
         recipe: the resolved recipe of the run.
         student: the network to train, on its device.
-        teachers: trained networks in the order of the method's roles; frozen here, never under no_grad.
+        teachers: trained networks in the order of the method's roles; a method holds them in their fast form, frozen but
+            not under no_grad, so that it may differentiate through them to x.
         build: makes another network of the data set's shape from a registered name, for peers.
     """
 
@@ -71,9 +72,9 @@ class Method(ABC, Generic[Config]):
         self.recipe = recipe
         self.config: Config = self.Config.model_validate(recipe.method)  # type: ignore[assignment]
         self.student = context.student
-        self.teachers = context.teachers
         self._maximiser = Maximiser(recipe.threat, recipe.attack, recipe.precision) if recipe.attack else None
-        self._asked = [FastForm(t, recipe.precision.outer == "bf16", recipe.precision) for t in self.teachers]
+        bf16 = recipe.precision.outer == "bf16"
+        self.teachers = tuple(FastForm(net, bf16, recipe.precision).settled() for net in context.teachers)
 
     @abstractmethod
     def step(self, batch: Batch, epoch: int) -> Step:
@@ -138,4 +139,4 @@ class Method(ABC, Generic[Config]):
         import torch
 
         with torch.no_grad():
-            return self._asked[teacher](x)
+            return self.teachers[teacher](x)

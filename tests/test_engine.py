@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import itertools
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,18 +24,20 @@ from torch import nn
 from ardbench.config import Recipe, Schedule
 from ardbench.data.load import load
 from ardbench.engine.checkpoints import load_state, load_weights, save_state
+from ardbench.engine.ledger import Ledger
 from ardbench.engine.loop import Loop
 from ardbench.engine.schedules import factor
+from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
 from ardbench.methods.base import Step
 from ardbench.progress import Progress
-from ardbench.runs import Run, write_atomic
+from ardbench.runs import Run
 
 SHORT = {"schedule__epochs": 3, "selection__every": 1}
 
 
 def loop_of(name: str, folder: Path, stop: Any = lambda: False, **sets: Any) -> Loop:
-    wanted = recipe(name if name in OURS else "pgd-at", **SHORT, **sets)
+    wanted = recipe(name if name in OURS else "pgd-at", **SHORT | sets)
     splits = load("fake", CPU, validation=wanted.data.validation)
     folder.mkdir(exist_ok=True, parents=True)
     return Loop(Run(folder), wanted, method(wanted, SHAPES.get(name)), splits, stop, Progress())
@@ -136,30 +142,6 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_kill_9_in_the_middle_of_a_save_loses_nothing(call: str, tmp_path: Path) -> None:
-    path = tmp_path / "last.state"
-    write_atomic(path, b"good")
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom ardbench.runs import write_atomic\n"
-        f"os.{call} = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "write_atomic(Path(sys.argv[1]), b'new and longer')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
-    assert done.returncode == -9
-    assert path.read_bytes() == b"good"
-
-
-def test_a_second_process_cannot_write_a_run(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    code = "import sys\nfrom pathlib import Path\nfrom ardbench.runs import Run\nwith Run(Path(sys.argv[1])).lock(): pass\n"
-    words = [sys.executable, "-c", code, str(run.path)]
-    with run.lock():
-        done = subprocess.run(words, check=False, capture_output=True, text=True)
-        assert "is being written by another process" in done.stderr
-    subprocess.run(words, check=True)
-
-
 def test_metrics_rows_tell_cost_and_validation(tmp_path: Path) -> None:
     loop_of("trades", tmp_path).fit()
     for epoch, row in enumerate(Run(tmp_path).metrics):
@@ -243,3 +225,182 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
 
 def test_network_is_deterministic() -> None:
     assert equal(network(3).state_dict(), network(3).state_dict())
+
+
+def test_a_killed_save_costs_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    """SIGKILL while the second state is being renamed: the first is whole, and the run ends as if nothing had happened."""
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_engine as t
+from pathlib import Path
+t.torch.set_num_threads(1)
+t.torch.set_flush_denormal(True)
+replace, saves = os.replace, []
+def killing(source, target):
+    saves.append(target) if str(target).endswith("last.state") else None
+    os.kill(os.getpid(), signal.SIGKILL) if len(saves) == 2 else replace(source, target)
+os.replace = killing
+t.loop_of("trades", Path(sys.argv[1])).fit()
+"""
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "killed")], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert load_state(tmp_path / "killed" / "last.state")["at"]["epoch"] == 1
+    assert len(rows(tmp_path / "killed")) == 2  # the row of epoch 1 was there before its state, and is written again
+    assert loop_of("trades", tmp_path / "killed").fit() and loop_of("trades", tmp_path / "whole").fit()
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    for checkpoint in ("last", "best"):
+        assert equal(weights(tmp_path / "killed", checkpoint), weights(tmp_path / "whole", checkpoint))
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        {"average__kind": "swa", "average__start": "1/3"},
+        {"average__kind": "ema", "average__decay": 0.9, "optimizer__clip": 0.5},
+        {"optimizer__kind": "adamw", "optimizer__nesterov": False, "optimizer__lr": 1e-3, "student": "vit-micro"},
+        {"attack__bn": "train", "attack__start": "normal", "precision__attack": "bf16", "data__drop_last": True},
+        {"precision__channels_last": False, "precision__fold_bn": False, "attack__restarts": 2, "threat__norm": "l2"},
+    ],
+    ids=["swa", "ema", "adamw", "train-bn", "plain"],
+)
+def test_every_way_to_train_resumes_bit_for_bit(sets: dict[str, Any], tmp_path: Path) -> None:
+    whole, parts = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    assert loop_of("pgd-at", whole, **sets).fit()
+    count = itertools.count(1)
+    assert not loop_of("pgd-at", parts, lambda: next(count) >= 7, **sets).fit()
+    assert loop_of("pgd-at", parts, **sets).fit()
+    assert rows(whole) == rows(parts)
+    assert (
+        Run(whole).checkpoints == Run(parts).checkpoints == ["last", "best", *["averaged"] * ("average__kind" in sets)]
+    )
+    for checkpoint in Run(whole).checkpoints:
+        assert equal(weights(whole, checkpoint), weights(parts, checkpoint))
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """Return a list that receives the student's weights whenever a state is saved."""
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def saving(path: Path, state: dict[str, Any]) -> None:
+        kept.append({name: tensor.clone() for name, tensor in state["nets"]["student"].items()})
+        save_state(path, state)
+
+    monkeypatch.setattr("ardbench.engine.loop.save_state", saving)
+    return kept
+
+
+def test_the_best_checkpoint_is_the_first_of_the_highest_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = recorded(monkeypatch)
+    said = iter([0.3, 0.1, 0.5, 0.2, 0.5, 0.4])
+
+    def scripted(net: nn.Module, split: Any, rules: Any, *args: Any, **keys: Any) -> Any:
+        assert len(split) == 32
+        return SimpleNamespace(accuracy=0.9 if rules.name == "clean" else next(said))
+
+    monkeypatch.setattr("ardbench.engine.loop.evaluate", scripted)
+    loop = loop_of("standard", tmp_path, schedule__epochs=6)
+    assert loop.fit()
+    assert equal(weights(tmp_path, "best"), kept[2]) and loop.at.best_epoch == 2
+    assert equal(weights(tmp_path, "last"), kept[5])
+    assert [row["val_robust"] for row in rows(tmp_path)] == [0.3, 0.1, 0.5, 0.2, 0.5, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("sets", "where", "due"),
+    [
+        ({"selection__every": 2, "selection__start": "1/2"}, "val", [5, 6]),
+        ({"selection__every": 3}, "val", [2, 5, 6]),
+        ({"selection__by": "best-test", "selection__start": 1}, "test", [6]),
+        ({"selection__by": "last", "data__validation": 0}, "val", []),
+    ],
+)
+def test_validation_comes_when_it_is_due_and_after_the_last_epoch(
+    sets: dict[str, Any], where: str, due: list[int], tmp_path: Path
+) -> None:
+    assert loop_of("standard", tmp_path, **{"schedule__epochs": 7} | sets).fit()
+    assert [row["epoch"] for row in rows(tmp_path) if f"{where}_robust" in row] == due
+    assert Run(tmp_path).weights("best").exists() == (bool(due))
+
+
+def test_a_step_is_sgd_by_hand_with_the_rate_of_the_schedule(tmp_path: Path) -> None:
+    """Two steps of momentum, Nesterov and weight decay: v <- m v + g + d w, w <- w - rate (g + d w + m v)."""
+    loop = loop_of("standard", tmp_path, schedule__kind="cosine", schedule__warmup=0, optimizer__weight_decay=0.01)
+    twin = copy.deepcopy(loop.method.student).train()
+    loop.method.student.train()
+    velocity = [torch.zeros_like(p) for p in twin.parameters()]
+    for index in (0, 1):
+        batch = loop._batch(0, index)
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(twin(batch.x), batch.y), list(twin.parameters()))
+        rate = 0.2 * 0.5 * (1 + math.cos(math.pi * index / 15))  # three epochs of five steps
+        with torch.no_grad():
+            for w, g, v in zip(twin.parameters(), gradients, velocity, strict=True):
+                decayed = g + 0.01 * w
+                v.mul_(0.9).add_(decayed)
+                w.sub_(rate * (decayed + 0.9 * v))
+        loop._step(batch, 0, index)
+    for ours, theirs in zip(loop.method.student.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_the_averaged_network_has_its_statistics_from_augmented_training_data(tmp_path: Path) -> None:
+    """Each BatchNorm's running mean is the plain mean, over one more epoch, of what the batches give it."""
+    loop = loop_of("standard", tmp_path, average__kind="swa")
+    assert loop.fit()
+    found, net = weights(tmp_path, "averaged"), network(0)
+    net.load_state_dict(found)
+    norm, means = net.get_submodule("bn1"), list[torch.Tensor]()
+    norm.register_forward_hook(lambda module, inputs, output: means.append(inputs[0].mean((0, 2, 3))))
+    with torch.no_grad():
+        for index in range(len(loop.batches)):
+            net.train()(loop.batches.batch(3, index).x)
+    assert torch.allclose(found["bn1.running_mean"], torch.stack(means).mean(0), atol=1e-6)
+    assert int(found["bn1.num_batches_tracked"]) == len(loop.batches)
+
+
+# The ledger, and asking to stop -----------------------------------------------------------------------------------------
+
+
+def step_of(loss: float, **logs: float) -> Step:
+    return Step(torch.tensor(loss), {name: torch.tensor(value) for name, value in logs.items()})
+
+
+def test_the_ledger_means_per_example_and_goes_on_from_its_state() -> None:
+    whole, first, second = Ledger(), Ledger(), Ledger()
+    steps = [(step_of(1.5, a=1e8), 128), (step_of(0.25, a=1.0), 128), (step_of(4.0, a=-1e8), 80)]
+    for index, (step, images) in enumerate(steps):
+        whole.add(step, index, images)
+        (first if index == 0 else second).add(step, index, images)
+        if index == 0:
+            second.load_state(first.state(), CPU)
+    expected = {"loss": (1.5 * 128 + 0.25 * 128 + 4 * 80) / 336, "a": (1e8 * 128 + 128 - 1e8 * 80) / 336}
+    assert whole.means() == second.means() == pytest.approx(expected, rel=1e-14)
+    assert Ledger().means() == {}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_ledger_names_the_first_bad_step_and_no_later_one(bad: float) -> None:
+    ledger = Ledger()
+    for index, step in enumerate([step_of(1, a=2), step_of(3, a=bad), step_of(math.nan, a=5), step_of(1, a=1)]):
+        ledger.add(step, index, 4)
+    with pytest.raises(ArdbenchError, match=rf"epoch 7, batch 1 \(loss = 3, a = {bad:g}\): the last good checkpoint"):
+        ledger.check(7)
+    Ledger().check(0)
+
+
+def test_sigterm_ctrl_c_and_the_time_limit_ask_once_and_a_second_ctrl_c_insists() -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with stopping(None) as stop:
+            assert not stop()
+            os.kill(os.getpid(), number)
+            assert stop()
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    with stopping(0) as stop:
+        assert stop()
+    with stopping(3600) as stop:
+        assert not stop()
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import CPU, recipe
 
+from ardbench.config import Recipe
+from ardbench.engine.train import train
 from ardbench.errors import ArdbenchError
 from ardbench.recipes import resolve
 from ardbench.runs import Run, Teacher, all_runs, read_json, sha256_of, write_atomic, write_json
-from ardbench.teachers import resolve_teachers
+from ardbench.teachers import of_run, resolve_teachers
 
 
 def finished(root: Path, seed: int = 0, recipe: str = "pgd-at-digits", **changes: Any) -> Run:
@@ -217,3 +220,48 @@ def test_the_lock_is_free_after_an_exception_and_after_a_kill(tmp_path: Path) ->
     assert killed.returncode == -signal.SIGKILL
     with run.lock():
         pass
+
+
+# From the front door, with a teacher on disk ----------------------------------------------------------------------------
+
+
+def own(method: str, **sets: Any) -> Recipe:
+    return recipe(method, **{"schedule__epochs": 3, "selection__every": 1, "data__train_images": 100} | sets)
+
+
+def trained(wanted: Recipe, root: Path, teachers: tuple[Teacher, ...] = (), limit: float | None = None) -> Run | None:
+    """Train a run by the front door; return it, or None where it was stopped before its end."""
+    run = Run.place(root, wanted, teachers)
+    return run if train(wanted, teachers, run, CPU, time_limit=limit) else None
+
+
+def test_train_goes_from_teachers_to_a_done_marker_and_stops_and_goes_on(tmp_path: Path) -> None:
+    """With a time limit of nothing each call makes one step (2 of 3 epochs); typed often enough it comes to the same."""
+    teacher = trained(own("pgd-at", schedule__epochs=1), tmp_path)
+    assert teacher is not None
+    taught = (of_run(teacher, "robust"),)
+    whole = trained(own("rslad"), tmp_path / "whole", taught)
+    calls = 1
+    while (parts := trained(own("rslad"), tmp_path / "parts", taught, limit=0)) is None:
+        calls += 1
+    assert calls == 6
+    assert whole is not None and whole.done is not None and parts.done is not None
+    assert whole.done["weights"] == {name: sha256_of(parts.weights(name)) for name in ("last", "best")}
+    timed = {"seconds": 0, "images_per_second": 0, "peak_memory": 0}
+    assert [row | timed for row in whole.metrics] == [row | timed for row in parts.metrics]
+    assert whole.done["images"] == parts.done["images"] == 300
+    assert Run.open(whole.path).recipe == own("rslad") and Run.open(whole.path).teachers == taught
+    before = {path: path.read_bytes() for path in whole.path.iterdir()}
+    assert trained(own("rslad"), tmp_path / "whole", taught) == whole
+    assert before == {path: path.read_bytes() for path in whole.path.iterdir()}
+
+
+def test_two_seeds_are_two_runs_and_one_seed_is_one(tmp_path: Path) -> None:
+    a, b, c = (
+        trained(own("standard", seed=seed, schedule__epochs=1), tmp_path / folder)
+        for seed, folder in ((0, "a"), (0, "b"), (1, "a"))
+    )
+    assert a and b and c
+    assert a.path.name == b.path.name != c.path.name
+    assert sha256_of(a.weights("last")) == sha256_of(b.weights("last"))
+    assert sha256_of(a.weights("last")) != sha256_of(c.weights("last"))

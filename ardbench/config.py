@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 def parse_number(value: object) -> object:
     """Read a number that may be written as a fraction in a string, such as "8/255"."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a number")
     if isinstance(value, str):
         try:
             return float(Fraction(value.replace(" ", "")))

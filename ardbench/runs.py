@@ -6,9 +6,8 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,8 @@ from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 
 CHECKPOINTS = ("last", "best", "averaged")
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written; one that a killed process left is removed by the next that holds the lock."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -29,22 +30,19 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         ArdbenchError: the disk is full or the folder cannot be written; the old content is untouched.
     """
-    name = None
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            name = file.name
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-        name = None
+        os.replace(partial, path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         raise ArdbenchError(f"Could not write {path}: {reason}; what was there before is untouched.") from error
-    finally:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -103,7 +101,7 @@ class Run:
         """Return where the run of this recipe, seed and teachers lies under `root`, whether it exists or not."""
         identity = recipe.identity([teacher.identity for teacher in teachers])
         name = recipe.name.replace("@", "-")
-        named = name if recipe.data.name in name else f"{name}-{recipe.data.name}"
+        named = name if f"-{recipe.data.name}-" in f"-{name}-" else f"{name}-{recipe.data.name}"
         return cls(root / f"{named}-{recipe.student}-s{recipe.seed}-{identity[:8]}")
 
     @classmethod
@@ -205,6 +203,8 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / "lock", timeout=0):
+                for left in self.path.glob(f".*{PARTIAL}"):
+                    left.unlink()
                 yield
         except Timeout:
             raise ArdbenchError(f"{self.path} is being written by another process: wait for it or stop it.") from None

@@ -265,3 +265,23 @@ def test_two_seeds_are_two_runs_and_one_seed_is_one(tmp_path: Path) -> None:
     assert a.path.name == b.path.name != c.path.name
     assert sha256_of(a.weights("last")) == sha256_of(b.weights("last"))
     assert sha256_of(a.weights("last")) != sha256_of(c.weights("last"))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / ".last.state.123.partial").write_bytes(b"half")
+    with run.lock():
+        assert [path.name for path in run.path.iterdir()] == ["lock"]
+
+
+def test_files_are_as_readable_as_others(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    write_atomic(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_data_set_is_named_once_and_never_mistaken_for_another(tmp_path: Path) -> None:
+    assert Run.place(tmp_path, resolve("rslad-digits")).path.name.startswith("rslad-digits-resnet8-tiny-s0-")
+    other = resolve("rslad-digits", sets={"name": "rslad-cifar100-like", "data.name": "cifar10"})
+    assert Run.place(tmp_path, other).path.name.startswith("rslad-cifar100-like-cifar10-resnet8-tiny-s0-")

@@ -9,7 +9,7 @@ import torch
 from ardbench import data, models
 from ardbench.draws import derive
 from ardbench.engine.checkpoints import load_weights
-from ardbench.errors import ArdbenchError, unknown
+from ardbench.errors import ArdbenchError
 from ardbench.models.files import load_into, read_state
 from ardbench.models.network import Network
 from ardbench.runs import Run, Teacher, sha256_of
@@ -72,9 +72,3 @@ def _same_shape(taught: str, wanted: str, source: str) -> None:
             f"student's data set {wanted} has {b.num_classes} classes of {b.channels}x{b.size}x{b.size}: "
             f"give a teacher of {wanted}."
         )
-
-
-def check_model(name: str) -> None:
-    """Refuse an unknown architecture and offer the nearest."""
-    if name not in models.MODELS:
-        raise unknown("model", name, models.MODELS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,14 @@ def generator(device: torch.device, *key: object) -> torch.Generator | None:
     if device.type == "meta":
         return None
     return torch.Generator(device).manual_seed(derive(*key))
+
+
+@contextmanager
+def seeded(*key: object) -> Iterator[None]:
+    """Let torch's global generator on the host be a function of `key`, and give it back as it was: for initial weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(*key))
+        yield
 
 
 @dataclass(frozen=True)

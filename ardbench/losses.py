@@ -57,3 +57,51 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     true = logits.gather(1, labels[:, None])  # (B, 1)
     others = logits.scatter(1, labels[:, None], float("-inf"))
     return others.amax(dim=-1) - true.squeeze(1)
+
+
+def boosted_cross_entropy(logits: Tensor, labels: Tensor, released: bool = False) -> Tensor:
+    """Return CE(z, y) - log(1 - max_{k != y} p_k), the boosted cross-entropy of MART.
+
+    Args:
+        logits: (B, K), K >= 2.
+        labels: (B,) int64.
+        released: use -log(1.0001 - max p + 1e-12) as the released code does; it bounds the term by -log(0.0001).
+
+    Returns:
+        (B,) in nats.
+
+    Source: Wang et al., ICLR 2020, Equation 7; the logarithm as a difference of logsumexps, exact where p nears 1.
+    """
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    strongest = others.argmax(dim=-1, keepdim=True)  # (B, 1), the wrong class that the network likes best
+    if released:
+        rest = (1.0001 - logits.softmax(dim=-1).gather(1, strongest) + 1e-12).log().squeeze(1)
+    else:
+        rest = logits.scatter(1, strongest, float("-inf")).logsumexp(dim=-1) - logits.logsumexp(dim=-1)
+    return cross_entropy(logits, labels) - rest
+
+
+def nt_xent(u: Tensor, v: Tensor, tau: float) -> Tensor:
+    """Return the normalised temperature-scaled cross-entropy between two views of a batch, the mean of its two anchors.
+
+    All 2B rows are L2-normalised; the positive of u_i is v_i and the other way round, the denominator holds the 2B - 1
+    others.
+
+    Args:
+        u: (B, D).
+        v: (B, D).
+        tau: temperature > 0 of the cosines.
+
+    Returns:
+        (B,) in nats; at most ln(2B - 1) + 2 / tau.
+
+    Source: Chen et al. (SimCLR), ICML 2020, Equation 1.
+    """
+    import torch
+
+    rows = torch.nn.functional.normalize(torch.cat([u, v]), dim=-1)  # (2B, D)
+    cosines = rows @ rows.T / tau  # (2B, 2B)
+    itself = torch.eye(len(rows), dtype=torch.bool, device=u.device)
+    log_p = cosines.masked_fill(itself, float("-inf")).log_softmax(dim=-1)
+    positives = log_p.roll(len(u), dims=1).diagonal()  # (2B,): of anchor i in column i + B, in a circle of 2B
+    return -positives.reshape(2, -1).mean(dim=0)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
+from ardbench import data
 from ardbench.config import MethodConfig, Recipe, epoch_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ardbench.attacks.objectives import Objective, Target
+    from ardbench.attacks.objectives import Net, Objective, Target
     from ardbench.data.batches import Batch
 
 Config = TypeVar("Config", bound=MethodConfig)
@@ -63,6 +64,8 @@ class Method(ABC, Generic[Config]):
     """The teachers that the method wants, such as ("robust", "clean"); a last Ellipsis allows more of the one before."""
     attacks: ClassVar[bool] = True
     """Whether the method has an inner maximisation, and its recipe therefore an [attack] section."""
+    peer: ClassVar[bool] = False
+    """Whether a peer is trained beside the student: a distillation without a trained teacher."""
 
     def __init__(self, context: Context) -> None:
         from ardbench.attacks.form import FastForm
@@ -71,10 +74,13 @@ class Method(ABC, Generic[Config]):
         recipe = context.recipe
         self.recipe = recipe
         self.config: Config = self.Config.model_validate(recipe.method)  # type: ignore[assignment]
+        self.classes = data.info(recipe.data.name).num_classes
         self.student = context.student
         self._maximiser = Maximiser(recipe.threat, recipe.attack, recipe.precision) if recipe.attack else None
         bf16 = recipe.precision.outer == "bf16"
         self.teachers = tuple(FastForm(net, bf16, recipe.precision).settled() for net in context.teachers)
+        self.watch: Callable[[Batch, Tensor], None] | None = None
+        """Sees each batch and the x' that was crafted on the student, when diagnostics were asked for."""
 
     @abstractmethod
     def step(self, batch: Batch, epoch: int) -> Step:
@@ -90,9 +96,13 @@ class Method(ABC, Generic[Config]):
         """Return the modules that have an optimizer each, by name."""
         return {"student": self.student}
 
-    def deployed(self) -> nn.Module:
-        """Return the network that is evaluated and exported: never a peer, never a projection head."""
-        return self.student
+    def deployed(self, student: nn.Module) -> nn.Module:
+        """Return the network that is evaluated and exported, of the recipe's architecture: never a peer or a projection.
+
+        Args:
+            student: the trained student, or its averaged weights.
+        """
+        return student
 
     def state(self) -> dict[str, Tensor]:
         """Return what must survive a restart beyond modules and optimizers, such as running counts."""
@@ -119,9 +129,12 @@ class Method(ABC, Generic[Config]):
             "recipes.resolve refuses a recipe without the [attack] that its method needs"
         )
         attacked = self.student if net is None else net
-        return self._maximiser(objective, attacked, batch.x, aux, target, draws=batch.draws, purpose=purpose)
+        x_adv = self._maximiser(objective, attacked, batch.x, aux, target, draws=batch.draws, purpose=purpose)
+        if self.watch is not None and attacked is self.student:
+            self.watch(batch, x_adv)
+        return x_adv
 
-    def logits(self, x: Tensor, net: nn.Module | None = None) -> Tensor:
+    def logits(self, x: Tensor, net: Net | None = None) -> Tensor:
         """Return the student's (or `net`'s) logits (B, K) in the precision of the outer step, as fp32 numbers."""
         import torch
 
@@ -129,6 +142,15 @@ class Method(ABC, Generic[Config]):
         with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", torch.bfloat16, enabled=bf16):
             logits: Tensor = (self.student if net is None else net)(x)
         return logits.float() if bf16 else logits
+
+    def eval_logits(self, x: Tensor, net: nn.Module) -> Tensor:
+        """Return the logits (B, K) of a network that is being trained, as it would answer now: eval mode, no gradient."""
+        import torch
+
+        from ardbench.attacks.form import frozen
+
+        with frozen(net, "eval"), torch.no_grad():
+            return self.logits(x, net)
 
     def teacher_logits(self, batch: Batch, teacher: int = 0) -> Tensor:
         """Return a teacher's logits (B, K) at the clean view of the batch, without gradient."""

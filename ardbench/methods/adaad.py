@@ -1,0 +1,49 @@
+"""Adaptive Adversarial Distillation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ardbench.config import MethodConfig, Positive, Share
+from ardbench.losses import kl
+from ardbench.methods.base import Method, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ardbench.attacks.objectives import Net
+    from ardbench.data.batches import Batch
+
+
+class AdaADConfig(MethodConfig):
+    """alpha: share of the adversarial term; scale: weight of the whole loss in mean-over-batch units."""
+
+    alpha: Share
+    scale: Positive
+
+
+class AdaAD(Method[AdaADConfig]):
+    """Adaptive Adversarial Distillation (Huang et al., CVPR 2023).
+
+    min  scale [alpha KL(T(x') || S(x')) + (1 - alpha) KL(T(x) || S(x))],    x' = argmax KL(T(x') || S(x'))
+
+    The search goes through the teacher too. With alpha = 1 the student never sees x.
+    """
+
+    Config = AdaADConfig
+    roles = ("robust",)
+
+    def step(self, batch: Batch, epoch: int) -> Step:
+        """Return the divergence from the teacher at x', and at x where that weighs."""
+        c = self.config
+        x_adv = self.maximise(self.disagreement, batch)
+        adversarial = kl(self.logits(x_adv), self.ask(x_adv)).mean()
+        if c.alpha == 1:
+            return Step(c.scale * adversarial, {"kl_adv": adversarial})
+        clean = kl(self.logits(batch.x), self.teacher_logits(batch)).mean()
+        loss = c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
+        return Step(loss, {"kl_adv": adversarial, "kl_clean": clean})
+
+    def disagreement(self, net: Net, x_adv: Tensor) -> Tensor:
+        """Return KL(T(x') || net(x')) (B,), with a gradient through both networks."""
+        return kl(net(x_adv), self.teachers[0](x_adv))

@@ -196,6 +196,8 @@ class Recipe(Section):
     precision: Precision = Precision()
     method: dict[str, Any]
     published: Published | None = None
+    diagnostics: bool = False
+    """Log for each epoch who of teachers and peer is right on x and on the student's x'; the training is the same."""
 
     @field_validator("method")
     @classmethod
@@ -221,6 +223,6 @@ class Recipe(Section):
 
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""
-        science = self.model_dump(mode="json", exclude={"name", "title", "family", "published"})
+        science = self.model_dump(mode="json", exclude={"name", "title", "family", "published", "diagnostics"})
         text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

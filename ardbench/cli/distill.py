@@ -19,10 +19,15 @@ from ardbench.cli import options
     help="A run directory, RUN@CHECKPOINT (last, best or averaged), or FILE:ARCH such as wrn.pt:wrn-34-10; "
     "once for each teacher.",
 )
+@click.option(
+    "--diagnostics",
+    is_flag=True,
+    help="Log for each epoch who of teachers and peer is right on x and on the student's x'; the run stays the same.",
+)
 @options.changes
 @options.running
-def distill(teachers: tuple[str, ...], **words: Any) -> None:
-    """Distill a student from one or several trained teachers.
+def distill(teachers: tuple[str, ...], diagnostics: bool, **words: Any) -> None:
+    """Distill a student from one or several trained teachers, or together with a peer.
 
     RECIPE is a name from `ardbench list recipes`, NAME@VARIANT, a TOML file, or a method (with --dataset). The run
     directory is printed first and the next command last. Typing the same command again continues or, when all is done,
@@ -36,7 +41,8 @@ def distill(teachers: tuple[str, ...], **words: Any) -> None:
     wanted = Wanted(**words)
     recipe = wanted.resolved()
     method = recipe.method["name"]
-    roles = method_class(method).roles
-    if not roles:
+    kind = method_class(method)
+    if not (kind.roles or kind.peer):
         raise ArdbenchError(f"{method} takes no teacher: type `ardbench train {wanted.recipe}` instead.")
-    execute(wanted, recipe, resolve_teachers(teachers, method, roles))
+    recipe = recipe.model_copy(update={"diagnostics": recipe.diagnostics or diagnostics})
+    execute(wanted, recipe, resolve_teachers(teachers, method, kind.roles))

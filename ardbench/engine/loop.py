@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from ardbench.config import Recipe, epoch_at
 from ardbench.data.batches import Batch, Splits, TrainBatches
 from ardbench.draws import derive
 from ardbench.engine.checkpoints import all_finite, load_state, save_state, save_weights
+from ardbench.engine.device import peak_memory
+from ardbench.engine.diagnostics import Diagnostics
 from ardbench.engine.ledger import Ledger
 from ardbench.engine.schedules import factor
 from ardbench.errors import ArdbenchError
@@ -74,6 +75,7 @@ class Loop:
         self.trainables = method.trainables()
         self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}
         self.averaged = _average(method.student, recipe)
+        self.diagnostics = Diagnostics(method, self.device) if recipe.diagnostics else None
         self.at, self.ledger, self.rows = Position(), Ledger(), list[dict[str, Any]]()
 
     def fit(self) -> bool:
@@ -138,7 +140,9 @@ class Loop:
             raise ArdbenchError(
                 f"A weight is not finite after epoch {epoch}: the last good checkpoint is kept; lower optimizer.lr."
             )
-        row = {"epoch": epoch, **self.ledger.means(), **self._validate(epoch), **self._cost(epoch)}
+        row: dict[str, Any] = {"epoch": epoch, **self.ledger.means(), **self._validate(epoch), **self._cost()}
+        if self.diagnostics is not None:
+            row["diagnostics"] = self.diagnostics.close()
         self.rows.append(row)
         self.at.epoch, self.at.step, self.ledger = epoch + 1, 0, Ledger()
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
@@ -152,7 +156,7 @@ class Loop:
         due = epoch >= epoch_at(selection.start, recipe.schedule.epochs) and (epoch + 1) % selection.every == 0
         if split is None or not (due or epoch + 1 == recipe.schedule.epochs):
             return {}
-        net = self.method.deployed()
+        net = self.method.deployed(self.method.student)
         measured = {
             name: evaluate(net, split, protocol(name), recipe.evaluation, batch=max(recipe.data.batch, 500))
             for name in ("clean", selection.protocol)
@@ -164,25 +168,21 @@ class Loop:
         where = "test" if selection.by == "best-test" else "val"
         return {f"{where}_clean": measured["clean"].accuracy, f"{where}_robust": robust}
 
-    def _cost(self, epoch: int) -> dict[str, float]:
+    def _cost(self) -> dict[str, float]:
         earlier = sum(row["seconds"] for row in self.rows)
         seconds = self.at.seconds - earlier
         images = self.at.images - sum(row["images"] for row in self.rows)
-        memory = (
-            torch.cuda.max_memory_allocated(self.device)
-            if self.device.type == "cuda"
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        )
-        return {"seconds": seconds, "images": images, "images_per_second": images / seconds, "peak_memory": memory}
+        cost = {"seconds": seconds, "images": images, "images_per_second": images / seconds}
+        return cost | {"peak_memory": peak_memory(self.device)}
 
     def _finish(self) -> None:
         """Write the weights of the last epoch and of the average."""
-        self._export("last", self.method.deployed())
+        self._export("last", self.method.deployed(self.method.student))
         if self.averaged is not None:
             epochs = self.recipe.schedule.epochs
             clean = (self._batch(epochs, index).x for index in range(len(self.batches)))
             update_bn(clean, self.averaged)
-            self._export("averaged", self.averaged.module)
+            self._export("averaged", self.method.deployed(self.averaged.module))
 
     def _batch(self, epoch: int, index: int) -> Batch:
         batch = self.batches.batch(epoch, index)
@@ -214,6 +214,7 @@ class Loop:
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "method": self.method.state(),
             "ledger": self.ledger.state(),
+            "diagnostics": None if self.diagnostics is None else self.diagnostics.counts,
         }
         save_state(self.run.path / "last.state", state)
 
@@ -231,6 +232,8 @@ class Loop:
                 self.averaged.load_state_dict(state["averaged"])
             self.method.load_state(state["method"])
             self.ledger.load_state(state["ledger"], self.device)
+            if self.diagnostics is not None and state.get("diagnostics") is not None:
+                self.diagnostics.counts = state["diagnostics"].to(self.device)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ArdbenchError(f"{path} does not fit this run ({error}): delete it to train again.") from None
         self.rows = [row for row in self.run.metrics if row["epoch"] < self.at.epoch]

@@ -78,16 +78,13 @@ def build_method(recipe: Recipe, teachers: Sequence[Teacher], device: torch.devi
     """Return the method with its student freshly initialised and its teachers loaded and frozen."""
     taught = [networks.of_teacher(teacher, recipe.data.name, device).requires_grad_(False) for teacher in teachers]
 
-    def build(model: str) -> torch.nn.Module:
-        return networks.fresh(model, recipe.data.name, recipe.data.normalise, recipe.seed, f"peer-{model}", device)
+    def build(model: str, purpose: str = "peer") -> torch.nn.Module:
+        words = (model, recipe.data.name, recipe.data.normalise, recipe.seed, purpose, device)
+        net: torch.nn.Module = networks.fresh(*words)
+        return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 
-    student: torch.nn.Module = networks.fresh(
-        recipe.student, recipe.data.name, recipe.data.normalise, recipe.seed, "student", device
-    )
-    if recipe.precision.channels_last:
-        student = student.to(memory_format=torch.channels_last)
     kind = methods.method_class(recipe.method["name"])
-    return kind(Context(recipe, student, tuple(taught), build))
+    return kind(Context(recipe, build(recipe.student, "student"), tuple(taught), build))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

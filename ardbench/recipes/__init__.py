@@ -55,7 +55,7 @@ def resolve(
     if variant:
         if variant not in variants:
             raise unknown(f"variant of {base}", variant, variants)
-        tree = _merged(tree, variants[variant])
+        tree = _merged(tree, {"title": f"{tree.get('title', base)} ({variant})"} | variants[variant])
     given = {"data.name": dataset, "student": student, "seed": seed, "schedule.epochs": epochs}
     changes = sets if isinstance(sets, Mapping) else dict(_parsed(text) for text in sets)
     for key, value in ({k: v for k, v in given.items() if v is not None} | dict(changes)).items():
@@ -102,7 +102,6 @@ def _assemble(name: str, above: tuple[str, ...]) -> Tree:
     beside = Path(name).parent / f"{parent}.toml"
     known = str(beside) if name.endswith(".toml") and beside.is_file() else parent
     inherited = _assemble(known, (*above, name))
-    inherited.pop("variants", None)
     inherited.pop("name", None)
     return _merged(inherited, tree)
 

@@ -1,0 +1,207 @@
+"""The constants of every built-in recipe against the papers and released code, written out here a second time."""
+
+from __future__ import annotations
+
+import csv
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from ardbench import methods
+from ardbench.config import epoch_at
+from ardbench.recipes import describe, recipe_names, resolve
+from ardbench.suites import benchmarks_folder
+
+RUNS = [n for name in recipe_names() for n in (name, *(f"{name}@{v}" for v in describe(name).get("variants", {})))]
+
+LAST, TEST = ("last", "pgd10", 0), ("best-test", "pgd10", 0)
+IAD_II = {"beta": 0.1, "begin": 40 / 200, "label": 0.25, "robust": 0.5, "clean": 0.25}
+AKD2 = {"label": 0.3, "robust": 0.6, "clean": 0.1, "temperature": 2}
+AKD2_IAD = {"label": 0.25, "robust": 0.5, "clean": 0.25, "temperature": 1}
+CRDND = {"balance": 0.2, "tau": 0.5, "compensation": "class", "domain": "logits", "inner": "margin"}
+DARHT = {"distill_from": 50 / 200, "label_until": 118 / 200, "distance": "kl", "weighting": "confidence",
+         "p_adv": 0.5, "drop_block": False}  # fmt: skip
+
+
+def ard(temperature: float, scale: float) -> dict[str, Any]:
+    return {"alpha": 1, "temperature": temperature, "scale": scale}
+
+
+def iad_i(trust: bool) -> dict[str, Any]:
+    return {"beta": 0.1, "begin": 60 / 200, "trust_teacher_term": trust}
+
+
+def peeraid(g2: float, l1: float, l2: float, l3: float, t: float, peer: str = "resnet18") -> dict[str, Any]:
+    """Return the method section for gamma_2, lambda_1 to lambda_3 as weights of means over the batch; gamma_1 is 1."""
+    return {"peer": peer, "peer_label": 1, "peer_imitation": g2, "label": l1, "imitation": l2, "consistency": l3,
+            "temperature": t, "detach_peer_target": False}  # fmt: skip
+
+
+# eps, step size, start, BatchNorm mode of the attack
+UNIFORM = (8 / 255, 2 / 255, "uniform", "eval")
+NORMAL = (8 / 255, 2 / 255, "normal", "eval")
+TRAIN = (8 / 255, 2 / 255, "uniform", "train")
+WIDER = (0.031, 0.007, "normal", "eval")
+# Epochs, and the first epoch (from 0) of each lower rate
+ONCE, TWICE, THRICE = (200, [100]), (200, [100, 150]), (300, [215, 260, 285])
+MART = (120, [75, 90, 100])
+NO = ("none", 0)  # average
+
+
+def cifar(k: int) -> dict[str, tuple[Any, ...]]:
+    """Return what the CIFAR recipe of a method, or METHOD@VARIANT, holds; k classes.
+
+    Schedule, learning rate, weight decay, batch, attack, selection and average with the first epoch of each, method.
+    """
+    batch = {10: 128, 100: 256}[k]
+    late = ("best-test", "pgd20-trades", 215)
+    return {
+        "standard": (TWICE, 0.1, 5e-4, 128, UNIFORM, LAST, NO, {}),
+        "pgd-at": (TWICE, 0.1, 2e-4, 128, UNIFORM, LAST, NO, {}),
+        "trades": ((76, [75]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
+        "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
+        "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
+        "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
+        "ard@printed": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1)),
+        "ard@intended": (TWICE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
+        "ard@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, ard(1, 1)),
+        "akd2": ((200, [50, 150]), 0.1, 5e-4, 128, TRAIN, LAST, ("swa", 55), AKD2),
+        "akd2@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, AKD2_IAD),
+        "adaad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "scale": {10: 0.1, 100: 1}[k]}),
+        "rslad": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 0.1}),
+        "rslad@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 1}),
+        "iad-i": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(False)),
+        "iad-i@printed": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(True)),
+        "iad-i@intended": (TWICE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(False)),
+        "iad-ii": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, IAD_II),
+        "iad-ii@intended": (TWICE, 0.1, 2e-4, 128, TRAIN, TEST, NO, IAD_II),
+        "peeraid": (THRICE, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 215), peeraid(0.01, 0, 1 / k, 1 / k, 5)),
+        "crdnd": ((300, []), 0.1, 2e-4, 128, NORMAL, LAST, NO, CRDND),
+    }
+
+
+def named(method: str, dataset: str) -> str:
+    """Return the recipe of METHOD, or METHOD@VARIANT, for a data set."""
+    name, at, variant = method.partition("@")
+    return f"{name}-{dataset}{at}{variant}"
+
+
+RELEASED = {
+    **{named(method, "cifar10"): row for method, row in cifar(10).items()},
+    **{named(method, "cifar100"): row for method, row in cifar(100).items()},
+    "adaad-cifar10@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "scale": 1}),
+    "darht-cifar100": (
+        (200, [115, 160, 185]), 0.1, 5e-4, 256, (0.031, 0.003, "normal", "eval"), ("best-test", "pgd20", 0), NO, DARHT
+    ),
+    "peeraid-tiny-imagenet": (
+        TWICE, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 100), peeraid(0.5, 0.035, 0.175, 0.1, 1)
+    ),
+    "peeraid-tiny-imagenet@wrn": (
+        (100, [50, 80]), 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 50), peeraid(0.5, 0.035, 0.175, 0.1, 1, "wrn-34-10")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [run for run in RUNS if not run.partition("@")[0].endswith(("-level", "-digits"))])
+def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: str) -> None:
+    recipe = resolve(name)
+    schedule, attack = recipe.schedule, recipe.attack
+    assert attack is not None
+
+    def epoch(share: float) -> int:
+        return epoch_at(share, schedule.epochs)
+
+    found = (
+        (schedule.epochs, [epoch(share) for share in schedule.milestones]),
+        recipe.optimizer.lr,
+        recipe.optimizer.weight_decay,
+        recipe.data.batch,
+        (recipe.threat.eps, attack.step_size, attack.start, attack.bn),
+        (recipe.selection.by, recipe.selection.protocol, epoch(recipe.selection.start)),
+        (recipe.average.kind, epoch(recipe.average.start)),
+        {key: value for key, value in recipe.method.items() if key != "name"},
+    )
+    assert found == RELEASED[name]
+    assert schedule.kind == ("cosine" if name.startswith("crdnd") else "step")
+    assert (schedule.gamma or 0.1, recipe.optimizer.momentum, recipe.optimizer.kind) == (0.1, 0.9, "sgd")
+    assert (attack.steps, attack.restarts, recipe.selection.every) == (10, 1, 1)
+    assert (recipe.data.validation, recipe.data.augment) == (0, "crop-flip")
+    assert recipe.data.drop_last is name.startswith("crdnd")
+    akd2 = name in ("akd2-cifar10", "akd2-cifar100")
+    student = "wrn-34-10" if name.endswith("@wrn") else "preactresnet18" if akd2 else "resnet18"
+    assert (recipe.student, recipe.data.normalise) == (student, akd2)
+    assert recipe.title.endswith(f" ({name.partition('@')[2]})" if "@" in name else "")
+
+
+def test_every_released_recipe_is_in_the_table() -> None:
+    assert set(RELEASED) <= set(RUNS)
+
+
+@pytest.mark.parametrize("student", ["resnet18", "mobilenetv2"])
+@pytest.mark.parametrize("name", [run for run in RUNS if "-cifar" in run])
+def test_cifar_recipes_take_either_student_and_are_measured_in_the_same_ball(name: str, student: str) -> None:
+    recipe = resolve(name, student=student)
+    assert recipe.student == student
+    assert (recipe.evaluation.norm, recipe.evaluation.eps, recipe.threat.norm) == ("linf", 8 / 255, "linf")
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10-level", "cifar100-level", "tiny-imagenet-level"])
+def test_level_recipes_differ_in_their_loss_alone(dataset: str) -> None:
+    """drop_last is of CRDND's loss; on digits the attack's start and BatchNorm mode stay as released too."""
+    tables = {method: resolve(f"{method}-{dataset}").model_dump() for method in methods.METHODS}
+    for method, table in tables.items():
+        assert table["data"].pop("drop_last") is (method == "crdnd")
+        assert table.pop("method")["name"] == method
+        for key in ("name", "title", "published"):
+            del table[key]
+        if dataset == "digits":
+            del table["attack"]["start"], table["attack"]["bn"]
+        assert table == tables["standard"], method
+
+
+def test_level_recipes_are_the_same_on_every_data_set_but_for_peeraids_weights() -> None:
+    for method in methods.METHODS:
+        first, *others = (resolve(f"{method}-{d}-level").model_dump() for d in ("cifar10", "cifar100", "tiny-imagenet"))
+        assert (first["data"]["validation"], first["data"]["batch"], first["schedule"]["epochs"]) == (1000, 128, 200)
+        for other in others:
+            other["data"]["name"] = first["data"]["name"]
+            own = ("name", "title", *["method"] * (method == "peeraid"))
+            assert {k: v for k, v in other.items() if k not in own} == {k: v for k, v in first.items() if k not in own}
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "tiny-imagenet"])
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_level_recipes_hold_the_equation_as_printed(method: str, dataset: str) -> None:
+    candidates = (f"{method}-{d}{v}" for d in (dataset, "cifar10", "cifar100") for v in ("@printed", ""))
+    printed = next(name for name in candidates if name in RELEASED)
+    assert resolve(f"{method}-{dataset}-level").method == {"name": method, **RELEASED[printed][-1]}
+
+
+def test_short_is_thirty_epochs_of_every_level_recipe() -> None:
+    for name in recipe_names():
+        if name.endswith("-level"):
+            short = resolve(f"{name}@short")
+            shape = {"epochs": 30, "kind": "onecycle", "milestones": (), "gamma": None, "warmup": 0.2}
+            assert short.schedule.model_dump() == shape
+            changed = {"schedule": short.schedule, "name": short.name, "title": f"{resolve(name).title} (short)"}
+            assert short == resolve(name).model_copy(update=changed)
+
+
+def test_what_a_recipe_says_was_published_is_in_the_table_of_published_numbers() -> None:
+    with (benchmarks_folder() / "published.csv").open(encoding="utf-8", newline="") as file:
+        rows = {tuple(row[key] for key in ("method", "paper", "teacher", "dataset")) for row in csv.DictReader(file)}
+    said = [(recipe.published, recipe.data.name) for recipe in map(resolve, RUNS) if recipe.published]
+    assert len(said) > 20
+    for published, dataset in said:
+        assert (published.method, published.paper, published.teacher, dataset) in rows
+
+
+def test_every_section_with_a_constant_names_a_source() -> None:
+    """Shared parts say theirs at the top; a variant is a switch whose base line has the source."""
+    for name in recipe_names():
+        text = (files("ardbench.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+        for block in text.split("\n\n"):
+            constants = [line for line in block.splitlines() if " = " in line and not line.startswith(("name", "kind"))]
+            if block.startswith("[") and not block.startswith("[variants") and constants:
+                assert "# " in block, f"{name}: {block}"

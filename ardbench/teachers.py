@@ -9,9 +9,13 @@ from types import EllipsisType
 from ardbench import models
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.models import zoo
 from ardbench.runs import CHECKPOINTS, Run, Teacher, sha256_of
 
 Roles = tuple[str | EllipsisType, ...]
+
+ROBUSTBENCH = "robustbench:"
+FORMS = f"a run directory, FILE:ARCH, {zoo.PREFIX}NAME or {ROBUSTBENCH}NAME"
 
 
 def default_checkpoint(recipe: Recipe) -> str:
@@ -19,13 +23,16 @@ def default_checkpoint(recipe: Recipe) -> str:
     return "last" if recipe.selection.by == "last" else "best"
 
 
-def resolve_teachers(texts: Sequence[str], method: str, roles: Roles) -> tuple[Teacher, ...]:
+def resolve_teachers(
+    texts: Sequence[str], method: str, roles: Roles, recipe: Recipe | None = None
+) -> tuple[Teacher, ...]:
     """Return the teachers in the order of the method's roles.
 
     Args:
-        texts: RUN, RUN@CHECKPOINT or FILE:ARCH, each with ROLE= before it where the order does not say.
+        texts: as `locate` takes them, each with ROLE= before it where the order does not say.
         method: the method's name, for what is refused.
         roles: as in `Method.roles`.
+        recipe: of the student, whose data set and threat `robustbench:NAME` needs.
 
     Raises:
         ArdbenchError: too few, too many, an unknown role, or a source that is not there.
@@ -43,28 +50,73 @@ def resolve_teachers(texts: Sequence[str], method: str, roles: Roles) -> tuple[T
         if not free:
             raise ArdbenchError(f"{wanted}, but more than that is given for the role {role!r}.")
         ordered[free[0]] = (slots[free[0]], source)
-    return tuple(locate(source, role) for role, source in filter(None, ordered))
+    return tuple(locate(source, role, recipe) for role, source in filter(None, ordered))
 
 
-def locate(source: str, role: str = "robust") -> Teacher:
-    """Return the teacher that a source names: a finished run, or a file with its architecture."""
+def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> Teacher:
+    """Return the teacher that a source names.
+
+    Args:
+        source: RUN, RUN@CHECKPOINT, FILE:ARCH, FILE:ARCH@SIZE (it sees images of that side), zoo:NAME, robustbench:NAME.
+        recipe: of the student, whose data set and threat `robustbench:NAME` needs.
+
+    Raises:
+        ArdbenchError: a source that is not there or has another form.
+    """
+    if source.startswith(zoo.PREFIX):
+        return _of_zoo(zoo.present(source), role)
+    if source.startswith(ROBUSTBENCH):
+        return _of_robustbench(source, role, recipe)
     name, _, checkpoint = source.rpartition("@") if source.rpartition("@")[2] in CHECKPOINTS else (source, "", "")
     if Path(name).is_dir():
         return of_run(Run.open(Path(name)), role, checkpoint, source)
     file, colon, model = source.rpartition(":")
     if not colon:
-        hint = (
-            f"give {source}:ARCH, such as {source}:resnet18"
-            if Path(source).is_file()
-            else "give a run directory or FILE:ARCH"
-        )
-        raise ArdbenchError(f"Teacher {source!r} is no run directory: {hint}.")
+        hint = f"{source}:ARCH, such as {source}:resnet18" if Path(source).is_file() else FORMS
+        raise ArdbenchError(f"Teacher {source!r} is no run directory: give {hint}.")
     if not Path(file).is_file():
-        raise ArdbenchError(f"Teacher {source!r}: there is no file {file}; give a run directory or FILE:ARCH.")
-    if model not in models.MODELS:
-        raise unknown("model", model, models.MODELS)
+        raise ArdbenchError(f"Teacher {source!r}: there is no file {file}; give {FORMS}.")
+    arch, at, size = model.partition("@")
+    if arch not in models.MODELS:
+        raise unknown("model", arch, models.MODELS)
+    if at and not (size.isdecimal() and int(size)):
+        raise ArdbenchError(
+            f"Teacher {source!r}: {size!r} is no side of an image in pixels; give {arch}@64 or the like."
+        )
     digest = sha256_of(Path(file))
-    return Teacher(source, role, digest, model, str(Path(file).resolve()), digest)
+    return Teacher(source, role, f"{digest}{at}{size}", model, str(Path(file).resolve()), digest)
+
+
+def planned_outside(source: str, role: str) -> Teacher:
+    """Return a teacher that is no run of a suite; a file of the zoo that is not here yet goes by its name in the zoo."""
+    if source.startswith(zoo.PREFIX) and not (found := zoo.entry(source)).path.is_file():
+        return Teacher(source, role, source, found.model, str(found.path.resolve()), "")
+    return locate(source, role)
+
+
+def _of_zoo(entry: zoo.Entry, role: str) -> Teacher:
+    """Return a network of the zoo: its file, with the numbers that it sees its images by."""
+    digest = sha256_of(entry.path)
+    seen = [repr(fact) for fact in (entry.size, entry.mean, entry.std) if fact]
+    return Teacher(
+        zoo.PREFIX + entry.name, role, " ".join([digest, *seen]), entry.model, str(entry.path.resolve()), digest
+    )
+
+
+def _of_robustbench(source: str, role: str, recipe: Recipe | None) -> Teacher:
+    """Return a network of RobustBench, whose identity is the sha256 of its state dict; the file is RobustBench's own."""
+    if recipe is None:
+        raise ArdbenchError(
+            f"{source} is a network for the data set and threat of one recipe: give it to `ardbench distill`, and to a "
+            "suite the downloaded file as FILE:ARCH."
+        )
+    from ardbench.models import robustbench
+
+    name, dataset = source.removeprefix(ROBUSTBENCH), recipe.data.name
+    model = f"{robustbench.THREATS[recipe.threat.norm]}/{name}"
+    identity = robustbench.digest(robustbench.load(model, dataset))
+    weights = (robustbench.folder() / dataset / f"{model}.pt").resolve()
+    return Teacher(source, role, identity, model, str(weights), sha256_of(weights) if weights.is_file() else identity)
 
 
 def of_run(run: Run, role: str, checkpoint: str = "", source: str = "") -> Teacher:

@@ -42,7 +42,7 @@ def test_teachers_go_to_their_roles(tmp_path: Path) -> None:
         ([], r"wants 1 teacher \(robust\), but 0 were given"),
         (["RUN", "RUN"], "but 2 were given"),
         (["clean=RUN"], "no role is called 'clean'"),
-        (["nowhere"], "is no run directory: give a run directory or FILE:ARCH"),
+        (["nowhere"], r"is no run directory: give a run directory, FILE:ARCH, zoo:NAME or robustbench:NAME\."),
         (["FILE"], "give .*:ARCH"),
         (["FILE:resnet19"], "did you mean 'resnet18'"),
         (["none.pt:resnet18"], "there is no file none.pt"),
@@ -158,7 +158,7 @@ def test_a_file_is_named_by_its_content_and_a_run_by_its_recipe(tmp_path: Path) 
 def test_a_teacher_of_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     run, _ = trained(tmp_path)
     with pytest.raises(
-        ArdbenchError, match=r"was trained on fake \(10 classes, 3x8x8\), but .* digits has 10 classes of 1"
+        ArdbenchError, match=r"was trained on fake \(10 classes of 3x8x8\), but .* digits has 10 classes of 1"
     ):
         networks.of_teacher(locate(str(run.path)), "digits", CPU)
     with pytest.raises(ArdbenchError, match="cifar100 has 100 classes of 3x32x32: give a teacher of cifar100"):
@@ -166,6 +166,16 @@ def test_a_teacher_of_other_images_or_classes_is_refused(tmp_path: Path) -> None
     torch.save(models.build("resnet8", data.info("cifar100")).state_dict(), tmp_path / "foreign.pt")
     with pytest.raises(ArdbenchError, match="has 100 classes, the data set cifar10 has 10"):
         networks.of_teacher(locate(f"{tmp_path / 'foreign.pt'}:resnet8"), "cifar10", CPU)
+
+
+def test_a_run_on_images_of_another_size_is_wrapped(tmp_path: Path) -> None:
+    run, net = trained(tmp_path)
+    x = torch.rand(2, 3, 32, 32)
+    found = networks.of_teacher(locate(str(run.path)), "cifar10", CPU)
+    middle = x.view(2, 3, 8, 4, 8, 4)[:, :, :, 1:3, :, 1:3].mean(
+        (3, 5)
+    )  # without antialiasing: the four nearest of 4x4
+    torch.testing.assert_close(found(x), net.eval()(middle))
 
 
 def test_a_teacher_that_changes_after_it_was_named_is_refused(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from ardbench.cli import options
     "teachers",
     multiple=True,
     metavar="[ROLE=]SOURCE",
-    help="A run directory, RUN@CHECKPOINT (last, best or averaged), or FILE:ARCH such as wrn.pt:wrn-34-10; "
-    "once for each teacher.",
+    help="A run directory, RUN@CHECKPOINT (last, best or averaged), FILE:ARCH such as wrn.pt:wrn-34-10, zoo:NAME of "
+    "`ardbench list teachers`, or robustbench:NAME; once for each teacher.",
 )
 @click.option(
     "--diagnostics",
@@ -45,4 +45,4 @@ def distill(teachers: tuple[str, ...], diagnostics: bool, **words: Any) -> None:
     if not (kind.roles or kind.peer):
         raise ArdbenchError(f"{method} takes no teacher: type `ardbench train {wanted.recipe}` instead.")
     recipe = recipe.model_copy(update={"diagnostics": recipe.diagnostics or diagnostics})
-    execute(wanted, recipe, resolve_teachers(teachers, method, kind.roles))
+    execute(wanted, recipe, resolve_teachers(teachers, method, kind.roles, recipe))

@@ -76,7 +76,7 @@ Row = dict[str, Any]
 def evaluate(source: Path, **words: Any) -> None:
     """Measure accuracies with their 95 % intervals.
 
-    SOURCE is a run directory, or a .pt or .safetensors file with --model and --dataset (pixels in [0, 1] go in).
+    SOURCE is a run directory, a .pt or .safetensors file with --model and --dataset (pixels in [0, 1] go in), or zoo:NAME.
     Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
     than the run's own they are kept in eval-other/, out of the tables.
     """

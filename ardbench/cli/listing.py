@@ -7,22 +7,45 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from ardbench.cli import options
 from ardbench.cli.output import Output, table
+from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ardbench.evaluation.protocols import Protocol
 
 Rows = list[dict[str, Any]]
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(["recipes", "methods", "models", "datasets", "protocols", "suites"]))
+@click.argument(
+    "kind", type=click.Choice(["recipes", "methods", "models", "teachers", "datasets", "protocols", "suites"])
+)
 @click.option("--dataset", default="cifar10", show_default=True, help="Whose images `list models` counts on.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-def listing(kind: str, dataset: str, as_json: bool) -> None:
-    """List the recipes, methods, models, data sets, protocols or suites, with what decides a choice between them."""
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Measure again what is recorded of the teachers whose files are here; refuse a mismatch.",
+)
+@options.device
+@options.data_root
+@options.as_json
+def listing(kind: str, dataset: str, verify: bool, device: str, data_root: Path | None, as_json: bool) -> None:
+    """List the recipes, methods, models, teachers of the zoo, data sets, protocols or suites.
+
+    Each with what decides a choice between them.
+    """
+    if verify and kind != "teachers":
+        raise ArdbenchError(f"--verify measures teachers, not {kind}: type `ardbench list teachers --verify`.")
     output = Output(as_json)
     rows = _models(dataset) if kind == "models" else ROWS[kind]()
+    if verify:
+        from ardbench.cli import teachers
+
+        verified = teachers.verify(device, data_root)
+        rows = [{"name": row["name"], "verified": verified[row["name"]], **row} for row in rows]
     if as_json:
         output.document({kind: rows})
         return
@@ -73,6 +96,12 @@ def _models(dataset: str) -> Rows:
     return [{"name": row.name, "parameters": row.parameters, "MACs": row.macs} for row in rows]
 
 
+def _teachers() -> Rows:
+    from ardbench.cli.teachers import rows
+
+    return rows()
+
+
 def _datasets() -> Rows:
     from ardbench.data import DATASETS
 
@@ -117,7 +146,7 @@ def _suites() -> Rows:
     return [
         {
             "name": name,
-            "dataset": suite.dataset,
+            "dataset": suite.dataset or "several",
             "runs": sum(len(suite.seeds_of(run)) for run in suite.runs),
             "protocols": ", ".join(suite.protocols),
             "title": suite.title,
@@ -130,6 +159,7 @@ def _suites() -> Rows:
 ROWS: dict[str, Callable[[], Rows]] = {
     "recipes": _recipes,
     "methods": _methods,
+    "teachers": _teachers,
     "datasets": _datasets,
     "protocols": _protocols,
     "suites": _suites,

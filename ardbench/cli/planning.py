@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def planned(name: str, root: Path) -> tuple[Suite, list[Cell]]:
-    """Return a suite and its plan; teachers that are no run of the suite are run directories or FILE:ARCH."""
+    """Return a suite and its plan; teachers that are no run of the suite may still be absent from the zoo."""
     from ardbench.recipes import resolve
     from ardbench.suites import load_suite, plan
-    from ardbench.teachers import locate
+    from ardbench.teachers import planned_outside
 
     suite = load_suite(name)
-    return suite, plan(suite, root, resolve, outside=locate)
+    return suite, plan(suite, root, resolve, outside=planned_outside)

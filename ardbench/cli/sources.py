@@ -1,4 +1,4 @@
-"""What `ardbench eval` measures: the checkpoints of a run, or the network in a file of somebody else. Torch-free."""
+"""What `ardbench eval` measures: a run's checkpoints, a network of the zoo, or one in somebody else's file. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ardbench.errors import ArdbenchError, unknown
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ardbench.config import Threat
-    from ardbench.models.network import Network
-    from ardbench.runs import Run
+    from ardbench.runs import Run, Teacher
 
 FILE = "file"
 """What stands in the column of checkpoints for a file."""
@@ -30,6 +30,7 @@ class Source:
         checkpoints: those to measure.
         run: the run that they belong to; None for a file.
         folder: below which the verdicts of a file lie.
+        teacher: of the zoo, whose name `path` is.
     """
 
     path: Path
@@ -39,14 +40,18 @@ class Source:
     checkpoints: tuple[str, ...]
     run: Run | None
     folder: Path
+    teacher: Teacher | None = None
 
-    def network(self, checkpoint: str, device: torch.device) -> Network:
+    def network(self, checkpoint: str, device: torch.device) -> nn.Module:
         """Return one of the networks in eval mode."""
+        from ardbench import data
         from ardbench.engine import networks
 
         if self.run is not None:
             return networks.of_run(self.run, checkpoint, device)
-        return networks.of_file(self.path, self.model, self.dataset, device)
+        if self.teacher is not None:
+            return networks.of_teacher(self.teacher, self.dataset, device)
+        return networks.of_file(self.path, self.model, data.info(self.dataset), device)
 
     def key(self, checkpoint: str) -> dict[str, str]:
         """Return what, besides the protocol, decides the verdicts of a checkpoint."""
@@ -54,7 +59,8 @@ class Source:
 
         if self.run is not None:
             return {"weights": sha256_of(self.run.weights(checkpoint))}
-        return {"weights": sha256_of(self.path), "model": self.model, "dataset": self.dataset}
+        weights = sha256_of(self.path) if self.teacher is None else self.teacher.identity
+        return {"weights": weights, "model": self.model, "dataset": self.dataset}
 
     def store(self, checkpoint: str, threat: Threat, seed: int) -> Path:
         """Return where verdicts lie: in eval/, where tables look, if threat and seed are the run's own."""
@@ -83,9 +89,13 @@ def of_run(path: Path, checkpoints: tuple[str, ...]) -> Source:
 def of_file(path: Path, model: str | None, dataset: str | None, runs: Path, out: Path | None) -> Source:
     """Return a file of weights as a source, under 8/255 in l-infinity unless the command line says otherwise."""
     from ardbench import data, models
-    from ardbench.config import Threat
+    from ardbench.models import zoo
     from ardbench.runs import sha256_of
 
+    if str(path).startswith(zoo.PREFIX):
+        if model or dataset:
+            raise ArdbenchError(f"{path} knows its model and data set: leave out --model and --dataset.")
+        return of_zoo(str(path), runs, out)
     if not path.is_file():
         raise ArdbenchError(
             f"There is no run directory or file {path}: give a folder under runs/, or a .pt or .safetensors file."
@@ -96,4 +106,21 @@ def of_file(path: Path, model: str | None, dataset: str | None, runs: Path, out:
         raise unknown("model", model, models.MODELS)
     data.info(dataset)
     folder = out or runs / "files" / f"{path.stem}-{sha256_of(path)[:8]}-{model}-{dataset}"
-    return Source(path, model, dataset, Threat(norm="linf", eps=8 / 255), (FILE,), None, folder)
+    return Source(path, model, dataset, _usual_threat(), (FILE,), None, folder)
+
+
+def of_zoo(name: str, runs: Path, out: Path | None = None) -> Source:
+    """Return a network of the zoo as a source, under the threat that it was trained for, or else the one of files."""
+    from ardbench.models import zoo
+    from ardbench.teachers import locate
+
+    entry, teacher = zoo.entry(name), locate(name)
+    folder = out or runs / "files" / f"{entry.name}-{teacher.sha256[:8]}"
+    threat = entry.threat or _usual_threat()
+    return Source(Path(name), entry.model, entry.dataset, threat, (FILE,), None, folder, teacher)
+
+
+def _usual_threat() -> Threat:
+    from ardbench.config import Threat
+
+    return Threat(norm="linf", eps=8 / 255)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
+from ardbench.models import zoo
 from ardbench.progress import Progress
 from ardbench.runs import Teacher, sha256_of
 from ardbench.suites import Cell
@@ -165,7 +166,13 @@ def _measure(
 
 
 def present(teacher: Teacher) -> Teacher:
-    """Return a planned teacher with the sha256 of its weights, now that they are there."""
+    """Return a planned teacher with the sha256 of its weights, now that they are there.
+
+    Raises:
+        ArdbenchError: it is one of the zoo, whose file was not there when the student's hash was made.
+    """
+    if teacher.identity.startswith(zoo.PREFIX):
+        raise ArdbenchError(zoo.entry(teacher.identity).absence)
     weights = Path(teacher.weights).resolve()
     return dataclasses.replace(teacher, weights=str(weights), sha256=sha256_of(weights))
 

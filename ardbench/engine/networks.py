@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ardbench import data, models
+from ardbench.data import DatasetInfo
 from ardbench.draws import derive
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
+from ardbench.models import robustbench, zoo
 from ardbench.models.files import load_into, read_state
 from ardbench.models.network import Network
+from ardbench.models.wrapping import fitted
 from ardbench.runs import Run, Teacher, sha256_of
+from ardbench.teachers import ROBUSTBENCH
 
 
 def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, device: torch.device) -> Network:
@@ -38,37 +44,49 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     return net.to(device).eval()
 
 
-def of_file(path: Path, model: str, dataset: str, device: torch.device) -> Network:
+def of_file(path: Path, model: str, info: DatasetInfo, device: torch.device, normalise: bool = False) -> Network:
     """Return a network whose weights lie in a .pt or .safetensors file of a named architecture, in eval mode.
 
-    Pixels in [0, 1] go in as they are; a file that normalises outside its network is wrong here.
+    Pixels in [0, 1] go in. They are normalised by numbers in the file where there are such, else by those of `info` where
+    `normalise` says so; a file that leaves this to the code around its network is wrong without.
     """
-    net = models.build(model, data.info(dataset), normalise=False)
+    net = models.build(model, info, normalise)
     load_into(net, read_state(path), str(path))
     return net.to(device).eval()
 
 
-def of_teacher(teacher: Teacher, dataset: str, device: torch.device) -> Network:
-    """Return a teacher's network for students on `dataset`.
+def of_teacher(teacher: Teacher, dataset: str, device: torch.device) -> nn.Module:
+    """Return a teacher's network for students on `dataset`, in eval mode, resizing first if its own images are of another size.
 
     Raises:
-        ArdbenchError: its images or classes are not those of the data set, or its weights have changed.
+        ArdbenchError: its channels or classes are not those of the data set, or its weights have changed.
     """
-    path = Path(teacher.weights)
+    path, info = Path(teacher.weights), data.info(dataset)
     if path.is_file() and sha256_of(path) != teacher.sha256:
         raise ArdbenchError(f"The weights of teacher {teacher.source} have just changed: type the same command again.")
+    if teacher.source.startswith(ROBUSTBENCH):
+        return robustbench.load(teacher.model, dataset).to(device)
+    return fitted(_own_form(teacher, path, info, device), info.size)
+
+
+def _own_form(teacher: Teacher, path: Path, wanted: DatasetInfo, device: torch.device) -> Network:
+    """Return a teacher's network for images of its own size: of a run, of the zoo, or of a file."""
     if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
         run = Run.open(path.parent)
-        _same_shape(run.recipe.data.name, dataset, teacher.source)
+        _check_shape(data.info(run.recipe.data.name), wanted, teacher.source)
         return of_run(run, path.stem, device)
-    return of_file(path, teacher.model, dataset, device)
+    if teacher.source.startswith(zoo.PREFIX):
+        entry = zoo.entry(teacher.source)
+        _check_shape(entry.info, wanted, teacher.source)
+        return of_file(path, entry.model, entry.info, device, normalise=bool(entry.mean))
+    model, _, size = teacher.model.partition("@")
+    return of_file(path, model, replace(wanted, size=int(size)) if size else wanted, device)
 
 
-def _same_shape(taught: str, wanted: str, source: str) -> None:
-    a, b = data.info(taught), data.info(wanted)
-    if (a.num_classes, a.channels, a.size) != (b.num_classes, b.channels, b.size):
+def _check_shape(taught: DatasetInfo, wanted: DatasetInfo, source: str) -> None:
+    if (taught.num_classes, taught.channels) != (wanted.num_classes, wanted.channels):
+        a, b = (f"{info.num_classes} classes of {info.channels}x{info.size}x{info.size}" for info in (taught, wanted))
         raise ArdbenchError(
-            f"Teacher {source} was trained on {taught} ({a.num_classes} classes, {a.channels}x{a.size}x{a.size}), but the "
-            f"student's data set {wanted} has {b.num_classes} classes of {b.channels}x{b.size}x{b.size}: "
-            f"give a teacher of {wanted}."
+            f"Teacher {source} was trained on {taught.name} ({a}), but the student's data set {wanted.name} has {b}: "
+            f"give a teacher of {wanted.name}."
         )

@@ -47,7 +47,9 @@ def read_state(path: str | Path, part: str = "") -> dict[str, Tensor]:
             raise unknown(f"part of {path}", part, networks)
         return networks[part]
     if len(networks) > 1:
-        raise ArdbenchError(f"{path} holds several networks ({', '.join(networks)}): say which with --part.")
+        raise ArdbenchError(
+            f"{path} holds several networks ({', '.join(networks)}): save the one you mean in a file of its own."
+        )
     return next(iter(networks.values()))
 
 
@@ -107,8 +109,8 @@ def _first_line(error: Exception) -> str:
 def load_into(net: Network, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Load weights into a network, every name and shape accounted for; a refusal leaves the network as it was.
 
-    Names of others are told as ours (`ardbench.models.layouts`); BatchNorm's step counters may be missing or extra; a
-    mean and deviation in the file replace the data set's, if the network normalises.
+    Names of others are told as ours (`ardbench.models.layouts`); BatchNorm's step counters may be missing or extra; with
+    a mean and a deviation in the file, the network's first layer normalises by them.
 
     Args:
         net: the network, which must have been built for the data set at hand.
@@ -116,8 +118,8 @@ def load_into(net: Network, state: Mapping[str, Tensor], source: str | Path) -> 
         source: where they come from, for messages.
 
     Raises:
-        ArdbenchError: for another number of classes, another architecture (naming the one that fits, if one does), a
-            normalisation the network lacks, or numbers that are not finite.
+        ArdbenchError: for another number of classes, another architecture (naming the one that fits, if one does), half a
+            normalisation, or numbers that are not finite.
     """
     wanted = net.state_dict()
     given = rename(state, wanted)
@@ -129,23 +131,18 @@ def load_into(net: Network, state: Mapping[str, Tensor], source: str | Path) -> 
             raise ArdbenchError(f"{source} holds numbers that are not finite (in {key}): its training diverged.")
     counters = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}
     net.load_state_dict(counters | given, strict=True)
-    for key, tensor in statistics.items():
-        net.get_buffer(key).copy_(tensor.reshape(-1, 1, 1))
+    if statistics:
+        net.normalise = Normalise(*(tuple(statistics[key].flatten().tolist()) for key in STATISTICS))
 
 
 def _refuse_normalisation(net: Network, statistics: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise for a mean and deviation that the network has no place for."""
-    if not statistics:
-        return
+    """Raise for a mean without a deviation, and for as many numbers as no image has channels."""
     sizes = sorted(tensor.numel() for tensor in statistics.values())
-    if len(sizes) != 2 or not set(sizes) <= {1, net.info.channels}:
+    if len(sizes) not in (0, 2) or not set(sizes) <= {1, net.info.channels}:
         raise ArdbenchError(
             f"{source} normalises its inputs by {' and '.join(statistics)} of sizes {sizes}, where a mean and a "
             f"deviation of {net.info.channels} numbers each are needed."
         )
-    if not isinstance(net.normalise, Normalise):
-        mean = ", ".join(f"{number:.3f}" for number in statistics["normalise.mean"].flatten().tolist())
-        raise ArdbenchError(f"{source} normalises its inputs itself (mean {mean}): add --normalise.")
 
 
 def _refuse_misfits(net: Network, given: Mapping[str, Size], source: str | Path) -> None:

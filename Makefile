@@ -30,12 +30,12 @@ $(STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 format: $(STAMP) ## Sort imports and format
-	$(BIN)/ruff check --select I --fix ardbench benchmarks tests
-	$(BIN)/ruff format ardbench benchmarks tests
+	$(BIN)/ruff check --select I --fix ardbench benchmarks examples tests
+	$(BIN)/ruff format ardbench benchmarks examples tests
 
 lint: $(STAMP) ## Check style and format with ruff
-	$(BIN)/ruff check ardbench benchmarks tests
-	$(BIN)/ruff format --check ardbench benchmarks tests
+	$(BIN)/ruff check ardbench benchmarks examples tests
+	$(BIN)/ruff format --check ardbench benchmarks examples tests
 
 type: $(STAMP) ## Check types with mypy, strictly
 	$(BIN)/mypy
@@ -57,4 +57,4 @@ speed: $(STAMP) ## Measure throughput and memory beside a plain training loop; A
 
 clean: ## Remove what building and testing leave; runs/, data/, results/ and .venv stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
-	find ardbench benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find ardbench benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,10 +10,11 @@ from torch import nn
 
 from ardbench import data, models
 from ardbench.data import DatasetInfo
-from ardbench.draws import derive
+from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
 from ardbench.models import robustbench, zoo
+from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
 from ardbench.models.network import Network
 from ardbench.models.wrapping import fitted
@@ -23,8 +24,7 @@ from ardbench.teachers import ROBUSTBENCH
 
 def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, device: torch.device) -> Network:
     """Return a newly initialised network; the weights depend on seed and purpose, not on the device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "init", purpose))
+    with seeded(seed, "init", purpose):
         return models.build(model, data.info(dataset), normalise).to(device)
 
 
@@ -40,7 +40,9 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     if checkpoint not in run.checkpoints:
         raise ArdbenchError(f"{run.path} has no checkpoint {checkpoint!r}: choose one of {', '.join(run.checkpoints)}.")
     net = models.build(recipe.student, data.info(recipe.data.name), recipe.data.normalise)
-    load_into(net, load_weights(run.weights(checkpoint)), str(run.weights(checkpoint)))
+    state = load_weights(run.weights(checkpoint))
+    net.head = FeatureMap.fitting(state) or net.head
+    load_into(net, state, str(run.weights(checkpoint)))
     return net.to(device).eval()
 
 

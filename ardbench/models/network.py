@@ -43,7 +43,8 @@ class Network(nn.Module):
         normalise: whether the first layer normalises by the data set's mean and deviation.
     """
 
-    head: nn.Linear
+    head: nn.Module
+    """nn.Linear on the features, unless a method has put another in its place."""
 
     def __init__(self, info: DatasetInfo, normalise: bool) -> None:
         super().__init__()

@@ -1,18 +1,16 @@
-"""The plain training step that ardbench is compared with: the methods' maths in the manner of released scripts.
+"""The plain training script that ardbench is compared with, in the manner of released ones; losses in `reference_losses`.
 
-Written from `docs/methods.md`, in fp32 and NCHW: images through PIL one by one in a DataLoader, the student itself
-attacked in eval mode with its BatchNorms and its parameters learning, SGD as it comes, the loss read at every step.
-A further method is one more function in `METHODS`.
+In fp32 and NCHW: images through PIL one by one in a DataLoader, the student itself attacked with its BatchNorms and its
+parameters learning, SGD as it comes, the loss read at every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -47,33 +45,36 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 @dataclass
 class Script:
-    """What a training script holds: the networks, the optimizer, the images, and its recipe's numbers."""
+    """What a training script holds: the networks, an optimizer each, the images, and its recipe's numbers."""
 
     recipe: Recipe
     student: nn.Module
-    teacher: nn.Module | None
+    teachers: tuple[nn.Module, ...]
+    peer: nn.Module | None
     images: Images
     workers: int
     device: torch.device
+    loss: Callable[[Script, Tensor, Tensor], Tensor]
+    """Of a batch, its attack included."""
     gradient: str
-    """How the attack differentiates: "backward", "grad" (`torch.autograd.grad` to the input), or as "released"."""
+    """How the attack differentiates: "backward", or "grad" (`torch.autograd.grad` to the input)."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """What a method carries from batch to batch."""
 
     def __post_init__(self) -> None:
         wanted = self.recipe.optimizer
-        self.optimizer = torch.optim.SGD(
-            self.student.parameters(), lr=wanted.lr, momentum=wanted.momentum, weight_decay=wanted.weight_decay
-        )
-        method = str(self.recipe.method["name"])
-        self.batch_step, released = METHODS[method]
-        self.gradient = released if self.gradient == "released" else self.gradient
+        words = {"lr": wanted.lr, "momentum": wanted.momentum, "weight_decay": wanted.weight_decay}
+        learning = [net for net in (self.student, self.peer) if net is not None]
+        self.optimizers = [torch.optim.SGD(net.parameters(), **words) for net in learning]  # type: ignore[arg-type]
         self._batches = self._forever()
 
     def step(self) -> None:
         """Train on the next batch, loading it included."""
         x, y = next(self._batches)
-        loss = self.batch_step(self, x.to(self.device), y.to(self.device))
+        loss = self.loss(self, x.to(self.device), y.to(self.device))
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         loss.item()
 
     def _forever(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -82,15 +83,25 @@ class Script:
             yield from loader
 
 
-def attack(script: Script, x: Tensor, start: Tensor, loss_at: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return PGD's x' (B, C, H, W) in the L-inf ball; `loss_at` maps the student's logits to a scalar."""
+def attack(script: Script, x: Tensor, loss_at: Callable[[Tensor], Tensor], start: Tensor | None = None) -> Tensor:
+    """Return PGD's x' (B, C, H, W) in the L-inf ball, and leave the gradients at zero.
+
+    Args:
+        script: its student is in the mode of `attack.bn` meanwhile.
+        x: (B, C, H, W) in [0, 1].
+        loss_at: x' -> the scalar that x' maximises.
+        start: the first x'; drawn on the device after the recipe unless given.
+    """
     wanted, eps = script.recipe.attack, script.recipe.threat.eps
     assert wanted is not None
-    script.student.eval()
+    script.student.train(wanted.bn == "train")
+    if start is None:
+        normal = wanted.start == "normal"
+        start = x + (0.001 * torch.randn_like(x) if normal else torch.empty_like(x).uniform_(-eps, eps))
     x_adv = torch.clamp(start, 0.0, 1.0)
     for _ in range(wanted.steps):
         x_adv.requires_grad_()
-        loss = loss_at(script.student(x_adv))
+        loss = loss_at(x_adv)
         if script.gradient == "backward":
             script.student.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -102,38 +113,6 @@ def attack(script: Script, x: Tensor, start: Tensor, loss_at: Callable[[Tensor],
         x_adv = torch.min(torch.max(x_adv, x - eps), x + eps)
         x_adv = torch.clamp(x_adv, 0.0, 1.0)
     script.student.train()
+    for optimizer in script.optimizers:
+        optimizer.zero_grad()
     return x_adv.detach()
-
-
-def pgd_at(script: Script, x: Tensor, y: Tensor) -> Tensor:
-    """Return CE(S(x'), y), x' = argmax CE(S(x'), y) from a uniform start that the host draws."""
-    eps = script.recipe.threat.eps
-    noise = torch.from_numpy(np.random.uniform(-eps, eps, x.shape)).float().to(x.device)
-    x_adv = attack(script, x, x + noise, lambda logits: F.cross_entropy(logits, y))
-    script.optimizer.zero_grad()
-    return F.cross_entropy(script.student(x_adv), y)
-
-
-def rslad(script: Script, x: Tensor, y: Tensor) -> Tensor:
-    """Return s [a KL(T(x) || S(x')) + (1 - a) KL(T(x) || S(x))], x' = argmax KL(T(x) || S(x')) from a normal start."""
-    assert script.teacher is not None
-    alpha, scale = script.recipe.method["alpha"], script.recipe.method["scale"]
-    with torch.no_grad():
-        target = F.softmax(script.teacher(x), dim=1)  # (B, K)
-
-    def divergence(logits: Tensor, reduction: str) -> Tensor:
-        return F.kl_div(F.log_softmax(logits, dim=1), target, reduction=reduction)
-
-    x_adv = attack(script, x, x + 0.001 * torch.randn_like(x), lambda logits: divergence(logits, "sum"))
-    script.optimizer.zero_grad()
-    adversarial = divergence(script.student(x_adv), "batchmean")
-    clean = divergence(script.student(x), "batchmean")
-    loss: Tensor = scale * (alpha * adversarial + (1 - alpha) * clean)
-    return loss
-
-
-METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
-    "pgd-at": (pgd_at, "backward"),  # the IAD repository's teachers: loss.backward() in the attack
-    "rslad": (rslad, "grad"),  # the RSLAD repository, after TRADES: autograd.grad to the input
-}
-"""Method -> the loss of a batch, and how the released script differentiates in its attack."""

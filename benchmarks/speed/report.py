@@ -15,14 +15,18 @@ import torch
 from ardbench.runs import write_atomic
 
 NOTE = """\
-Synthetic uint8 images of CIFAR-10's shape, freshly initialised networks, the as-released recipe's attack (PGD-10).
-The reference is a plain fp32 NCHW loop in the manner of released scripts (`benchmarks/speed/reference.py`): images
-through PIL one by one, the student attacked as it is. `backward`: its attack calls `loss.backward()`, as the IAD
-repository's teachers; `grad`: it calls `autograd.grad` to the input, as RSLAD's script. Ours is the engine's own loop;
-"fp32" and "bf16" name the precision of attack and outer step alike, weights and losses being fp32 in both. Both sides
-run in one process, in turn; seconds are medians, the ratio is the median of paired samples with the least and largest
-in brackets; on the CPU also the ratio of processor time, which busy neighbours disturb less. Memory is the peak above
-what the process held before images and networks were made, each side in a process of its own.
+Synthetic uint8 images of CIFAR-10's shape, freshly initialised networks, the as-released recipe's attack (PGD-10) and a
+step whose loss has all of its terms (IAD from its `begin` on). DARHT has the level recipe, two teachers of one architecture
+and the phase with labels and teachers; its coin always says attack. PeerAiD's "teacher" is its peer.
+The reference is a plain fp32 NCHW loop in the manner of released scripts (`benchmarks/speed/reference.py`): images through
+PIL one by one, the student attacked as it is, every forward that the script makes (`reference_losses.py`, which marks what
+was counted in a script and what is inferred; CRDND has no public one). Loss and gradient of both sides are tested to be
+equal at equal x'. `backward`: its attack calls `loss.backward()`, as the IAD repository's teachers; `grad`: it calls
+`autograd.grad` to the input, as RSLAD's script. Ours is the engine's own loop; "fp32" and "bf16" name the precision of
+attack and outer step alike, weights and losses being fp32 in both. Both sides run in one process, in turn; seconds are
+medians, the ratio is the median of paired samples with the least and largest in brackets; on the CPU also the ratio of
+processor time, which busy neighbours disturb less. Memory is the peak above what the process held before images and
+networks were made, each side in a process of its own.
 """
 
 

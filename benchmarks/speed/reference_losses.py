@@ -1,0 +1,219 @@
+"""The loss of a batch as each method's script has it: its attack, and every forward that the script makes.
+
+Written from `docs/methods.md`. F is a forward of the student, T of a teacher, P of the peer; a gradient to the input costs
+one more, one to input and parameters two more. Marks: [C] read or counted in the authors' code, [I] inferred, a choice of
+ours. A further method is one more function in `METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from reference import Script, attack
+from torch import Tensor, nn
+
+
+def pgd_at(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return CE(S(x'), y), x' = argmax CE(S(x'), y) from a uniform start that the host draws; 33 F [C]."""
+    eps = script.recipe.threat.eps
+    noise = torch.from_numpy(np.random.uniform(-eps, eps, x.shape)).float().to(x.device)
+    x_adv = attack(script, x, lambda x_adv: F.cross_entropy(script.student(x_adv), y), x + noise)
+    return F.cross_entropy(script.student(x_adv), y)
+
+
+def trades(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return CE(S(x), y) + beta KL(S(x) || S(x')); S(x) anew in each attack step and in each term, 39 F [C]."""
+    student = script.student
+    x_adv = attack(script, x, lambda x_adv: kl(student(x_adv), student(x), "sum"))
+    natural = F.cross_entropy(student(x), y)
+    loss: Tensor = natural + script.recipe.method["beta"] * kl(student(x_adv), student(x))
+    return loss
+
+
+def mart(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return BCE(S(x'), y) + beta mean[(1 - S_y(x)) KL(S(x) || S(x'))]; 26 F [I]."""
+    x_adv = label_attack(script, x, y)
+    clean, adversarial = script.student(x), script.student(x_adv)
+    likes = F.softmax(adversarial, dim=1).scatter(1, y[:, None], 0.0).amax(dim=1)  # (B,), the best wrong class
+    boosted = F.cross_entropy(adversarial, y) - torch.log(1.0001 - likes + 1e-12).mean()
+    doubt = 1 - F.softmax(clean, dim=1).gather(1, y[:, None]).squeeze(1)  # (B,)
+    loss: Tensor = boosted + script.recipe.method["beta"] * (doubt * kl(adversarial, clean, "none").sum(dim=1)).mean()
+    return loss
+
+
+def rslad(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return s [a KL(T(x) || S(x')) + (1 - a) KL(T(x) || S(x))], x' = argmax KL(T(x) || S(x')); T + 26 F [C]."""
+    alpha, scale = script.recipe.method["alpha"], script.recipe.method["scale"]
+    teacher = ask(script.teachers[0], x)
+    x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), teacher, "sum"))
+    adversarial, clean = kl(script.student(x_adv), teacher), kl(script.student(x), teacher)
+    loss: Tensor = scale * (alpha * adversarial + (1 - alpha) * clean)
+    return loss
+
+
+def ard(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return s a t^2 KL(T(x) || S(x')) + (1 - a) CE(S(x), y); T + 26 F, S(x) also where its weight is 0 [I]."""
+    c = script.recipe.method
+    x_adv = label_attack(script, x, y)
+    imitation = kl(script.student(x_adv), ask(script.teachers[0], x), t=c["temperature"])
+    loss: Tensor = c["scale"] * c["alpha"] * imitation + (1 - c["alpha"]) * F.cross_entropy(script.student(x), y)
+    return loss
+
+
+def akd2(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return l0 CE(S(x'), y) + l1 t^2 KL(T_at(x') || S(x')) + l2 t^2 KL(T_st(x') || S(x')); 2 T + 23 F [I]."""
+    c = script.recipe.method
+    x_adv = label_attack(script, x, y)
+    student = script.student(x_adv)
+    robust, clean = (kl(student, ask(teacher, x_adv), t=c["temperature"]) for teacher in script.teachers)
+    loss: Tensor = c["label"] * F.cross_entropy(student, y) + c["robust"] * robust + c["clean"] * clean
+    return loss
+
+
+def adaad(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return s [a KL(T(x') || S(x')) + (1 - a) KL(T(x) || S(x))], x' through both; 26 F + 22 T, x also at a = 1 [C]."""
+    alpha, scale, teacher = script.recipe.method["alpha"], script.recipe.method["scale"], script.teachers[0]
+    x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), teacher(x_adv), "sum"))
+    clean, adversarial = script.student(x), script.student(x_adv)
+    loss: Tensor = scale * (alpha * kl(adversarial, ask(teacher, x_adv)) + (1 - alpha) * kl(clean, ask(teacher, x)))
+    return loss
+
+
+def iad_i(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return mean[KL(T(x) || S(x')) + (1 - A) KL(S(x) || S(x'))], A = T_y(x')^beta; 2 T + 30 F [C]."""
+    x_adv = label_attack(script, x, y)
+    imitation = kl(script.student(x_adv), ask(script.teachers[0], x))
+    trust = F.softmax(ask(script.teachers[0], x_adv), dim=1).gather(1, y[:, None]).squeeze(1)  # (B,)
+    loss: Tensor = imitation + introspection(script, x, x_adv, trust ** script.recipe.method["beta"])
+    return loss
+
+
+def iad_ii(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return AKD2 at t = 1 whose robust term is mean[A KL(T(x') || S(x')) + (1 - A) KL(S(x) || S(x'))]; 2 T + 30 F [I]."""
+    c = script.recipe.method
+    x_adv = label_attack(script, x, y)
+    student, robust, clean = script.student(x_adv), *(ask(teacher, x_adv) for teacher in script.teachers)
+    trust = F.softmax(robust, dim=1).gather(1, y[:, None]).squeeze(1) ** c["beta"]  # (B,)
+    middle = (trust * kl(student, robust, "none").sum(dim=1)).mean() + introspection(script, x, x_adv, trust)
+    loss: Tensor = c["label"] * F.cross_entropy(student, y) + c["robust"] * middle + c["clean"] * kl(student, clean)
+    return loss
+
+
+def introspection(script: Script, x: Tensor, x_adv: Tensor, trust: Tensor) -> Tensor:
+    """Return mean[(1 - A) KL(S(x) || S(x'))] with what makes 30 F [C] of 26: 4 F at x' once more, that it is x' being [I]."""
+    with torch.no_grad():
+        script.student(x_adv)  # 1 F: a forward whose result is not learnt from
+    divergence = kl(script.student(x_adv), script.student(x), "none").sum(dim=1)  # (B,); 3 F: S(x') again
+    return ((1 - trust) * divergence).mean()
+
+
+def peeraid(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return the sum of the student's and the peer's loss; S(x') once for each, 29 F + 4 P [C]."""
+    c, peer = script.recipe.method, script.peer
+    assert peer is not None
+    answer = ask(peer.eval(), x)
+    peer.train()
+    x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), answer, "sum"))
+    taught = peer(x_adv)
+    peer_loss = c["peer_label"] * F.cross_entropy(taught, y) + c["peer_imitation"] * kl(taught, script.student(x_adv))
+    student, clean = script.student(x_adv), script.student(x)
+    imitation, consistency = (kl(student, target, t=c["temperature"]) for target in (taught.detach(), clean))
+    student_loss = c["label"] * F.cross_entropy(student, y)
+    student_loss = student_loss + c["imitation"] * imitation + c["consistency"] * consistency
+    loss: Tensor = peer_loss + student_loss
+    return loss
+
+
+def crdnd(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return l NTXent(M1 S(x), T(x)) + (1 - l) NTXent(M2 S(x'), T(x')), x' by the margin; 2 T + 26 F [I]: no code is public.
+
+    M1 and M2 are those of the present epoch, I in the first; the teacher's hits are counted for the next one.
+    """
+    c = script.recipe.method
+    teacher = ask(script.teachers[0], x)
+    classes = teacher.shape[1]
+
+    def margin(x_adv: Tensor) -> Tensor:
+        logits: Tensor = script.student(x_adv)
+        true = logits.gather(1, y[:, None]).squeeze(1)
+        return (logits.scatter(1, y[:, None], float("-inf")).amax(dim=1) - true).sum()
+
+    x_adv = attack(script, x, margin)
+    teacher_adv = ask(script.teachers[0], x_adv)
+    accuracy = script.kept.setdefault("accuracy", torch.ones(2, classes, device=x.device))
+    hits = script.kept.setdefault("hits", torch.zeros(2, classes, device=x.device))
+    seen = script.kept.setdefault("seen", torch.zeros(classes, device=x.device))
+    for row, answer in zip(hits, (teacher, teacher_adv), strict=True):
+        row += torch.bincount(y[answer.argmax(dim=1) == y], minlength=classes)
+    seen += torch.bincount(y, minlength=classes)
+    adversarial = nt_xent(compensated(script.student(x_adv), accuracy[1]), teacher_adv, c["tau"])
+    clean = nt_xent(compensated(script.student(x), accuracy[0]), teacher, c["tau"])
+    loss: Tensor = c["balance"] * clean + (1 - c["balance"]) * adversarial
+    return loss
+
+
+def compensated(logits: Tensor, accuracy: Tensor) -> Tensor:
+    """Return M u (B, K), M_ii = a_i, M_ij = (1 - a_j)/(K - 1), of logits u (B, K) and accuracies a (K,)."""
+    classes = len(accuracy)
+    matrix = ((1 - accuracy) / (classes - 1)).repeat(classes, 1)
+    matrix[range(classes), range(classes)] = accuracy
+    return logits @ matrix.T
+
+
+def nt_xent(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Return the mean over 2B anchors: the positive is the same example in the other network, all but itself below."""
+    rows = F.normalize(torch.cat([student, teacher]), dim=1)  # (2B, K)
+    cosines = rows @ rows.T / tau
+    cosines = cosines.masked_fill(torch.eye(len(rows), device=rows.device) == 1, float("-inf"))
+    return F.cross_entropy(cosines, torch.arange(len(rows), device=rows.device).roll(len(student)))
+
+
+def darht(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return CE(f(x'), y) + sum_i w_i KL(T_i(x') || z_i(x')), w_i = exp(-CE(T_i(x'), y)); M T + 23 F [I].
+
+    The middle phase, on a batch that the coin has attacked.
+    """
+    x_adv = label_attack(script, x, y)
+    z = script.student.head.map(script.student.features(x_adv))  # type: ignore[operator, union-attr]
+    loss = F.cross_entropy(script.student.head.classify(z), y)  # type: ignore[operator, union-attr]
+    for teacher, block in zip(script.teachers, z.chunk(len(script.teachers), dim=1), strict=True):
+        answer = ask(teacher, x_adv)
+        loss = loss + torch.exp(-F.cross_entropy(answer, y)) * kl(block, answer)
+    return loss
+
+
+def label_attack(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return x' = argmax CE(S(x'), y)."""
+    return attack(script, x, lambda x_adv: F.cross_entropy(script.student(x_adv), y))
+
+
+def kl(logits: Tensor, target: Tensor, reduction: str = "batchmean", t: float = 1.0) -> Tensor:
+    """Return t^2 KL(target || logits) of logits (B, K) at temperature t, reduced as `F.kl_div` says."""
+    return t**2 * F.kl_div(F.log_softmax(logits / t, dim=1), F.softmax(target / t, dim=1), reduction=reduction)
+
+
+def ask(net: nn.Module, x: Tensor) -> Tensor:
+    """Return a network's logits (B, K) without gradient."""
+    with torch.no_grad():
+        logits: Tensor = net(x)
+    return logits
+
+
+METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
+    "pgd-at": (pgd_at, "backward"),  # the IAD repository's teachers: loss.backward() in the attack [C]
+    "trades": (trades, "grad"),  # autograd.grad to the input: 39 F [C]
+    "mart": (mart, "grad"),  # after TRADES [I]
+    "rslad": (rslad, "grad"),  # after TRADES [C]
+    "ard": (ard, "grad"),  # as IAD, whose repository has it as its base [I]
+    "akd2": (akd2, "grad"),  # likewise [I]
+    "adaad": (adaad, "grad"),  # 26 F + 22 T [C]
+    "iad-i": (iad_i, "grad"),  # 30 F [C]
+    "iad-ii": (iad_ii, "grad"),  # as IAD-I [I]
+    "peeraid": (peeraid, "grad"),  # 29 F + 4 P [C]
+    "crdnd": (crdnd, "grad"),  # [I]
+    "darht": (darht, "grad"),  # [I]
+}
+"""Method -> the loss of a batch, and how the released script differentiates in its attack."""

@@ -1,0 +1,175 @@
+"""The two sides of a comparison: the reference script and the engine's loop, on equal networks and the same images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from reference import Images, Script
+from reference_losses import METHODS
+from torch import nn
+
+from ardbench import data
+from ardbench.config import Recipe
+from ardbench.data.batches import Split, Splits
+from ardbench.engine import device as devices
+from ardbench.engine import networks
+from ardbench.engine.loop import LOOK_EVERY, Loop
+from ardbench.methods import method_class
+from ardbench.methods.base import Context
+from ardbench.models.feature_map import FeatureMap
+from ardbench.progress import Progress
+from ardbench.recipes import resolve
+from ardbench.runs import Run
+
+DATASET = "cifar10"
+LARGE, SMALL = 128, 32
+"""Batches: `LARGE` for the methods of `AT_LARGE`, which is the recipes' own, `SMALL` for the rest."""
+AT_LARGE = ("pgd-at", "rslad", "peeraid", "crdnd")
+WHOLE_FROM = {"iad-i": "begin", "iad-ii": "begin", "darht": "distill_from"}
+"""Methods that begin with less than their whole loss -> the field that says where all of its terms are there."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for; steps are those of one timed sample, a batch of 0 is the method's own."""
+
+    device: str
+    model: str
+    teacher: str
+    batch: int
+    repeats: int
+    steps: int
+    methods: tuple[str, ...]
+    variants: tuple[str, ...]
+    gradient: str
+    tf32: bool
+    again: bool
+    out: Path
+    memory_of: str | None
+
+    def of(self, method: str) -> Options:
+        """Return the options with the batch at which the method is measured."""
+        return replace(self, batch=self.batch or (LARGE if method in AT_LARGE else SMALL))
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One side of a comparison: `prepare` sets the process up as this side's users have it, `step` trains a batch."""
+
+    prepare: Callable[[], None]
+    step: Callable[[], None]
+
+
+def recipe_of(method: str, variant: str, options: Options) -> Recipe:
+    """Return the as-released recipe of a method (DARHT has the level one alone) in one precision, attack and outer step.
+
+    Both sides do the same in each step: DARHT's coin always says attack, and nothing is averaged between epochs.
+    """
+    precision = {"precision.attack": variant, "precision.outer": variant, "precision.tf32": options.tf32}
+    sets: dict[str, object] = precision | {"data.batch": options.batch, "average.kind": "none"}
+    if method_class(method).peer:
+        sets["method.peer"] = options.teacher
+    name = f"{method}-{DATASET}"
+    if method == "darht":
+        name, sets["method.p_adv"] = f"{name}-level", 1
+    if options.memory_of is not None:
+        sets["attack.steps"] = 2  # an attack step leaves nothing behind, so more of them raise no peak
+    return resolve(name, student=options.model, sets=sets)
+
+
+def synthetic(device: torch.device) -> tuple[Images, Splits]:
+    """Return the same random images for the reference (H, W, C in memory) and for ours (uint8 on the device)."""
+    info, source = data.info(DATASET), np.random.default_rng(0)
+    images = source.integers(0, 256, (info.train_images, info.size, info.size, info.channels), dtype=np.uint8)
+    labels = source.integers(0, info.num_classes, info.train_images)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+    train = Split(pixels, torch.from_numpy(labels).to(device), torch.arange(len(labels), device=device), info)
+    return Images(images, labels.tolist(), info.pad), Splits(train, None, train.take([0]))
+
+
+def teachers_of(method: str, options: Options, device: torch.device) -> tuple[nn.Module, ...]:
+    """Return a teacher for each role (for an Ellipsis one more), frozen; random weights cost what trained ones do."""
+    seeds = range(1, 1 + len(method_class(method).roles))
+    nets = (networks.fresh(options.teacher, DATASET, False, seed, "teacher", device) for seed in seeds)
+    return tuple(net.eval().requires_grad_(False) for net in nets)
+
+
+def script_of(method: str, options: Options, images: Images, device: torch.device) -> Script:
+    """Return the reference loop on its own networks."""
+    recipe, teachers = recipe_of(method, "fp32", options), teachers_of(method, options, device)
+
+    def learning(model: str, purpose: str) -> nn.Module:
+        return networks.fresh(model, DATASET, recipe.data.normalise, 0, purpose, device).train()
+
+    student = learning(options.model, "student")
+    if method == "darht":
+        features = student.get_submodule("head").in_features
+        student.head = FeatureMap(features, len(teachers), data.info(DATASET).num_classes).to(device)  # type: ignore[arg-type]
+    peer = learning(options.teacher, "peer") if method_class(method).peer else None
+    workers, gradient = 0 if device.type == "cpu" else 2, gradient_of(method, options)
+    return Script(recipe, student, teachers, peer, images, workers, device, METHODS[method][0], gradient)
+
+
+def gradient_of(method: str, options: Options) -> str:
+    """Return how the reference's attack differentiates."""
+    return METHODS[method][1] if options.gradient == "released" else options.gradient
+
+
+def reference(method: str, options: Options, images: Images, device: torch.device) -> Runner:
+    """Return the reference loop with torch's defaults and cudnn.benchmark as scripts set it."""
+
+    def prepare() -> None:
+        torch.backends.cudnn.benchmark = True
+        devices.allow_tf32(False)
+        torch.backends.cudnn.allow_tf32 = options.tf32  # torch's default: convolutions in TF32, products in fp32
+
+    return Runner(prepare, script_of(method, options, images, device).step)
+
+
+def loop_of(method: str, variant: str, options: Options, splits: Splits) -> Loop:
+    """Return the engine's own loop on its own networks."""
+    recipe, device = recipe_of(method, variant, options), splits.train.images.device
+
+    def build(model: str, purpose: str = "peer") -> nn.Module:
+        net: nn.Module = networks.fresh(model, DATASET, recipe.data.normalise, 0, purpose, device)
+        return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
+
+    teachers = teachers_of(method, options, device)
+    built = method_class(method)(Context(recipe, build(options.model, "student"), teachers, build))
+    folder = Path(tempfile.gettempdir()) / "ardbench-speed-writes-nothing"
+    loop = Loop(Run(folder), recipe, built, splits, lambda: False, Progress())
+    loop.method.begin_epoch(0)
+    for net in loop.trainables.values():
+        net.train()
+    return loop
+
+
+def epoch_of(loop: Loop) -> int:
+    """Return the first epoch in which the loss has all of its terms."""
+    share = WHOLE_FROM.get(loop.method.config.name)
+    return loop.method.epoch_of(getattr(loop.method.config, share)) if share else 0
+
+
+def ours(method: str, variant: str, options: Options, splits: Splits) -> Runner:
+    """Return the engine's side: batch, step and look at the losses as in `Loop._epoch`."""
+    loop = loop_of(method, variant, options, splits)
+    epoch, full, made = epoch_of(loop), len(splits.train) // options.batch, 0
+
+    def prepare() -> None:
+        torch.backends.cudnn.benchmark = False
+        devices.allow_tf32(loop.recipe.precision.tf32)
+
+    def step() -> None:
+        nonlocal made
+        index = made % full
+        loop._step(loop._batch(epoch, index), epoch, index)
+        if loop.device.type == "cpu" or index % LOOK_EVERY == LOOK_EVERY - 1:
+            loop.ledger.check(epoch)
+        made += 1
+
+    return Runner(prepare, step)

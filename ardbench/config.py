@@ -168,7 +168,7 @@ class Precision(Section):
 
 
 class Published(Section):
-    """Which rows of published.csv stand beside this recipe's measurements; student and data set are the run's."""
+    """What the recipe was written after, for people: tables set every published number of its method beside a run."""
 
     method: str
     paper: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
@@ -35,10 +35,11 @@ class Resolve(Protocol):
 
 
 class SuiteRun(Section):
-    """One run of a suite, once per seed; the student and the settings are the recipe's unless given."""
+    """One run of a suite, once per seed; data set, student and settings are the recipe's unless given."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
     recipe: str
+    dataset: str | None = None
     student: str | None = None
     teachers: tuple[str, ...] = ()
     """Runs of the suite, or outside networks (anything with ":" or "/"), in the order of the method's roles."""
@@ -54,7 +55,8 @@ class Suite(Section):
 
     name: str
     title: str
-    dataset: str
+    dataset: str | None = None
+    """Of every run that names none itself; None: the recipe's own."""
     seeds: Seeds = (0,)
     protocols: Annotated[tuple[str, ...], Field(min_length=1)]
     checkpoints: Annotated[tuple[Literal["last", "best", "averaged"], ...], Field(min_length=1)] = ("last",)
@@ -82,7 +84,7 @@ class Cell:
         name: of the run in the suite; cells that differ in the seed share it.
         run: where it lies, whether it exists or not.
         recipe: resolved, with its seed.
-        teachers: in the order of the method's roles; the weights of an untrained one have no sha256 yet.
+        teachers: in the order of the method's roles; weights that are not there yet have no sha256.
         state: done, partial (begun), missing, or stale (a teacher has changed since: move or delete it to retrain).
         missing: the (checkpoint, protocol) pairs that are still to be evaluated.
     """
@@ -170,18 +172,28 @@ def plan(
 
 def plan_table(cells: Sequence[Cell]) -> list[dict[str, str]]:
     """Return one row per cell for people: run, recipe, seed, state, epochs, missing evaluations, directory."""
+    trained_here = {cell.name for cell in cells}
     return [
         {
             "run": cell.name,
             "recipe": cell.recipe.name,
             "seed": str(cell.recipe.seed),
-            "state": f"stale: move or delete {cell.run.path} to retrain" if cell.state == "stale" else cell.state,
+            "state": _state_in_words(cell, trained_here),
             "epochs": _epochs(cell),
             "missing evaluations": "; ".join(f"{name}: {', '.join(which)}" for name, which in _by_checkpoint(cell)),
             "directory": cell.run.path.name,
         }
         for cell in cells
     ]
+
+
+def state_of(run: Run) -> State:
+    """Return whether a run is done, begun, not there, or stale."""
+    if not (run.path / "config.json").is_file():
+        return "missing"
+    if run.stale:
+        return "stale"
+    return "partial" if run.done is None else "done"
 
 
 def of_present_weights(run: Run, checkpoint: str, verdicts: Verdicts) -> bool:
@@ -211,12 +223,13 @@ class _Planner:
     def cell(self, run: SuiteRun, seed: int) -> Cell:
         """Return one run at one seed; its teachers within the suite are planned already."""
         sets = dict(_flat(run.set))
-        recipe = self.resolve(run.recipe, dataset=self.suite.dataset, student=run.student, seed=seed, sets=sets)
+        dataset = run.dataset or self.suite.dataset
+        recipe = self.resolve(run.recipe, dataset=dataset, student=run.student, seed=seed, sets=sets)
         roles = _roles_for(run, recipe, self.roles)
         taught_by = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
         place = Run.place(self.root, recipe, taught_by)
         missing = _missing(self.suite, place, recipe) if run.evaluate else ()
-        return Cell(run.name, place, recipe, taught_by, _state(place), missing)
+        return Cell(run.name, place, recipe, taught_by, state_of(place), missing)
 
     def teacher(self, source: str, role: str) -> Teacher:
         """Return a run of the suite (its first seed) or an outside network as a teacher."""
@@ -254,14 +267,6 @@ def _teacher_run(cell: Cell, role: str) -> Teacher:
         return teachers.of_run(cell.run, role, source=cell.name)
     identity = cell.recipe.identity([teacher.identity for teacher in cell.teachers])
     return replace(teachers.planned(cell.run, cell.recipe, identity, role), source=cell.name)
-
-
-def _state(run: Run) -> State:
-    if not (run.path / "config.json").is_file():
-        return "missing"
-    if run.stale:
-        return "stale"
-    return "partial" if run.done is None else "done"
 
 
 def _missing(suite: Suite, run: Run, recipe: Recipe) -> tuple[tuple[str, str], ...]:
@@ -317,6 +322,14 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
+
+
+def _state_in_words(cell: Cell, trained_here: Collection[str]) -> str:
+    """Return the state with what a person must do about it: retrain, or bring the files of outside teachers."""
+    if cell.state == "stale":
+        return f"stale: move or delete {cell.run.path} to retrain"
+    absent = [t.source for t in cell.teachers if not t.sha256 and t.source not in trained_here]
+    return f"{cell.state}, needs {' and '.join(absent)}" if absent and cell.state != "done" else cell.state
 
 
 def _epochs(cell: Cell) -> str:

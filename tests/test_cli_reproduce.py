@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,55 @@ def test_reproduce_does_what_is_missing_and_then_nothing(tmp_path: Path, jobs: i
     again = call(*words)
     assert again.exit_code == 0 and "Nothing is missing" in again.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def numbers(line: str) -> list[float]:
+    """Return the last three cells of a row of the plan: M images, PFLOP, hours."""
+    return [float(word.replace(",", "")) for word in line.split()[-3:]]
+
+
+def test_a_plan_says_what_is_missing_and_its_rows_come_to_its_total(tmp_path: Path) -> None:
+    words = ["reproduce", suite_file(tmp_path), "--runs", tmp_path / "runs", "--device", "cpu", "--dry-run"]
+    plain = call(*words).stdout
+    assert "No hours: no run in" in plain and "give --tflops NUMBER" in plain
+    lines = call(*words, "--tflops", "0.0001").stdout.splitlines()
+    rows = [numbers(line) for line in lines if " missing " in line and "PFLOP" not in line and "runs:" not in line]
+    to_do, time = lines[-2:]
+    trained, evaluated, pflop = (float(word) for word in re.findall(r"(\S+) (?:M|PFLOP)\b", to_do))
+    hours = float(time.split()[0])
+    assert len(rows) == 3 and trained == pytest.approx(3 * 64e-6, rel=0.01)
+    # validation after the only epoch, then the test set, each under two protocols
+    assert evaluated == pytest.approx(3 * 2 * (20 + 64) * 1e-6, rel=0.01)
+    assert trained + evaluated == pytest.approx(sum(row[0] for row in rows), rel=0.02)
+    assert pflop == pytest.approx(sum(row[1] for row in rows), rel=0.02)
+    assert hours == pytest.approx(sum(row[2] for row in rows), rel=0.02)
+    assert hours == pytest.approx(pflop * 1e15 / (0.0001 * 1e12) / 3600, rel=0.02)
+    assert "0.0001 TFLOP/s as given with --tflops (3)" in time
+
+
+def test_a_rate_without_a_dry_run_is_refused(tmp_path: Path) -> None:
+    result = call("reproduce", suite_file(tmp_path), "--runs", tmp_path / "runs", "--tflops", "1")
+    assert result.exit_code == 2 and "give --dry-run with it" in result.stderr
+
+
+def test_the_plan_of_what_is_done_loads_no_torch(tmp_path: Path) -> None:
+    path = suite_file(tmp_path)
+    where = ["--runs", tmp_path / "runs", "--device", "cpu"]
+    assert call("reproduce", path, "--out", tmp_path / "out", "--jobs", "1", *where).exit_code == 0
+    shown = [str(word) for word in ("reproduce", path, *where, "--dry-run")]
+    code = (
+        "import sys\n"
+        "from ardbench.cli import ardbench\n"
+        f"ardbench.main({shown!r}, standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0 to train, 0 evaluations missing" in done.stdout and "To do" not in done.stdout
+    path.write_text(path.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))
+    measured = call(*shown).stdout
+    assert "reached by the same method and student (1)" in measured
+    assert len([line for line in measured.splitlines() if line.split()[3:] == ["done", "1"]]) == 3
 
 
 def test_reproduce_leaves_out_the_students_of_what_was_refused(tmp_path: Path) -> None:

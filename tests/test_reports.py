@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,26 @@ from rich.console import Console
 
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
-from ardbench.reports import collect, console, read, tables, write
+from ardbench.reports import collect, collect_suite, console, read, tables, write
 from ardbench.reports import published as published_module
 from ardbench.reports.footnotes import separable
 from ardbench.reports.rendering import escaped
 from ardbench.reports.results import threat_name
 from ardbench.runs import Run, Teacher, sha256_of, write_json
+from ardbench.suites import Cell, state_of
 
 PUBLISHED = """method,student,teacher,dataset,checkpoint,metric,value_percent,kind,paper,source
 rslad,resnet8,wide,digits,best,clean,83.38,paper,"A, 2021",table 1
 rslad,resnet8,wide,digits,best,pgd20_trades,54.24,paper,"A, 2021",table 1
 rslad,resnet8,wide,digits,last,clean,84.44,paper,"A, 2021",table 1
 rslad,resnet8,wide,digits,not stated,clean,80.00,re-run,"B, 2023",table 2
+rslad,resnet8,wide,digits,last,clean,84.50,paper,"A, 2021",table 2: another number for the same cell
 rslad,resnet8,,digits,last,clean,11.00,paper,"A, 2021",another teacher
+iad,resnet8,wide,digits,last,clean,70.00,paper,"A, 2021",table 1
+iad-i,resnet8,wide,digits,last,clean,71.00,paper,"C, 2022",table 1
+rslad,resnet18,wide,digits,last,clean,1.00,paper,"A, 2021",another student
+rslad,resnet8,wide,cifar10,last,clean,2.00,paper,"A, 2021",another data set
+rslad,resnet8,wide,digits,last,square,3.00,paper,"A, 2021",not measured
 """
 
 
@@ -95,15 +102,33 @@ def lines_of(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
-def markdown_of(runs: Sequence[Run], out: Path, labels: dict[str, str] | None = None) -> str:
-    write(collect(runs, labels), out, "t", runs)
+def cell(
+    root: Path, of: Recipe, name: str, teachers: tuple[Teacher, ...] = (), missing: Sequence[tuple[str, str]] = ()
+) -> Cell:
+    """Return a run of a plan, whether it is there or not."""
+    run = Run.place(root, of, teachers)
+    return Cell(name, run, of, teachers, state_of(run), tuple(missing))
+
+
+@pytest.fixture
+def published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the numbers of PUBLISHED in the place of the real ones."""
+    (tmp_path / "published.csv").write_text(PUBLISHED)
+    monkeypatch.setattr(published_module, "benchmarks_folder", lambda: tmp_path)
+    published_module.numbers.cache_clear()
+    yield
+    published_module.numbers.cache_clear()
+
+
+def markdown_of(runs: Sequence[Run], out: Path) -> str:
+    write(collect(runs), out, "t", runs)
     return (out / "t.md").read_text()
 
 
 def test_a_row_says_everything_about_one_number(tmp_path: Path) -> None:
     run = make_run(tmp_path, recipe())
     verdict(run, "clean", 6)
-    frame = collect([run], {run.path.name: "mine"})
+    frame = collect_suite([cell(tmp_path, recipe(), "mine")])
     row = frame.iloc[0]
     assert len(frame) == 1
     words = ("run", "suite_name", "recipe", "family", "method", "dataset", "student", "teachers", "checkpoint")
@@ -150,32 +175,69 @@ def test_seeds_are_averaged_and_runs_of_other_settings_are_not(tmp_path: Path) -
     assert "a ± b (k) is the mean and the standard deviation over k seeds" in (tmp_path / "out" / "t.md").read_text()
 
 
-def test_published_numbers_stand_below_with_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "published.csv").write_text(PUBLISHED)
-    monkeypatch.setattr(published_module, "benchmarks_folder", lambda: tmp_path)
-    published_module._numbers.cache_clear()
-    rows = {}
-    for paper in ("A, 2021", "B, 2023"):
-        of = recipe(
-            published={"method": "rslad", "paper": paper, "teacher": "wide"},
-            selection={"by": "best-test", "protocol": "pgd20"},
-            name=paper[0],
-            seed=ord(paper[0]),
-        )
-        run = make_run(tmp_path / "runs", of)
+@pytest.mark.usefixtures("published_file")
+def test_published_numbers_stand_below_with_their_kind_and_teacher(tmp_path: Path) -> None:
+    by_test = {"family": "as-released", "selection": {"by": "best-test", "protocol": "pgd20"}}
+    runs = [make_run(tmp_path / "runs", recipe(**by_test, seed=seed)) for seed in (0, 1)]
+    for run in runs:
         for checkpoint in ("best", "last"):
             for protocol in ("clean", "pgd20-trades", "aa"):
                 verdict(run, protocol, 6, checkpoint=checkpoint)
-        rows[paper] = lines_of(markdown_of([run], tmp_path / "out"))[2:6]
-    published_module._numbers.cache_clear()
-    assert [row[3] for row in rows["A, 2021"]] == ["best (by test!)", "*best*", "last", "*last*"]
-    assert rows["A, 2021"][1] == ["*published: A, 2021 (paper)*", "", "", "*best*", "*83.38*", "*54.24*", "", ""]
-    assert rows["A, 2021"][3] == ["*published: A, 2021 (paper)*", "", "", "*last*", "*84.44*", "", "", ""]
-    assert [row[0] for row in rows["B, 2023"][:3]] == ["B", "", "*published: B, 2023 (re-run)*"]
-    assert rows["B, 2023"][2][3:5] == ["*not stated*", "*80.00*"]
-    text = (tmp_path / "out" / "t.md").read_text()
+    text = markdown_of(runs, tmp_path / "out")
+    rows = lines_of(text)[2:8]
+    assert [row[3] for row in rows] == ["best (by test!)", "*best*", "last", "*last*", "*last*", "*not stated*"]
+    assert rows[1] == ["*published: A, 2021 (paper)*", "", "*wide*", "*best*", "*83.38*", "*54.24*", "", ""]
+    assert rows[3] == ["*published: A, 2021 (paper)*", "", "*wide*", "*last*", "*84.44 / 84.50*", "", "", ""]
+    assert rows[4][2:5] == ["", "*last*", "*11.00*"]
+    assert rows[5] == ["*published: B, 2023 (re-run)*", "", "*wide*", "*not stated*", "*80.00*", "", "", ""]
     assert "the epoch was chosen on the test set itself" in text
     assert "quoted, never measured here" in text
+    assert "published" not in markdown_of([make_run(tmp_path / "level", recipe())], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("published_file")
+def test_a_paper_that_names_no_variant_stands_beside_both(tmp_path: Path) -> None:
+    found = {}
+    for name in ("iad-i", "iad-ii"):
+        run = make_run(tmp_path, recipe(name=name, family="as-released", method={"name": name}))
+        verdict(run, "clean", 6)
+        found[name] = markdown_of([run], tmp_path / "out")
+        quoted = [(row[0], row[4]) for row in lines_of(found[name]) if "published" in row[0]]
+        assert quoted == [
+            ("*published as iad: A, 2021 (paper)*", "*70.00*"),
+            *([("*published: C, 2022 (paper)*", "*71.00*")] if name == "iad-i" else []),
+        ]
+        assert "published as iad: which of its variants was run is not stated." in found[name]
+
+
+@pytest.mark.usefixtures("published_file")
+def test_a_plan_shows_what_was_published_before_anything_is_measured(tmp_path: Path) -> None:
+    of = recipe(family="as-released", selection={"by": "best-test", "protocol": "pgd20"})
+    teacher = Teacher("zoo:big", "robust", "zoo:big", "wrn", "nowhere", "")
+    pairs = [(checkpoint, protocol) for checkpoint in ("best", "last") for protocol in ("clean", "aa")]
+    cells = [cell(tmp_path, of, "rslad", (teacher,), pairs), cell(tmp_path, recipe(seed=3), "unmeasured")]
+    frame = collect_suite(cells)
+    (table,) = tables(frame)
+    assert table.title == "Accuracy in % on digits (linf, eps 8/255)"
+    assert [[entry.text for entry in row.entries] for row in table.rows] == [
+        ["rslad", "resnet8", "zoo:big", "best (by test!)", "", ""],
+        ["published: A, 2021 (paper)", "", "wide", "best", "83.38", ""],
+        ["", "", "", "last", "", ""],
+        ["published: A, 2021 (paper)", "", "wide", "last", "84.44 / 84.50", ""],
+        ["published: A, 2021 (paper)", "", "", "last", "11.00", ""],
+        ["published: B, 2023 (re-run)", "", "wide", "not stated", "80.00", ""],
+        ["unmeasured", "resnet8", "", "", "", ""],
+    ]
+    assert table.footnotes[0].startswith("Nothing has been measured yet")
+    assert set(frame["status"]) == {"missing"}
+    screen = Console(width=50, record=True, file=io.StringIO())  # narrower than the words of a line are long
+    screen.print(console(frame))
+    lines = screen.export_text().splitlines()
+    assert any("published: A, 2021" in line and "84.44 / 84.50" in line for line in lines)
+    assert any(line.startswith("   (paper), best") for line in lines)
+    verdict(make_run(tmp_path, of, [teacher]), "clean", 6)
+    some = collect_suite([cell(tmp_path, of, "rslad", (teacher,), pairs[:2] + pairs[3:])])
+    assert [entry.text for entry in tables(some)[0].rows[2].entries] == ["", "", "", "last", "60.0", ""]
 
 
 def test_footnotes_say_what_the_table_cannot(tmp_path: Path) -> None:
@@ -207,24 +269,21 @@ def test_footnotes_say_what_the_table_cannot(tmp_path: Path) -> None:
 
 def test_teachers_come_first_and_missing_runs_are_blank_rows(tmp_path: Path) -> None:
     teacher = make_run(tmp_path, recipe(name="z-digits", method={"name": "pgd-at"}))
-    known = Teacher(
-        "z", "robust", teacher.identity, "resnet8", str(teacher.weights("last")), sha256_of(teacher.weights("last"))
-    )
+    weights = str(teacher.weights("last"))
+    known = Teacher("runs/z", "robust", teacher.identity, "resnet8", weights, sha256_of(teacher.weights("last")))
     student = make_run(tmp_path, recipe(name="a-digits"), [known])
-    absent = Run(tmp_path / "absent")
     verdict(student, "clean", 5)
-    assert list(collect([student, teacher])["run"]) == [teacher.path.name, student.path.name]
-    frame = collect([teacher, student, absent], {"absent": "later"})
-    assert list(frame["run"]) == [teacher.path.name, student.path.name, "absent"]
-    assert list(frame["status"]) == ["missing", "done", "missing"]
-    assert list(frame["teachers"]) == ["", "z", ""]
-    assert collect([student], {teacher.path.name: "conv"})["teachers"].tolist() == ["conv"]
-    assert frame["value"].isna().tolist() == [True, False, True]
-    names = [[row.entries[0].text for row in table.rows] for table in tables(frame)]
-    assert names == [["z-digits", "a-digits", "later"], ["z-digits", "a-digits"]]
-    assert tables(collect([absent]))[0].rows[0].entries[0].text == "absent"
-    seed = collect([student, absent], {"absent": "same", student.path.name: "same"})
-    assert [row.entries[0].text for row in tables(seed)[0].rows] == ["same"]
+    frame = collect([student, teacher])
+    assert list(frame["run"]) == [teacher.path.name, student.path.name]
+    assert list(frame["status"]) == ["missing", "done"]
+    assert list(frame["teachers"]) == ["", "z"]
+    assert frame["value"].isna().tolist() == [True, False]
+    of = student.recipe
+    cells = [cell(tmp_path, of, "student", (known,)), cell(tmp_path, of.model_copy(update={"seed": 9}), "later")]
+    names = [[row.entries[0].text for row in table.rows] for table in tables(collect_suite(cells))]
+    assert names == [["student", "later"], ["student"]]
+    seeds = [cells[0], cell(tmp_path, of.model_copy(update={"seed": 9}), "student", (known,))]
+    assert [row.entries[0].text for row in tables(collect_suite(seeds))[0].rows] == ["student"]
 
 
 def test_regenerating_gives_the_same_bytes_and_the_csv_is_enough(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Verdicts, file_name
+from ardbench.models import zoo
 from ardbench.runs import Run, Teacher, sha256_of, write_json
 from ardbench.suites import (
     Cell,
@@ -102,6 +103,11 @@ def suite_file(tmp_path: Path) -> Any:
 
 def planned(suite: Suite, root: Path) -> list[Cell]:
     return plan(suite, root, build_recipe, lambda name: ROLES[name])
+
+
+def absent(source: str, role: str) -> Teacher:
+    """Return a network of the zoo as it is planned with while its file is not there."""
+    return Teacher(source, role, source, zoo.entry(source).model, "nowhere", "")
 
 
 def train(cell: Cell, content: bytes = b"weights", finished: bool = True) -> None:
@@ -218,7 +224,7 @@ def test_a_retrained_teacher_makes_its_students_stale(suite_file: Any, tmp_path:
         (('title = "A suite"', 'titel = "A suite"'), "'titel': did you mean 'title'?"),
         (('teachers = ["teacher"]', 'teachers = ["techer"]'), "'techer': did you mean 'teacher'?"),
         (('name = "baseline"', 'name = "teacher"'), "two runs are called 'teacher': rename one of them"),
-        (('dataset = "digits"', ""), "In suite suite: dataset is missing"),
+        (('title = "A suite"', ""), "In suite suite: title is missing"),
         (("seeds = [0, 1, 2]", "seeds = []"), "In suite suite: seeds = []"),
         (('["clean", "pgd20"]', '["clean", "pgd2O"]'), "pgd20"),
         (('"best", "last", "averaged"', '"final"'), "In suite suite: checkpoints.0 = 'final'"),
@@ -282,14 +288,67 @@ def test_a_recipe_makes_the_checkpoints_that_it_selects() -> None:
     assert (expected_checkpoints(recipe), expected_checkpoints(last)) == (("last", "best"), ("last",))
 
 
-def test_every_built_in_suite_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", suite_names())
+def test_every_built_in_suite_is_valid(tmp_path: Path, name: str) -> None:
     from ardbench.recipes import resolve
 
-    assert "digits" in suite_names()
-    for name in suite_names():
-        suite = load_suite(name)
-        cells = plan(suite, tmp_path, resolve)
-        assert {cell.name for cell in cells} == {run.name for run in suite.runs}
+    suite = load_suite(name)
+    cells = plan(suite, tmp_path, resolve, outside=absent)
+    assert {cell.name for cell in cells} == {run.name for run in suite.runs}
+    recipes = {run.name: run.recipe for run in suite.runs}
+    taught_on = {cell.name: cell.recipe.data.name for cell in cells}
+    for cell in cells:
+        dataset = resolve(recipes[cell.name]).data.name  # a built-in suite bends no recipe to other data
+        sources = [teacher.source for teacher in cell.teachers]
+        theirs = {taught_on[one] if one in taught_on else zoo.entry(one).dataset for one in sources}
+        assert {cell.recipe.data.name, *theirs} == {dataset}
+        assert cell.recipe.family == "level" or not name.endswith("-level")
+
+
+def test_the_digits_suites_compare_every_method() -> None:
+    from ardbench.methods import available
+
+    runs = {name: [run.recipe for run in load_suite(name).runs] for name in ("digits", "digits-all")}
+    five = {f"{method}-digits" for method in ("iad-i", "iad-ii", "rslad", "peeraid", "crdnd", "darht", "pgd-at")}
+    assert five < set(runs["digits"]) < set(runs["digits-all"])
+    assert {recipe.partition("-digits")[0] for recipe in runs["digits-all"]} >= set(available())
+
+
+def test_a_run_may_have_its_own_data_set(suite_file: Any, tmp_path: Path) -> None:
+    runs = '[[runs]]\nname = "a"\nrecipe = "pgd-at"\n[[runs]]\nname = "b"\nrecipe = "pgd-at"\ndataset = "fake"\n'
+    assert [cell.recipe.data.name for cell in planned(load_suite(suite_file(HEAD + runs)), tmp_path)] == [
+        "digits", "fake",
+    ]  # fmt: skip
+    without = HEAD.replace('dataset = "digits"', "") + runs
+    given: list[str | None] = []
+
+    def resolve(name: str, *, dataset: str | None, **others: Any) -> Recipe:
+        given.append(dataset)
+        return build_recipe(name, dataset=dataset or "cifar10", **others)
+
+    plan(load_suite(suite_file(without)), tmp_path, resolve, lambda name: ROLES[name])
+    assert given == [None, "fake"]
+
+
+def test_a_plan_says_which_outside_teachers_are_not_here_yet(suite_file: Any, tmp_path: Path) -> None:
+    runs = '[[runs]]\nname = "a"\nrecipe = "pgd-at"\n'
+    runs += "".join(
+        f'[[runs]]\nname = "{name}"\nrecipe = "rslad"\nteachers = ["{teacher}"]\n'
+        for name, teacher in (("one", "zoo:absent"), ("two", "a"), ("three", "b.pt:wrn"))
+    )
+
+    def outside(source: str, role: str) -> Teacher:
+        return Teacher(source, role, source, "wrn", "somewhere", "" if source == "zoo:absent" else "abc")
+
+    def states() -> list[str]:
+        return [row["state"] for row in plan_table(cells())]
+
+    def cells() -> list[Cell]:
+        return plan(load_suite(suite_file(HEAD + runs)), tmp_path, build_recipe, lambda name: ROLES[name], outside)
+
+    assert states() == ["missing", "missing, needs zoo:absent", "missing", "missing"]
+    train(cells()[1])
+    assert states()[1] == "done"
 
 
 def test_names_are_near_and_files_are_found() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,21 @@ from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
     from ardbench.engine.campaign import Outcome
-    from ardbench.suites import Cell
+    from ardbench.engine.estimate import Estimate
+    from ardbench.suites import Cell, Suite
+
+COSTS = ("M images", "PFLOP", "hours")
+"""The columns of what is missing."""
 
 
 @click.command()
 @click.argument("suite", shell_complete=options.complete_suite)
-@click.option("--dry-run", is_flag=True, help="Print what is done, what is missing and in which order, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what is done, what is missing and what it costs, and do nothing.")
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With --dry-run: the TFLOP/s that the device reaches, in place of what earlier runs tell.",
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -43,8 +53,8 @@ if TYPE_CHECKING:
 @options.time_limit
 @options.quiet
 def reproduce(
-    suite: str, dry_run: bool, jobs: int | None, out: Path, device: str, data_root: Path | None, runs: Path,
-    time_limit: float | None, quiet: bool,
+    suite: str, dry_run: bool, tflops: float | None, jobs: int | None, out: Path, device: str, data_root: Path | None,
+    runs: Path, time_limit: float | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
@@ -52,28 +62,88 @@ def reproduce(
     do not learn from it go on.
     """
     began = time.monotonic()
-    _, cells = planned(suite, runs)
-    output = Output(as_json=False)
+    found, cells = planned(suite, runs)
     if dry_run:
-        _print_plan(cells, output)
+        _print_plan(found, cells, runs, device, tflops)
         return
+    if tflops is not None:
+        raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
+    output = Output(as_json=False)
     outcome = _execute(cells, device, data_root, jobs, time_limit, quiet)
-    _tables(suite, runs, out, output)
-    _, cells = planned(suite, runs)
+    found, cells = planned(suite, runs)
+    _tables(found.name, cells, out, output)
     output.line(f"This call took {_clock(time.monotonic() - began)}; {_spent(cells)}.")
     _end(outcome, cells, output)
 
 
-def _print_plan(cells: Sequence[Cell], output: Output) -> None:
+def _print_plan(suite: Suite, cells: Sequence[Cell], runs: Path, device: str, tflops: float | None) -> None:
+    """Print the plan and what it costs; without anything missing not even torch is imported."""
+    from ardbench.engine.campaign import unfinished
     from ardbench.suites import plan_table
 
-    rows = plan_table(cells)
-    output.show(table(list(rows[0]), [list(row.values()) for row in rows], ["seed", "epochs"]))
+    output, every = Output(as_json=False), ", ".join(suite.protocols)
+    columns = ["run", "recipe", "seed", "state", "epochs", "evaluations", *COSTS]
+    rows = []
+    for row in plan_table(cells):
+        evaluations = row["missing evaluations"].replace(every, "all")
+        rows.append(row | {"evaluations": evaluations} | dict.fromkeys(COSTS, ""))
+    words = _add_estimates(rows, cells, runs, device, tflops) if unfinished(cells) else []
+    output.show(table(columns, [[row[name] for name in columns] for row in rows], ["seed", "epochs", *COSTS]))
     to_train = sum(cell.state != "done" for cell in cells)
     to_measure = sum(len(cell.missing) for cell in cells)
     output.line(
-        f"{len(cells)} runs: {to_train} to train, {to_measure} evaluations missing; rows stand in working order."
+        f"{len(cells)} runs: {to_train} to train, {to_measure} evaluations missing (all: {every}); "
+        "rows stand in working order."
     )
+    for line in words:
+        output.line(line)
+
+
+def _add_estimates(
+    rows: Sequence[dict[str, str]], cells: Sequence[Cell], runs: Path, device: str, tflops: float | None
+) -> list[str]:
+    """Write into the rows what is missing of the cells, and return the totals in words."""
+    from ardbench.engine.device import choose, describe
+    from ardbench.engine.estimate import estimate
+
+    chosen = choose(device)
+    try:
+        found = estimate(cells, runs, chosen, tflops)
+    except ArdbenchError as error:
+        return [f"No estimate: {error}"]
+    for row, cost in zip(rows, found, strict=True):
+        numbers = (cost.images / 1e6, cost.flop / 1e15, cost.hours)
+        row.update((name, _digits(number)) for name, number in zip(COSTS, numbers, strict=True) if number)
+    return _total(found, runs, describe(chosen))
+
+
+def _total(found: Sequence[Estimate], runs: Path, device: str) -> list[str]:
+    """Return what all rows come to, how fast that was taken to go, and what is assumed."""
+    trained, evaluated = (
+        _digits(sum(images) / 1e6) for images in ([c.trained for c in found], [c.evaluated for c in found])
+    )
+    work = (
+        f"To do: {trained} M images of training and {evaluated} M of evaluation, "
+        f"{_digits(sum(c.flop for c in found) / 1e15)} PFLOP, if half of the images stand up to AutoAttack."
+    )
+    rates = sorted(c.rate / 1e12 for c in found if c.rate)
+    if not rates:
+        return [
+            work,
+            f"No hours: no run in {runs} was trained on {device}; give --tflops NUMBER, the TFLOP/s that training reaches.",
+        ]
+    speed = " to ".join(dict.fromkeys(map(_digits, (rates[0], rates[-1]))))
+    sources = ", ".join(f"{source} ({n})" for source, n in Counter(c.source for c in found if c.rate).items())
+    hours = _digits(sum(c.hours or 0 for c in found))
+    return [
+        work,
+        f"{hours} h for one run after the other, at {speed} TFLOP/s {sources}, evaluation as fast as training.",
+    ]
+
+
+def _digits(number: float) -> str:
+    """Return three digits, and all of them before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _execute(
@@ -99,13 +169,11 @@ def _execute(
         return campaign.reproduce(cells, settings, listen, jobs=at_once, time_limit=time_limit)
 
 
-def _tables(suite: str, runs: Path, out: Path, output: Output) -> None:
-    from ardbench.cli.report import of_suite
-    from ardbench.reports import collect, console, write
+def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> None:
+    from ardbench.reports import collect_suite, console, write
 
-    name, chosen, labels = of_suite(suite, runs)
-    frame = collect(chosen, labels)
-    paths = write(frame, out, name, chosen)
+    frame = collect_suite(cells)
+    paths = write(frame, out, suite, [cell.run for cell in cells])
     output.show(console(frame))
     for path in paths:
         output.line(str(path))

@@ -7,10 +7,10 @@ from rich.console import RenderableType
 
 from ardbench.reports.files import write
 from ardbench.reports.rendering import renderable
-from ardbench.reports.results import collect, read
+from ardbench.reports.results import collect, collect_suite, read
 from ardbench.reports.tables import Table, tables
 
-__all__ = ["Table", "collect", "console", "read", "tables", "write"]
+__all__ = ["Table", "collect", "collect_suite", "console", "read", "tables", "write"]
 
 
 def console(frame: pd.DataFrame) -> RenderableType:

@@ -18,7 +18,7 @@ def of_accuracies(rows: pd.DataFrame) -> list[str]:
     """Return the footnotes of a table of accuracies."""
     measured = rows[rows["value"].notna()]
     if measured.empty:
-        return ["Nothing has been measured yet: a blank cell is no zero."]
+        return ["Nothing has been measured yet: a blank cell is no zero.", *_sources(rows)]
     notes = [
         _numbers(measured),
         _threats(measured),
@@ -29,7 +29,7 @@ def of_accuracies(rows: pd.DataFrame) -> list[str]:
         *_selection(measured),
         *_subsets(measured),
         *_standing(rows),
-        *_sources(measured),
+        *_sources(rows),
         *_trees(measured),
         *_evaluations(measured),
     ]
@@ -153,12 +153,16 @@ def _standing(rows: pd.DataFrame) -> list[str]:
 
 
 def _sources(rows: pd.DataFrame) -> list[str]:
-    if not rows["published"].notna().any():
+    quoted = rows[rows["published"].notna()]
+    if quoted.empty:
         return []
-    return [
-        "Published numbers are quoted, never measured here, and hold under their own authors' threat and attacks: "
-        "(paper) read in the paper named, (re-run) run again by the work named, (second-hand) as others quote it."
+    notes = [
+        "Published numbers are quoted, never measured here, and hold under their own authors' teacher, threat and "
+        "attacks: (paper) read in the paper named, (re-run) run again by the work named, (second-hand) as others quote "
+        "it. Teacher and checkpoint are given where they are known."
     ]
+    unnamed = sorted(set(quoted.loc[quoted["published_method"] != quoted["method"], "published_method"]))
+    return notes + [f"published as {name}: which of its variants was run is not stated." for name in unnamed]
 
 
 def _trees(rows: pd.DataFrame) -> list[str]:

@@ -115,22 +115,26 @@ class _Screen:
             [Text(table.header[i]), *(_console_entry(row.entries[i]) for row in table.rows)]
             for i in range(table.labels, len(table.header))
         ]
-        room = options.max_width - 4 - max(map(_width, words))
+        widest = min(2 + max(map(_width, words)), options.max_width // 2)  # longer words are wrapped
+        room = options.max_width - 4 - widest
         yield Text(table.title, style="bold")
         while columns:
             fitting = max(1, sum(total <= room for total in accumulate(2 + max(map(_width, one)) for one in columns)))
-            yield self._grid(words, columns[:fitting])
+            yield self._grid(words, widest, columns[:fitting])
             columns = columns[fitting:]
         yield Padding(Text("\n".join(table.footnotes), style="dim"), (0, 0, 1, 1))
 
-    def _grid(self, words: Sequence[Text], columns: Sequence[Sequence[Text]]) -> Grid:
+    def _grid(self, words: Sequence[Text], widest: int, columns: Sequence[Sequence[Text]]) -> Grid:
         grid = Grid(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
-        grid.add_column(self.table.header[0], overflow="fold")
+        grid.add_column(self.table.header[0], overflow="fold", max_width=widest)
         for header, *_ in columns:
             grid.add_column(header, justify="right", no_wrap=True)
         for index, row in enumerate(self.table.rows):
             cells = [column[index + 1] for column in columns]
-            grid.add_row(words[index], *cells, style="italic dim" if row.quoted else None)
+            if row.opens and index and not self.table.rows[index - 1].opens:
+                grid.add_section()
+            about = words[index] if row.opens else Padding(words[index], (0, 0, 0, 2))
+            grid.add_row(about, *cells, style="italic dim" if row.quoted else None)
         return grid
 
 
@@ -140,9 +144,9 @@ def _width(text: Text) -> int:
 
 def _stacked(words: Sequence[str]) -> Text:
     """Return "run, checkpoint" over "student from teachers"."""
-    first, *middle, last = words
-    lines = [", ".join(filter(None, (first, last)))] + [" from ".join(filter(None, middle))] * any(middle)
-    return Text.assemble(lines[0], *(("\n" + line, "dim") for line in lines[1:]))
+    first, student, teachers, last = words
+    below = " ".join(filter(None, (student, teachers and f"from {teachers}")))
+    return Text.assemble(", ".join(filter(None, (first, last))), (f"\n{below}" if below else "", "dim"))
 
 
 def _console_entry(entry: Entry) -> Text:

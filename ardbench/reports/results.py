@@ -1,20 +1,21 @@
-"""The tidy results: one row per run, checkpoint and protocol, from run directories alone. Torch-free."""
+"""The tidy results: a row per run, checkpoint and protocol, and a row per published number beside. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import wilson
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts, worst_case
-from ardbench.reports.published import published_number
-from ardbench.runs import Run, Teacher, read_json
-from ardbench.suites import of_present_weights
+from ardbench.reports.published import published_beside
+from ardbench.runs import Run, read_json
+from ardbench.suites import Cell, of_present_weights, state_of
 
 WORST = "worst"
 """The protocol column of a worst case: robust against every attack that was measured on the same images."""
@@ -43,7 +44,8 @@ COLUMNS = {
     "high": REAL,
     "subset": TRUTH,
     "published": REAL,
-    "published_checkpoint": TEXT,
+    "published_method": TEXT,
+    "published_teacher": TEXT,
     "published_kind": TEXT,
     "published_paper": TEXT,
     "images_per_second": REAL,
@@ -56,24 +58,31 @@ COLUMNS = {
     "status": TEXT,
     "notes": TEXT,
 }
-"""Every column and its type. value, low and high are fractions; eps is in pixel units; hours are of training;
-`setting` is the hash of everything that decides a run but its seed; status is done, partial, stale or missing."""
+"""Every column and its type. value, low, high and published are fractions; eps is in pixel units; hours are of training;
+`setting` is the hash of everything that decides a run but its seed; status is done, partial, stale or missing. A row has a
+value, or a published number beside its run (at the published checkpoint), or neither: it is still to be measured."""
 
 
-def collect(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return the tidy results of the runs, in a suite's order or, without one, teachers of other runs first.
+def collect(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the tidy results of runs, teachers of other runs first.
 
     A run without any evaluation has one row without a value.
-
-    Args:
-        labels: from a run directory's name to what a suite calls it; given, the order of the runs stands.
 
     Raises:
         ArdbenchError: a file of a run is damaged.
     """
-    named = labels or {}
-    ordered = runs if named else _teachers_first(runs)
-    rows = [row for run in ordered for row in _rows(run, named)]
+    teaching = {teacher.identity.partition("@")[0] for run in runs for teacher in run.teachers}
+    ordered = sorted(runs, key=lambda run: run.identity not in teaching)
+    return collect_suite([Cell("", run, run.recipe, run.teachers, state_of(run), ()) for run in ordered])
+
+
+def collect_suite(cells: Sequence[Cell]) -> pd.DataFrame:
+    """Return the tidy results of a plan in its order, with a row for everything that is still to be measured.
+
+    Raises:
+        ArdbenchError: a file of a run is damaged.
+    """
+    rows = [row for cell in cells for row in _rows(cell)]
     return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -136,49 +145,38 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(COLUMNS)
 
 
-def _teachers_first(runs: Sequence[Run]) -> list[Run]:
-    teaching = {teacher.identity.partition("@")[0] for run in runs if _exists(run) for teacher in run.teachers}
-    return sorted(runs, key=lambda run: not (_exists(run) and run.identity in teaching))
-
-
-def _exists(run: Run) -> bool:
-    return (run.path / "config.json").is_file()
-
-
-def _rows(run: Run, labels: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one run: each evaluation, and the worst case of those made on the same images."""
-    label = {"run": run.path.name, "suite_name": labels.get(run.path.name, "")}
-    if not _exists(run):
-        yield label | {"status": "missing"}
-        return
-    about = label | _about(run) | {"teachers": " + ".join(_called(teacher, labels) for teacher in run.teachers)}
+def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one run: evaluations, worst cases over the same images, what is missing, what was published."""
+    about, run = _about(cell), cell.run
     found = [(checkpoint, verdicts) for checkpoint, _, verdicts in evaluations(run)]
     for checkpoint, verdicts in found:
-        yield about | _measured(run, checkpoint, verdicts, str(about["status"]))
+        yield about | _measured(run, checkpoint, verdicts, cell.state)
     for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in found):
         yield from (about | row for row in _worst(run, checkpoint, [v for name, v in found if name == checkpoint]))
-    if not found:
-        yield about | {"status": about["status"] if about["status"] != "done" else "missing"}
+    there = {(checkpoint, verdicts.protocol) for checkpoint, verdicts in found}
+    missing = [pair for pair in cell.missing if pair not in there]
+    blank = about | {"status": "missing" if cell.state == "done" else cell.state}
+    for checkpoint, name in missing if there or missing else [("", "")]:
+        yield blank | ({"checkpoint": checkpoint, "protocol": name} | _threat(cell.recipe) if name else {})
+    yield from (about | row for row in _quoted(cell.recipe, {name for _, name in there.union(missing)}))
 
 
-def _called(teacher: Teacher, labels: Mapping[str, str]) -> str:
-    """Return a teacher's name in the suite, or what the user typed without the folders."""
-    weights = Path(teacher.weights)
-    return labels.get(weights.parent.name) or Path(teacher.source).name
-
-
-def _about(run: Run) -> dict[str, Any]:
+def _about(cell: Cell) -> dict[str, Any]:
     """Return the columns that all rows of a run share."""
-    recipe, done, known = run.recipe, run.done or {}, environment(run)
+    run, recipe = cell.run, cell.recipe
+    done, known = run.done or {}, environment(run)
     seconds = training_seconds(run)
     images = done.get("images") or sum(row.get("images", 0) for row in run.metrics)
-    identities = [teacher.identity for teacher in run.teachers]
+    identities = [teacher.identity for teacher in cell.teachers]
     return {
+        "run": run.path.name,
+        "suite_name": cell.name,
         "recipe": recipe.name,
         "family": recipe.family,
         "method": recipe.method["name"],
         "dataset": recipe.data.name,
         "student": recipe.student,
+        "teachers": " + ".join(Path(teacher.source).name for teacher in cell.teachers),
         "seed": recipe.seed,
         "setting": recipe.model_copy(update={"seed": 0}).identity(identities)[:8],
         "selection": recipe.selection.by,
@@ -189,7 +187,7 @@ def _about(run: Run) -> dict[str, Any]:
         "torch": known.get("torch", ""),
         "git_sha": known.get("git_sha", ""),
         "git_dirty": known.get("git_dirty"),
-        "status": "stale" if run.stale else "done" if done else "partial",
+        "status": cell.state,
     }
 
 
@@ -208,7 +206,7 @@ def _measured(run: Run, checkpoint: str, verdicts: Verdicts, status: str) -> dic
         "notes": " | ".join(notes),
         "status": status if present else "stale",
     }
-    return about | _counted(verdicts.robust) | _quoted(run, checkpoint, verdicts)
+    return about | _counted(verdicts.robust)
 
 
 def _counted(robust: Sequence[bool]) -> dict[str, Any]:
@@ -230,17 +228,19 @@ def _worst(run: Run, checkpoint: str, several: Sequence[Verdicts]) -> Iterator[d
             yield about | {"total": total, "subset": n < total} | _counted(worst_case(group))
 
 
-def _quoted(run: Run, checkpoint: str, verdicts: Verdicts) -> dict[str, Any]:
-    """Return the columns of the published number beside one evaluation, if it was made under the recipe's threat."""
-    recipe = run.recipe
-    if verdicts.protocol != "clean" and verdicts.threat != recipe.evaluation.model_dump(mode="json"):
-        return {}
-    number = published_number(recipe.published, recipe.student, recipe.data.name, checkpoint, verdicts.protocol)
-    if number is None:
-        return {}
-    return {
-        "published": number.value,
-        "published_checkpoint": number.checkpoint,
-        "published_kind": number.kind,
-        "published_paper": number.paper,
-    }
+def _threat(recipe: Recipe) -> dict[str, Any]:
+    return {"norm": recipe.evaluation.norm, "eps": recipe.evaluation.eps}
+
+
+def _quoted(recipe: Recipe, protocols: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield the columns of the published numbers beside a run, under the threat that its recipe measures."""
+    for number in published_beside(recipe, protocols):
+        yield _threat(recipe) | {
+            "checkpoint": number.checkpoint,
+            "protocol": number.protocol,
+            "published": number.value,
+            "published_method": number.method,
+            "published_teacher": number.teacher,
+            "published_kind": number.kind,
+            "published_paper": number.paper,
+        }

@@ -62,12 +62,10 @@ def tables(frame: pd.DataFrame) -> list[Table]:
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield (data set, threat, rows); clean accuracies stand in every table of their run, runs not begun in all."""
-    begun = frame["dataset"] != ""
-    waiting = ~begun & ~frame["suite_name"].isin(set(frame.loc[begun, "suite_name"]) - {""})
-    for dataset in dict.fromkeys(frame.loc[begun, "dataset"]) or ([""] if len(frame) else []):
-        rows = frame[(frame["dataset"] == dataset) | waiting]
-        attacked = (rows["protocol"] != "clean") & rows["value"].notna()
+    """Yield (data set, threat, rows); clean accuracies stand in every table of their run."""
+    for dataset in dict.fromkeys(frame["dataset"]):
+        rows = frame[frame["dataset"] == dataset]
+        attacked = ~rows["protocol"].isin(["clean", ""])
         threats = list(dict.fromkeys(zip(rows.loc[attacked, "norm"], rows.loc[attacked, "eps"], strict=True)))
         for norm, eps in threats:
             fits = attacked & (rows["norm"] == norm) & (rows["eps"] == eps)
@@ -85,7 +83,7 @@ def _accuracies(rows: pd.DataFrame, dataset: str, threat: str) -> Table:
     for key, group in _groups(rows):
         lines += _block(group, names[key], protocols, decimals)
     return Table(
-        "Accuracy in %" + (f" on {dataset}" if dataset else "") + (f" ({threat})" if threat else ""),
+        f"Accuracy in % on {dataset}" + (f" ({threat})" if threat else ""),
         ("run", "student", "teachers", "checkpoint", *protocols),
         4,
         tuple(lines),
@@ -117,20 +115,21 @@ def _names(rows: pd.DataFrame) -> dict[tuple[str, ...], str]:
 
 
 def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int) -> list[Row]:
-    """Return the lines of one run: each checkpoint, and below it what was published."""
+    """Return the lines of one run: each checkpoint, and below it what was published; last what fits none of them."""
     first = group.iloc[0]
     labels = (name, first["student"], first["teachers"])
-    checkpoints = [one for one in ("best", "last", "averaged") if one in set(group["checkpoint"])] or [""]
+    measured, quoted = group[group["published"].isna()], group[group["published"].notna()]
+    checkpoints = [one for one in ("best", "last", "averaged") if one in set(measured["checkpoint"])] or [""]
     lines: list[Row] = []
     for checkpoint in checkpoints:
-        rows = group[group["checkpoint"] == checkpoint]
+        rows = measured[measured["checkpoint"] == checkpoint]
         shown = labels if not lines else ("", "", "")
         tested = checkpoint == "best" and (rows["selection"] == "best-test").any()
         cells = _entries(rows, protocols, decimals)
         words = (*shown, f"{checkpoint} (by test!)" if tested else checkpoint)
         lines.append(Row((*(Entry(word) for word in words), *cells), opens=not lines))
-        lines += _published(rows, protocols, repeat=checkpoint == checkpoints[-1])
-    return lines
+        lines += _published(quoted[quoted["checkpoint"] == checkpoint], protocols)
+    return lines + _published(quoted[~quoted["checkpoint"].isin(checkpoints)], protocols)
 
 
 def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int) -> list[Entry]:
@@ -156,17 +155,23 @@ def _entry(rows: pd.DataFrame, decimals: int) -> Entry:
     return Entry(mean, f"[{low:.{decimals}f}, {high:.{decimals}f}]", mark)
 
 
-def _published(rows: pd.DataFrame, protocols: list[str], repeat: bool) -> list[Row]:
-    """Return the lines of published numbers; those without a stated checkpoint stand once, below the last one."""
-    quoted = rows[rows["published"].notna()]
-    quoted = quoted[(quoted["published_checkpoint"] == quoted["checkpoint"]) | repeat]
+def _published(quoted: pd.DataFrame, protocols: list[str]) -> list[Row]:
+    """Return the lines of published numbers, one per source; two numbers for one cell stand in it side by side."""
+    source = ["published_method", "published_paper", "published_kind", "published_teacher", "checkpoint"]
+    once = quoted.drop_duplicates([*source, "protocol", "published"])  # each seed has brought them
     lines = []
-    sources = quoted.groupby(["published_paper", "published_kind", "published_checkpoint"], sort=False)
-    for (paper, kind, checkpoint), group in sources:
-        values = dict(zip(group["protocol"], group["published"], strict=True))
-        cells = [Entry(f"{100 * values[one]:.2f}" if one in values else "") for one in protocols]
-        words = (f"published: {paper} ({kind})", "", "", str(checkpoint))
-        lines.append(Row((*(Entry(word) for word in words), *cells), quoted=True))
+    for (method, paper, kind, teacher, checkpoint), group in once.groupby(source, sort=False):
+        cells = [
+            " / ".join(f"{100 * value:.2f}" for value in group.loc[group["protocol"] == one, "published"])
+            for one in protocols
+        ]
+        name = (
+            f"published: {paper} ({kind})"
+            if method in set(group["method"])
+            else f"published as {method}: {paper} ({kind})"
+        )
+        words = (name, "", str(teacher), str(checkpoint))
+        lines.append(Row(tuple(Entry(text) for text in (*words, *cells)), quoted=True))
     return lines
 
 

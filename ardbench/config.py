@@ -167,14 +167,6 @@ class Precision(Section):
     """Attacks in eval mode run on a copy whose BatchNorms are folded into the convolutions."""
 
 
-class Published(Section):
-    """What the recipe was written after, for people: tables set every published number of its method beside a run."""
-
-    method: str
-    paper: str
-    teacher: str = ""
-
-
 class Recipe(Section):
     """A resolved recipe: everything that decides a run but its teachers' weights."""
 
@@ -195,7 +187,6 @@ class Recipe(Section):
     average: Average = Average()
     precision: Precision = Precision()
     method: dict[str, Any]
-    published: Published | None = None
     diagnostics: bool = False
     """Log for each epoch who of teachers and peer is right on x and on the student's x'; the training is the same."""
 
@@ -223,6 +214,6 @@ class Recipe(Section):
 
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""
-        science = self.model_dump(mode="json", exclude={"name", "title", "family", "published", "diagnostics"})
+        science = self.model_dump(mode="json", exclude={"name", "title", "family", "diagnostics"})
         text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

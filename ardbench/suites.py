@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from ardbench import teachers
+from ardbench import data, teachers
 from ardbench.config import Recipe, Section
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
@@ -60,6 +60,10 @@ class Suite(Section):
     seeds: Seeds = (0,)
     protocols: Annotated[tuple[str, ...], Field(min_length=1)]
     checkpoints: Annotated[tuple[Literal["last", "best", "averaged"], ...], Field(min_length=1)] = ("last",)
+    n: Annotated[int, Field(ge=1)] | None = None
+    """Test images to measure on, the same class-balanced ones for every run; None measures on all."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the recipe of every run; a run's own go over them."""
     runs: Annotated[tuple[SuiteRun, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -87,6 +91,7 @@ class Cell:
         teachers: in the order of the method's roles; weights that are not there yet have no sha256.
         state: done, partial (begun), missing, or stale (a teacher has changed since: move or delete it to retrain).
         missing: the (checkpoint, protocol) pairs that are still to be evaluated.
+        n: the test images that these are evaluated on; None: all.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Cell:
     teachers: tuple[Teacher, ...]
     state: State
     missing: tuple[tuple[str, str], ...]
+    n: int | None = None
 
 
 def benchmarks_folder() -> Path:
@@ -222,14 +228,15 @@ class _Planner:
 
     def cell(self, run: SuiteRun, seed: int) -> Cell:
         """Return one run at one seed; its teachers within the suite are planned already."""
-        sets = dict(_flat(run.set))
+        sets = dict(_flat(self.suite.set)) | dict(_flat(run.set))
         dataset = run.dataset or self.suite.dataset
         recipe = self.resolve(run.recipe, dataset=dataset, student=run.student, seed=seed, sets=sets)
         roles = _roles_for(run, recipe, self.roles)
         taught_by = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
         place = Run.place(self.root, recipe, taught_by)
-        missing = _missing(self.suite, place, recipe) if run.evaluate else ()
-        return Cell(run.name, place, recipe, taught_by, state_of(place), missing)
+        n = None if self.suite.n == data.info(recipe.data.name).test_images else self.suite.n
+        missing = _missing(self.suite, place, recipe, n) if run.evaluate else ()
+        return Cell(run.name, place, recipe, taught_by, state_of(place), missing, n)
 
     def teacher(self, source: str, role: str) -> Teacher:
         """Return a run of the suite (its first seed) or an outside network as a teacher."""
@@ -269,15 +276,15 @@ def _teacher_run(cell: Cell, role: str) -> Teacher:
     return replace(teachers.planned(cell.run, cell.recipe, identity, role), source=cell.name)
 
 
-def _missing(suite: Suite, run: Run, recipe: Recipe) -> tuple[tuple[str, str], ...]:
+def _missing(suite: Suite, run: Run, recipe: Recipe, n: int | None) -> tuple[tuple[str, str], ...]:
     """Return the evaluations that are not there or no longer hold, of those checkpoints that the recipe makes."""
     checkpoints = [name for name in suite.checkpoints if name in expected_checkpoints(recipe)]
     pairs = [(checkpoint, name) for checkpoint in checkpoints for name in suite.protocols]
-    return tuple(pair for pair in pairs if not _evaluated(run, recipe, *pair))
+    return tuple(pair for pair in pairs if not _evaluated(run, recipe, *pair, n))
 
 
-def _evaluated(run: Run, recipe: Recipe, checkpoint: str, name: str) -> bool:
-    path = run.path / "eval" / checkpoint / file_name(name)
+def _evaluated(run: Run, recipe: Recipe, checkpoint: str, name: str, n: int | None) -> bool:
+    path = run.path / "eval" / checkpoint / file_name(name, n)
     if not path.is_file():
         return False
     verdicts = load_verdicts(path)

@@ -124,7 +124,7 @@ def identity(teachers: tuple[str, ...] = (), **sets: Any) -> str:
         {"name": "another"},
         {"title": "another"},
         {"family": "own"},
-        {"published": {"method": "rslad", "paper": "a paper"}},
+        {"diagnostics": True},
         {"average__kind": "none"},  # what is said and what is meant anyway are one
         {"method__alpha": 5 / 6},
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from ardbench import methods
 from ardbench.config import epoch_at
 from ardbench.recipes import describe, recipe_names, resolve
-from ardbench.suites import benchmarks_folder
 
 RUNS = [n for name in recipe_names() for n in (name, *(f"{name}@{v}" for v in describe(name).get("variants", {})))]
 
@@ -153,7 +151,7 @@ def test_level_recipes_differ_in_their_loss_alone(dataset: str) -> None:
     for method, table in tables.items():
         assert table["data"].pop("drop_last") is (method == "crdnd")
         assert table.pop("method")["name"] == method
-        for key in ("name", "title", "published"):
+        for key in ("name", "title"):
             del table[key]
         if dataset == "digits":
             del table["attack"]["start"], table["attack"]["bn"]
@@ -186,15 +184,6 @@ def test_short_is_thirty_epochs_of_every_level_recipe() -> None:
             assert short.schedule.model_dump() == shape
             changed = {"schedule": short.schedule, "name": short.name, "title": f"{resolve(name).title} (short)"}
             assert short == resolve(name).model_copy(update=changed)
-
-
-def test_what_a_recipe_says_was_published_is_in_the_table_of_published_numbers() -> None:
-    with (benchmarks_folder() / "published.csv").open(encoding="utf-8", newline="") as file:
-        rows = {tuple(row[key] for key in ("method", "paper", "teacher", "dataset")) for row in csv.DictReader(file)}
-    said = [(recipe.published, recipe.data.name) for recipe in map(resolve, RUNS) if recipe.published]
-    assert len(said) > 20
-    for published, dataset in said:
-        assert (published.method, published.paper, published.teacher, dataset) in rows
 
 
 def test_every_section_with_a_constant_names_a_source() -> None:

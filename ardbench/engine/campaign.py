@@ -157,7 +157,7 @@ def _measure(
             try:
                 evaluate(
                     net, split, name, cell.recipe.evaluation,
-                    batch=settings.batch, store=store, key=key, progress=progress, stop=stop,
+                    batch=settings.batch, n=cell.n, store=store, key=key, progress=progress, stop=stop,
                 )  # fmt: skip
             except Paused as paused:
                 progress.note(str(paused))

@@ -114,7 +114,8 @@ def _work(cell: Cell, counted: StepCounter) -> Estimate:
     epochs = range(begun, total)
     trained = len(epochs) * images_per_epoch(recipe)
     training = trained * counted.flop(recipe, cell.teachers, epochs) if trained else 0.0
-    measures = Counter({name: info.test_images * times for name, times in Counter(n for _, n in cell.missing).items()})
+    tested = cell.n or info.test_images
+    measures = Counter({name: tested * times for name, times in Counter(n for _, n in cell.missing).items()})
     for name in ("clean", recipe.selection.protocol):
         measures[name] += _validated(recipe, epochs)
     passes = sum(images * forwards(name, info.num_classes) for name, images in measures.items())

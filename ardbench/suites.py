@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
@@ -18,6 +18,7 @@ from ardbench.config import Recipe, Section
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
+from ardbench.models import zoo
 from ardbench.runs import CHECKPOINTS, Run, Teacher
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -178,19 +179,23 @@ def plan(
 
 def plan_table(cells: Sequence[Cell]) -> list[dict[str, str]]:
     """Return one row per cell for people: run, recipe, seed, state, epochs, missing evaluations, directory."""
-    trained_here = {cell.name for cell in cells}
     return [
         {
             "run": cell.name,
             "recipe": cell.recipe.name,
             "seed": str(cell.recipe.seed),
-            "state": _state_in_words(cell, trained_here),
+            "state": _state_in_words(cell),
             "epochs": _epochs(cell),
             "missing evaluations": "; ".join(f"{name}: {', '.join(which)}" for name, which in _by_checkpoint(cell)),
             "directory": cell.run.path.name,
         }
         for cell in cells
     ]
+
+
+def awaited(cells: Sequence[Cell]) -> list[str]:
+    """Return the teachers of the zoo whose files are not here yet."""
+    return sorted({t.source for cell in cells for t in cell.teachers if t.identity.startswith(zoo.PREFIX)})
 
 
 def state_of(run: Run) -> State:
@@ -331,12 +336,11 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{key}", value
 
 
-def _state_in_words(cell: Cell, trained_here: Collection[str]) -> str:
-    """Return the state with what a person must do about it: retrain, or bring the files of outside teachers."""
+def _state_in_words(cell: Cell) -> str:
+    """Return the state with what a person must do about it: retrain, or bring the file of a teacher."""
     if cell.state == "stale":
         return f"stale: move or delete {cell.run.path} to retrain"
-    absent = [t.source for t in cell.teachers if not t.sha256 and t.source not in trained_here]
-    return f"{cell.state}, needs {' and '.join(absent)}" if absent and cell.state != "done" else cell.state
+    return f"{cell.state}, needs a file" if cell.state != "done" and awaited([cell]) else cell.state
 
 
 def _epochs(cell: Cell) -> str:

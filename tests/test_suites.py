@@ -16,6 +16,7 @@ from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Verdicts, file_name
 from ardbench.models import zoo
+from ardbench.recipes import resolve
 from ardbench.runs import Run, Teacher, sha256_of, write_json
 from ardbench.suites import (
     Cell,
@@ -346,7 +347,7 @@ def test_a_plan_says_which_outside_teachers_are_not_here_yet(suite_file: Any, tm
     def cells() -> list[Cell]:
         return plan(load_suite(suite_file(HEAD + runs)), tmp_path, build_recipe, lambda name: ROLES[name], outside)
 
-    assert states() == ["missing", "missing, needs zoo:absent", "missing", "missing"]
+    assert states() == ["missing", "missing, needs a file", "missing", "missing"]
     train(cells()[1])
     assert states()[1] == "done"
 
@@ -373,3 +374,14 @@ def test_a_run_is_found_by_its_plan(suite_file: Any, tmp_path: Path) -> None:
     cell = planned(load_suite(suite_file(CHAIN)), tmp_path)[1]
     train(cell)
     assert Run.open(cell.run.path).identity == cell.recipe.identity()
+
+
+def test_a_suite_measures_a_subset_and_changes_every_run(suite_file: Any, tmp_path: Path) -> None:
+    """n is of all runs but where it is the whole test set (digits: 360); a run's own changes go over the suite's."""
+    runs = '[[runs]]\nname = "a"\nrecipe = "pgd-at-digits"\n'
+    runs += '[[runs]]\nname = "b"\nrecipe = "pgd-at-digits"\nset = { schedule.epochs = 8 }\n'
+    for n, expected in ((100, 100), (360, None)):
+        head = f'title = "t"\ndataset = "digits"\nprotocols = ["clean"]\nn = {n}\nset = {{ schedule.epochs = 7 }}\n'
+        cells = plan(load_suite(suite_file(head + runs)), tmp_path, resolve)
+        assert [cell.n for cell in cells] == [expected, expected]
+        assert [cell.recipe.schedule.epochs for cell in cells] == [7, 8]

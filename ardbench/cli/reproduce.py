@@ -79,7 +79,8 @@ def reproduce(
 def _print_plan(suite: Suite, cells: Sequence[Cell], runs: Path, device: str, tflops: float | None) -> None:
     """Print the plan and what it costs; without anything missing not even torch is imported."""
     from ardbench.engine.campaign import unfinished
-    from ardbench.suites import plan_table
+    from ardbench.models import zoo
+    from ardbench.suites import awaited, plan_table
 
     output, every = Output(as_json=False), ", ".join(suite.protocols)
     columns = ["run", "recipe", "seed", "state", "epochs", "evaluations", *COSTS]
@@ -95,7 +96,7 @@ def _print_plan(suite: Suite, cells: Sequence[Cell], runs: Path, device: str, tf
         f"{len(cells)} runs: {to_train} to train, {to_measure} evaluations missing (all: {every}); "
         "rows stand in working order."
     )
-    for line in words:
+    for line in [*words, *(zoo.entry(source).absence for source in awaited(cells))]:
         output.line(line)
 
 

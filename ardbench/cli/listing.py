@@ -84,7 +84,9 @@ def _methods() -> Rows:
         kind = method_class(name)
         roles = ["or more" if role is ... else str(role) for role in kind.roles]
         about = (kind.__doc__ or "").strip().splitlines() or [""]
-        rows.append({"name": name, "teachers": ", ".join(roles) or "none", "about": about[0]})
+        rows.append(
+            {"name": name, "teachers": ", ".join(roles) or ("a peer" if kind.peer else "none"), "about": about[0]}
+        )
     return rows
 
 

@@ -15,16 +15,16 @@ METHODS = {
     "standard": "ardbench.methods.standard:Standard",
     "pgd-at": "ardbench.methods.pgd_at:PGDAT",
     "trades": "ardbench.methods.trades:TRADES",
+    "mart": "ardbench.methods.mart:MART",
+    "ard": "ardbench.methods.ard:ARD",
+    "akd2": "ardbench.methods.akd2:AKD2",
+    "adaad": "ardbench.methods.adaad:AdaAD",
     "rslad": "ardbench.methods.rslad:RSLAD",
     "iad-i": "ardbench.methods.iad:IADI",
     "iad-ii": "ardbench.methods.iad:IADII",
     "peeraid": "ardbench.methods.peeraid:PeerAiD",
     "crdnd": "ardbench.methods.crdnd:CRDND",
     "darht": "ardbench.methods.darht:DARHT",
-    "mart": "ardbench.methods.mart:MART",
-    "ard": "ardbench.methods.ard:ARD",
-    "akd2": "ardbench.methods.akd2:AKD2",
-    "adaad": "ardbench.methods.adaad:AdaAD",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ardbench import data, methods, models
 from ardbench.config import Recipe
 from ardbench.data.batches import Batch, TrainBatches
 from ardbench.data.load import load
-from ardbench.methods.base import Context, Method
+from ardbench.methods.base import Context, Method, Step
 from ardbench.recipes import resolve
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def recipe(method: str, **sets: Any) -> Recipe:
 
 
 def network(seed: int, model: str = "resnet8-tiny") -> nn.Module:
-    """Return a network with running statistics that are not the initial ones."""
+    """Return a network in train mode, with running statistics that are not the initial ones."""
     torch.manual_seed(seed)
     net = models.build(model, data.info("fake"))
     net.train()
@@ -36,18 +37,34 @@ def network(seed: int, model: str = "resnet8-tiny") -> nn.Module:
     return net
 
 
-def method(wanted: Recipe, kind: type[Method[Any]] | None = None, model: str = "resnet8-tiny") -> Method[Any]:
-    """Return a method with a student and as many teachers as its roles name, frozen as the engine freezes them."""
-    kind = kind or methods.method_class(wanted.method["name"])
-    count = len([role for role in kind.roles if isinstance(role, str)]) + (... in kind.roles)
-    teachers = tuple(network(10 + i, model).eval().requires_grad_(False) for i in range(count))
-    return kind(Context(wanted, network(0, model), teachers, lambda name: network(5, name)))
+def method(wanted: Recipe, model: str = "resnet8-tiny", to: Any = torch.float32) -> Method[Any]:
+    """Return a method with a student and as many teachers as its roles name, frozen as the engine freezes them.
+
+    Args:
+        wanted: its recipe.
+        model: of student and teachers.
+        to: the type or the device of all networks.
+    """
+    kind = methods.method_class(wanted.method["name"])
+    teachers = tuple(network(10 + i, model).to(to).eval().requires_grad_(False) for i in range(len(kind.roles)))
+    built = kind(Context(wanted, network(0, model).to(to), teachers, lambda name: network(5, name).to(to)))
+    for net in built.trainables().values():
+        net.to(to)  # with what the method has added
+    return built
 
 
-def batch(wanted: Recipe, step: int = 0) -> Batch:
+def batch(wanted: Recipe, step: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
     """Return a training batch of the recipe."""
     split = load("fake", CPU, validation=wanted.data.validation).train
-    return TrainBatches(split, wanted.data.augment, wanted.data.batch, False, wanted.seed).batch(0, step)
+    made = TrainBatches(split, wanted.data.augment, wanted.data.batch, False, wanted.seed).batch(0, step)
+    return replace(made, x=made.x.to(dtype))
+
+
+def watched(built: Method[Any], given: Batch, epoch: int = 0) -> tuple[Step, torch.Tensor]:
+    """Return a step, and the x' that the method crafted for it, or x where it crafted none."""
+    seen = [given.x]
+    built.watch = lambda _, x_adv: seen.append(x_adv)
+    return built.step(given, epoch), seen[-1]
 
 
 def cosine(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:

@@ -70,7 +70,9 @@ def test_no_test_of_the_contract_is_left_out() -> None:
 
 @pytest.mark.usefixtures("corrected")
 def test_the_example_is_its_equation() -> None:
-    built, given, x_adv, _ = test_methods.double("corrected", method__gamma=2)
+    wanted = recipe("corrected", method__gamma=2)
+    given = small.batch(wanted, dtype=torch.float64)
+    step, x_adv = small.watched(small.method(wanted, to=torch.float64), given)
     student, teacher = small.network(0).double().train(), small.network(10).double().eval()
     with torch.no_grad():
         soft = teacher(given.x).softmax(1)
@@ -80,7 +82,7 @@ def test_the_example_is_its_equation() -> None:
     def mean_ce(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([-(q * p.log()).sum() for q, p in zip(target, student(x).softmax(1), strict=True)]).mean()
 
-    test_methods.same(built.step(given, 0).loss, 5 / 6 * mean_ce(x_adv) + 1 / 6 * mean_ce(given.x))
+    assert torch.allclose(step.loss, 5 / 6 * mean_ce(x_adv) + 1 / 6 * mean_ce(given.x), rtol=1e-9)
 
 
 @pytest.mark.usefixtures("corrected")
@@ -90,7 +92,7 @@ def test_a_teacher_that_is_trusted_wholly_makes_it_rslad() -> None:
     ours, rslad = small.method(wanted), small.method(small.recipe("rslad"))
     gradients = []
     for built in (ours, rslad):
-        step = test_methods.train_mode(built).step(small.batch(wanted), 0)
+        step = built.step(small.batch(wanted), 0)
         gradients.append(torch.autograd.grad(step.loss, list(built.student.parameters())))
     assert small.cosine(*gradients) == pytest.approx(1, abs=1e-6)
 

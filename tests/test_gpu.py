@@ -26,10 +26,8 @@ def test_a_step_is_the_one_of_the_cpu(name: str) -> None:
     wanted = recipe(name, attack__start="none")  # noise differs between devices; nothing else may
     losses = []
     for device in ("cpu", "cuda"):
-        built = method(wanted)
-        moved = tuple(net._copy.to(device) for net in built.teachers)
-        there = type(built)(Context(wanted, built.student.to(device).train(), moved))
-        losses.append(there.step(batch(wanted).to(device), 15).loss.detach().cpu())
+        built = method(wanted, to=device)
+        losses.append(built.step(batch(wanted).to(device), 15).loss.detach().cpu())
     assert torch.allclose(losses[0], losses[1], rtol=2e-2)
 
 

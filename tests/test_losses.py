@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+import references
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ardbench.losses import cross_entropy, kl, margin
-
-
-def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
-    top = max(row)
-    powers = [math.exp((value - top) / temperature) for value in row]
-    return [power / sum(powers) for power in powers]
+from ardbench.losses import boosted_cross_entropy, cross_entropy, kl, margin, nt_xent
 
 
 def logits(seed: int, rows: int = 6, classes: int = 5) -> Tensor:
@@ -26,19 +21,31 @@ def logits(seed: int, rows: int = 6, classes: int = 5) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 30.0])
 def test_kl_is_the_sum_written_out(temperature: float) -> None:
     student, target = logits(0), logits(1)
-    expected = []
-    for s, t in zip(student.tolist(), target.tolist(), strict=True):
-        q, p = softmax(s, temperature), softmax(t, temperature)
-        expected.append(temperature**2 * sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True)))
-    assert torch.allclose(kl(student, target, temperature), torch.tensor(expected, dtype=torch.float64), rtol=1e-10)
+    expected = [references.kl(t, s, temperature) for s, t in zip(student.tolist(), target.tolist(), strict=True)]
+    assert kl(student, target, temperature).tolist() == pytest.approx(expected, rel=1e-10)
 
 
-def test_cross_entropy_and_margin_are_written_out() -> None:
+def test_losses_of_labels_are_written_out() -> None:
     z, labels = logits(2), torch.tensor([0, 1, 2, 3, 4, 0])
-    entropy = [-math.log(softmax(row)[y]) for row, y in zip(z.tolist(), labels.tolist(), strict=True)]
-    margins = [max(v for k, v in enumerate(row) if k != y) - row[y] for row, y in zip(z.tolist(), labels, strict=True)]
-    assert torch.allclose(cross_entropy(z, labels), torch.tensor(entropy, dtype=torch.float64), rtol=1e-10)
-    assert torch.equal(margin(z, labels), torch.tensor(margins, dtype=torch.float64))
+    pairs = list(zip(z.tolist(), labels.tolist(), strict=True))
+    assert cross_entropy(z, labels).tolist() == pytest.approx([references.ce(*pair) for pair in pairs], rel=1e-10)
+    assert margin(z, labels).tolist() == [references.margin(*pair) for pair in pairs]
+    for released in (False, True):
+        boosted = [references.boosted_ce(*pair, released) for pair in pairs]
+        assert boosted_cross_entropy(z, labels, released).tolist() == pytest.approx(boosted, rel=1e-9)
+
+
+def test_nt_xent_is_written_out_and_has_its_closed_forms() -> None:
+    u, v = logits(0), logits(1)
+    anchors = references.nt_xent(u.tolist(), v.tolist(), 0.5)
+    expected = [(anchors[i] + anchors[i + 6]) / 2 for i in range(6)]
+    assert nt_xent(u, v, 0.5).tolist() == pytest.approx(expected, rel=1e-12)
+    assert torch.allclose(nt_xent(3 * u, 0.2 * v, 0.5), nt_xent(u, v, 0.5), rtol=1e-12)  # of directions alone
+    equal, apart = torch.ones(128, 10), torch.eye(128)
+    assert nt_xent(equal, 2 * equal, 0.5).tolist() == pytest.approx([math.log(255)] * 128, rel=1e-6)  # 5.5413
+    assert nt_xent(apart, apart, 0.5).tolist() == pytest.approx(
+        [math.log(1 + 254 * math.exp(-2))] * 128, rel=1e-6
+    )  # 3.5660
 
 
 @given(st.integers(0, 10**6))
@@ -59,12 +66,21 @@ def test_gradients_flow_into_both_sides() -> None:
     assert torch.autograd.gradcheck(lambda s, t: kl(s, t, 3.0), (student, target))
     assert torch.autograd.gradcheck(lambda s: cross_entropy(s, labels), (student,))
     assert torch.autograd.gradcheck(lambda s: margin(s, labels), (student,))
+    assert torch.autograd.gradcheck(lambda s: boosted_cross_entropy(s, labels), (student,))
+    assert torch.autograd.gradcheck(lambda s, t: nt_xent(s, t, 0.5), (student, target))
 
 
 def test_finite_at_large_logits() -> None:
     z = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], requires_grad=True)
     labels = torch.tensor([1, 0])
-    for value in (kl(z, z.detach().flip(1)), cross_entropy(z, labels), margin(z, labels)):
+    boosted = [boosted_cross_entropy(z, labels, released) for released in (False, True)]
+    for value in (
+        kl(z, z.detach().flip(1)),
+        cross_entropy(z, labels),
+        margin(z, labels),
+        *boosted,
+        nt_xent(z, z.flip(1), 0.5),
+    ):
         (gradient,) = torch.autograd.grad(value.sum(), z)
         assert value.isfinite().all()
         assert gradient.isfinite().all()

@@ -83,11 +83,11 @@ class CRDND(Method[CRDNDConfig]):
         return Step(loss, {"relation_clean": clean, "relation_adv": adversarial})
 
     def relation(self, student: Tensor, teacher: Tensor, accuracy: Tensor) -> Tensor:
-        """Return NTXent(M u, v), the mean over the 2B anchors; u and v are logits (B, K) or their softmaxes."""
-        if self.config.domain == "probs":
-            student, teacher = student.softmax(dim=-1), teacher.softmax(dim=-1)
+        """Return NTXent(M S, T) of logits (B, K), or of softmax(M S) and softmax(T): the mean over the 2B anchors."""
         if self.config.compensation != "off":
             student = student @ compensation(accuracy).T
+        if self.config.domain == "probs":
+            student, teacher = student.softmax(dim=-1), teacher.softmax(dim=-1)
         return nt_xent(student, teacher, self.config.tau).mean()
 
     def count(self, labels: Tensor, *answers: Tensor) -> None:

@@ -41,7 +41,8 @@ class FeatureMap(nn.Module):
     def folded(self) -> nn.Linear:
         """Return the one linear layer BA h + (Ba + b)."""
         a, b = self.map, self.out
-        layer = nn.Linear(a.in_features, b.out_features, device="meta").to_empty(device=b.weight.device)
+        layer = nn.Linear(a.in_features, b.out_features, device="meta", dtype=b.weight.dtype)
+        layer.to_empty(device=b.weight.device)
         layer.weight.copy_(b.weight @ a.weight)
         layer.bias.copy_(b.weight @ a.bias + b.bias)
         return layer

@@ -1,0 +1,189 @@
+"""The methods' losses written out from their equations: floats in lists, loops over examples and classes, no torch.
+
+`now` holds every network's logits by the name that the equations give them, such as "S(x')"; `was` holds the same numbers
+where an equation takes them as constants. A numerical gradient moves `now` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Row = list[float]
+Rows = list[Row]
+Seen = Mapping[str, Any]
+Loss = Callable[[Seen, Seen, list[int], Any], float]
+
+
+def mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def softmax(row: Row, t: float = 1.0) -> Row:
+    top = max(row)
+    powers = [math.exp((value - top) / t) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def kl(target: Row, student: Row, t: float = 1.0) -> float:
+    """Return t^2 KL(target || student)."""
+    return t**2 * sum(p * math.log(p / q) for p, q in zip(softmax(target, t), softmax(student, t), strict=True))
+
+
+def ce(row: Row, label: int) -> float:
+    return -math.log(softmax(row)[label])
+
+
+def margin(row: Row, label: int) -> float:
+    return max(value for k, value in enumerate(row) if k != label) - row[label]
+
+
+def boosted_ce(row: Row, label: int, released: bool) -> float:
+    p = softmax(row)
+    wrong = max(value for k, value in enumerate(p) if k != label)
+    return -math.log(p[label]) - math.log(1.0001 - wrong + 1e-12 if released else 1 - wrong)
+
+
+def cosine(a: Row, b: Row) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+def nt_xent(u: Rows, v: Rows, tau: float) -> Row:
+    """Return one value per anchor, those of u before those of v."""
+    rows, values = [*u, *v], []
+    for i, anchor in enumerate(rows):
+        likes = [math.exp(cosine(anchor, other) / tau) for other in rows]
+        values.append(-math.log(likes[(i + len(u)) % len(rows)] / (sum(likes) - likes[i])))
+    return values
+
+
+def matrix(a: Row) -> Rows:
+    """Return CRDND's M of the accuracies a."""
+    classes = range(len(a))
+    return [[a[i] if i == j else (1 - a[j]) / (len(a) - 1) for j in classes] for i in classes]
+
+
+def times(m: Rows, z: Row) -> Row:
+    return [sum(w * value for w, value in zip(row, z, strict=True)) for row in m]
+
+
+def mean_kl(targets: Rows, students: Rows, t: float = 1.0, weights: Row | None = None) -> float:
+    weights = weights or [1.0] * len(targets)
+    return mean(w * kl(p, q, t) for w, p, q in zip(weights, targets, students, strict=True))
+
+
+def mean_ce(rows: Rows, y: list[int]) -> float:
+    return mean(map(ce, rows, y))
+
+
+# The losses of whole methods. c: the recipe's [method] section, and what a test adds to it ------------------------------
+
+
+def standard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    return mean_ce(now["S(x)"], y)
+
+
+def pgd_at(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    return mean_ce(now["S(x')"], y)
+
+
+def trades(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    return mean_ce(now["S(x)"], y) + c.beta * mean_kl(now["S(x)"], now["S(x')"])
+
+
+def mart(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    doubt = [1 - softmax(row)[label] for row, label in zip(now["S(x)"], y, strict=True)]
+    boosted = mean(boosted_ce(row, label, c.boost == "released") for row, label in zip(now["S(x')"], y, strict=True))
+    return boosted + c.beta * mean_kl(now["S(x)"], now["S(x')"], weights=doubt)
+
+
+def ard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    soft = mean_kl(was["T0(x)"], now["S(x')"], c.temperature)  # t^2 inside
+    return c.alpha * c.scale * soft + (1 - c.alpha) * mean_ce(now["S(x)"], y)
+
+
+def akd2(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    adv, t = now["S(x')"], c.temperature
+    soft = c.robust * mean_kl(was["T0(x')"], adv, t) + c.clean * mean_kl(was["T1(x')"], adv, t)
+    return c.label * mean_ce(adv, y) + soft
+
+
+def adaad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    adversarial, clean = mean_kl(was["T0(x')"], now["S(x')"]), mean_kl(was["T0(x)"], now["S(x)"])
+    return c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
+
+
+def rslad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    adversarial, clean = mean_kl(was["T0(x)"], now["S(x')"]), mean_kl(was["T0(x)"], now["S(x)"])
+    return c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
+
+
+def trust(rows: Rows, y: list[int], beta: float) -> Row:
+    return [softmax(row)[label] ** beta for row, label in zip(rows, y, strict=True)]
+
+
+def iad_i(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    teacher, adv = was["T0(x)"], now["S(x')"]
+    if not c.begun:
+        return mean_kl(teacher, adv)
+    a = trust(was["T0(x')"], y, c.beta)
+    imitation = mean_kl(teacher, adv, weights=a if c.trust_teacher_term else None)
+    return imitation + mean_kl(now["S(x)"], adv, weights=[1 - value for value in a])
+
+
+def iad_ii(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    teacher, adv = was["T0(x')"], now["S(x')"]
+    a = trust(teacher, y, c.beta) if c.begun else [1.0] * len(y)
+    middle = mean_kl(teacher, adv, weights=a) + mean_kl(now["S(x)"], adv, weights=[1 - value for value in a])
+    return c.label * mean_ce(adv, y) + c.robust * middle + c.clean * mean_kl(was["T1(x')"], adv)
+
+
+def peeraid(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    target = (was if c.detach_peer_target else now)["S(x')"]
+    peer = c.peer_label * mean_ce(now["P(x')"], y) + c.peer_imitation * mean_kl(target, now["P(x')"])
+    adv, t = now["S(x')"], c.temperature
+    imitation, consistency = mean_kl(was["P(x')"], adv, t), mean_kl(now["S(x)"], adv, t)
+    return peer + c.label * mean_ce(adv, y) + c.imitation * imitation + c.consistency * consistency
+
+
+def crdnd(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    def relation(student: Rows, teacher: Rows, accuracy: Row) -> float:
+        u = student if c.compensation == "off" else [times(matrix(accuracy), row) for row in student]
+        v = teacher
+        if c.domain == "probs":
+            u, v = [softmax(row) for row in u], [softmax(row) for row in v]
+        return mean(nt_xent(u, v, c.tau))
+
+    clean = relation(now["S(x)"], was["T0(x)"], c.accuracy[0])
+    return c.balance * clean + (1 - c.balance) * relation(now["S(x')"], was["T0(x')"], c.accuracy[1])
+
+
+def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    """c.seen: "x'" or "x", as the coin fell; c.labels, c.teachers: whether the phase has them; c.shares: m_i of before."""
+    blocks, teachers, loss = now[f"z({c.seen})"], [was[f"T{i}({c.seen})"] for i in range(2)], 0.0
+    if c.labels:
+        f = [[value + b for value, b in zip(times(now["B"], z), now["b"], strict=True)] for z in blocks]
+        loss += mean_ce(f, y)
+    if not c.teachers:
+        return loss
+    weights = [math.exp(-mean_ce(teacher, y)) for teacher in teachers]
+    if c.weighting == "mwu":
+        weights = [m * w for m, w in zip(c.shares, weights, strict=True)]
+        weights = [w / sum(weights) for w in weights]
+    if c.weighting == "uniform":
+        weights = [1 / len(teachers)] * len(teachers)
+    for i, (weight, teacher) in enumerate(zip(weights, teachers, strict=True)):
+        classes = len(teacher[0])
+        own = [z[i * classes : (i + 1) * classes] for z in blocks]
+        pairs = list(zip(teacher, own, strict=True))
+        squares = [(p - q) ** 2 for row, block in pairs for p, q in zip(row, block, strict=True)]
+        loss += weight * (mean(kl(row, block) for row, block in pairs) if c.distance == "kl" else mean(squares))
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
+    "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
+}  # fmt: skip

@@ -82,7 +82,7 @@ def evaluate(source: Path, **words: Any) -> None:
     """
     wanted = Wanted(source=source, **words)
     where = wanted.located()
-    threat = wanted.threat(where)
+    threat = threat_of(where.threat, wanted.norm, wanted.eps)
     output = Output(wanted.as_json)
     results: list[Row] = []
     finished = _measure(where, wanted, threat, results, output)
@@ -146,19 +146,20 @@ class Wanted:
             )
         return found
 
-    def threat(self, source: Source) -> Threat:
-        """Return the threat to measure under."""
-        from ardbench.config import Threat
 
-        norm = self.norm or source.threat.norm
-        if self.eps is None and norm != source.threat.norm:
-            raise ArdbenchError(f"--norm {norm} needs --eps with it: a radius of one norm means nothing in another.")
-        eps = source.threat.eps if self.eps is None else self.eps
-        if norm == "linf" and eps > 1:
-            raise ArdbenchError(
-                f"--eps {eps:g} is larger than any pixel, which lie in [0, 1]: give a fraction such as {eps:g}/255."
-            )
-        return Threat(norm=norm, eps=eps)
+def threat_of(own: Threat, norm: Literal["linf", "l2"] | None, eps: float | None) -> Threat:
+    """Return the threat to measure under: the source's own, unless --norm and --eps say otherwise."""
+    from ardbench.config import Threat
+
+    norm = norm or own.norm
+    if eps is None and norm != own.norm:
+        raise ArdbenchError(f"--norm {norm} needs --eps with it: a radius of one norm means nothing in another.")
+    eps = own.eps if eps is None else eps
+    if norm == "linf" and eps > 1:
+        raise ArdbenchError(
+            f"--eps {eps:g} is larger than any pixel, which lie in [0, 1]: give a fraction such as {eps:g}/255."
+        )
+    return Threat(norm=norm, eps=eps)
 
 
 def _measure(source: Source, wanted: Wanted, threat: Threat, results: list[Row], output: Output) -> bool:

@@ -25,11 +25,24 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Write the tables there as Markdown, CSV and LaTeX with their provenance; without it they are printed.",
 )
-def report(what: tuple[str, ...], runs: Path, out: Path | None) -> None:
-    """Make tables of what was measured: of one suite, of the runs named, or of all runs under --runs."""
+@click.option(
+    "--curves",
+    is_flag=True,
+    help="Draw what the runs told over their epochs, and accuracies by class, as PNG and SVG, in place of the tables.",
+)
+def report(what: tuple[str, ...], runs: Path, out: Path | None, curves: bool) -> None:
+    """Make tables of what was measured: of one suite, of the runs named, or of all runs under --runs.
+
+    With --curves the files lie in the run's own directory, or for several runs in --out.
+    """
     from ardbench.reports import collect, collect_suite, console, write
+    from ardbench.reports.curves import draw
 
     output = Output(as_json=False)
+    if curves:
+        for path in draw(_chosen(what, runs), out):
+            output.line(str(path))
+        return
     if len(what) == 1 and not Path(what[0]).is_dir():
         suite, cells = planned(what[0], runs)
         name, chosen, frame = suite.name, [cell.run for cell in cells], collect_suite(cells)

@@ -51,6 +51,15 @@ class SuiteRun(Section):
     evaluate: bool = True
 
 
+class Choice(Section):
+    """Which of a suite's teachers fall least for each other's adversarial examples: measured once they are there."""
+
+    size: Annotated[int, Field(ge=2)]
+    """Teachers in the set to choose."""
+    n: Annotated[int, Field(ge=1)] | None = None
+    """Test images to attack, class-balanced; None: all."""
+
+
 class Suite(Section):
     """A list of runs and what to measure on each."""
 
@@ -65,6 +74,7 @@ class Suite(Section):
     """Test images to measure on, the same class-balanced ones for every run; None measures on all."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Changes to the recipe of every run; a run's own go over them."""
+    transfer: Choice | None = None
     runs: Annotated[tuple[SuiteRun, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -73,6 +83,13 @@ class Suite(Section):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two runs are called {twice!r}: rename one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _has_teachers_to_choose_from(self) -> Suite:
+        count = len({teacher for run in self.runs for teacher in run.teachers})
+        if self.transfer and self.transfer.size > count:
+            raise ValueError(f"transfer.size is {self.transfer.size}, but the runs name {count} in all as teachers: make it smaller")
         return self
 
     def seeds_of(self, run: SuiteRun) -> tuple[int, ...]:

@@ -32,9 +32,9 @@ LAYERS = (
 """From below: a module imports from its own layer and those below it. A submodule may stand lower than its package."""
 
 TORCH_FREE = (
-    "ardbench", "cli", "cli.*", "config", "data", "errors", "evaluation", "evaluation.protocols",
-    "evaluation.statistics", "evaluation.verdicts", "losses", "methods", "methods.*", "models", "models.zoo", "progress",
-    "recipes", "recipes.*", "reports", "reports.*", "runs", "suites", "teachers", "__main__",
+    "ardbench", "cli", "cli.*", "config", "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols",
+    "evaluation.statistics", "evaluation.verdicts", "losses", "methods", "methods.*", "models", "models.zoo",
+    "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "suites", "teachers", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

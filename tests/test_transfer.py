@@ -20,14 +20,20 @@ from ardbench.data.batches import Split
 from ardbench.data.load import load
 from ardbench.engine.networks import of_teacher
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.matrix import Question, Transfer, best_set, mean_rate
 from ardbench.evaluation.statistics import wilson
-from ardbench.evaluation.transfer import Transfer, best_set, mean_rate, transfer
+from ardbench.evaluation.transfer import transfer
 from ardbench.recipes import resolve
 from ardbench.reports.transfer import Matrix
 from ardbench.runs import Teacher
 from ardbench.teachers import locate
 
 LINF, NARROW = Threat(norm="linf", eps=0.1), Threat(norm="linf", eps=0.03)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what is measured is kept in ./runs
 
 
 class Linear(nn.Module):
@@ -70,12 +76,12 @@ def test_every_count_of_linear_networks_is_the_closed_form() -> None:
     for i, source in enumerate(nets):
         right = source(x).argmax(1) == y
         said = [net(worst(source, x[right], y[right], threat.eps)).argmax(1) for net in nets]
-        assert found.n[i] == int(right.sum())
+        assert found.right[i] == int(right.sum())
         assert found.fooled[i] == tuple(int((one != y[right]).sum()) for one in said)
     assert found.fooled[2][2] == 0
     unattacked = int((nets[0](x[y == 1]).argmax(1) != 1).sum())
-    assert found.n[2] == int((y == 1).sum()) and found.fooled[2][0] > unattacked
-    assert found.rates[0][1] == found.fooled[0][1] / found.n[0]
+    assert found.right[2] == int((y == 1).sum()) and found.fooled[2][0] > unattacked
+    assert found.rates[0][1] == found.fooled[0][1] / found.right[0]
 
 
 def test_what_ignores_the_image_is_never_fooled_and_a_copy_is_as_its_original() -> None:
@@ -84,7 +90,7 @@ def test_what_ignores_the_image_is_never_fooled_and_a_copy_is_as_its_original() 
     y, right = split.labels, linear(0)(split.pixels(slice(None))).argmax(1) == split.labels
     assert found.fooled[0] == found.fooled[1] and found.fooled[0][0] == found.fooled[0][1] > 0
     assert found.fooled[0][2] == int((right & (y == 0)).sum())  # it says 1 of whatever it is shown
-    assert found.n[2] == int((y == 1).sum()) and found.fooled[2][2] == 0
+    assert found.right[2] == int((y == 1).sum()) and found.fooled[2][2] == 0
 
 
 def test_without_a_ball_only_the_errors_on_clean_images_are_left() -> None:
@@ -152,8 +158,10 @@ def test_rows_are_sources_in_every_dress_and_names_are_told_apart(
     drawn: list[Any] = []
     monkeypatch.setattr("ardbench.reports.transfer.save", lambda figure, path: drawn.append(figure) or [])
     teachers = tuple(Teacher(source, "robust", "", "", "", "ab") for source in ("x/net", "y/net"))
-    matrix = Matrix(teachers, Transfer((4, 10), ((3, 1), (2, 9))), (0, 1), 0.225, "about")
-    matrix.write(tmp_path)
+    question = Question(teachers, "fake", LINF, 100)
+    matrix = Matrix(question, Transfer((4, 10), ((3, 1), (2, 9))), 2)
+    assert (matrix.chosen, matrix.mean) == ((0, 1), pytest.approx(0.225))
+    matrix.write(tmp_path / "transfer")
     (axes,) = drawn[0].axes
     assert axes.images[0].get_array().tolist() == [[75, 25], [20, 90]]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["1 x/net", "2 y/net"]
@@ -162,9 +170,6 @@ def test_rows_are_sources_in_every_dress_and_names_are_told_apart(
     assert rows == [["1 x/net", "4", "(75.0)", "25.0"], ["2 y/net", "10", "20.0", "(90.0)"]]
     pairs = [(row["source"], row["target"], row["fooled"]) for row in matrix.rows()]
     assert pairs == [("x/net", "x/net", 3), ("x/net", "y/net", 1), ("y/net", "x/net", 2), ("y/net", "y/net", 9)]
-
-
-SETTINGS = "--epochs 1 --dataset fake --set data.train_images=64 --set data.validation=20 --set attack.steps=1"
 
 
 LEARNT = "--epochs 6 --dataset fake --set data.batch=32 --set data.validation=0 --set selection.by=last"
@@ -198,7 +203,7 @@ def test_data_set_and_threat_are_those_of_the_run_and_the_counts_those_of_the_ne
     split = load("fake", CPU).test.subset(50, 0)
     assert len({row["rate"] for row in document["pairs"]}) > 3
     found = transfer([of_teacher(one, "fake", CPU) for one in teachers], split, threat, batch=30)
-    assert [pair["n"] for pair in document["pairs"]] == [n for n in found.n for _ in range(3)]
+    assert [pair["n"] for pair in document["pairs"]] == [n for n in found.right for _ in range(3)]
     assert [pair["fooled"] for pair in document["pairs"]] == [count for row in found.fooled for count in row]
 
 
@@ -232,29 +237,49 @@ def test_the_table_shows_the_matrix_and_names_the_set(sources: list[str]) -> Non
     assert f"{100 * mean:.1f} % over its ordered pairs" in result.stdout.splitlines()[-1]
 
 
-def test_the_same_numbers_give_the_same_files(sources: list[str], tmp_path: Path) -> None:
-    first, again = (measured(*sources, "--out", tmp_path / name)["files"] for name in "ab")
+def test_a_second_call_measures_nothing_and_gives_the_same_files(
+    sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*sources, "--n", 30, "--runs", tmp_path]
+    first = measured(*words, "--out", tmp_path / "a")["files"]
+    monkeypatch.setattr("ardbench.evaluation.transfer.transfer", None)
+    again = measured(*words, "--out", tmp_path / "b")["files"]
+    assert "commit" in (tmp_path / "a" / "transfer.md").read_text()
     assert sorted(Path(file).suffix for file in first) == [".csv", ".md", ".png", ".svg"]
     for one, other in zip(first, again, strict=True):
         assert Path(one).read_bytes() == Path(other).read_bytes()
 
 
-def test_a_suite_stands_for_its_teachers_each_once(tmp_path: Path) -> None:
+def test_a_suite_stands_for_its_teachers_each_once_and_measures_them_itself_when_asked(tmp_path: Path) -> None:
     sets = "set = { schedule.epochs = 1, data.train_images = 64, data.validation = 20, attack.steps = 1 }"
     suite = tmp_path / "two.toml"
     suite.write_text(
-        'title = "Two"\ndataset = "fake"\nseeds = [0, 1]\nprotocols = ["clean"]\n'
+        'title = "Two"\ndataset = "fake"\nseeds = [0, 1]\nprotocols = ["clean"]\ntransfer = { size = 2, n = 40 }\n'
         f'[[runs]]\nname = "a"\nrecipe = "pgd-at-digits"\n{sets}\n'
         f'[[runs]]\nname = "b"\nrecipe = "standard-digits"\n{sets}\n'
         f'[[runs]]\nname = "c"\nrecipe = "darht-digits"\nteachers = ["a", "b"]\n{sets}\n'
         f'[[runs]]\nname = "d"\nrecipe = "rslad-digits"\nteachers = ["b"]\n{sets}\n'
     )
-    assert "is no run directory" in call("transfer", suite, "--runs", tmp_path).stderr
-    made = [
-        call("train", recipe, *shlex.split(SETTINGS), "--device", "cpu", "--runs", tmp_path).stdout.splitlines()[0]
-        for recipe in ("pgd-at-digits", "standard-digits")
-    ]
-    assert [teacher["source"] for teacher in measured(suite, "--runs", tmp_path)["teachers"]] == made
+    runs, out = ["--runs", tmp_path], tmp_path / "out"
+    assert "Teacher a of the suite is not there yet: type ardbench reproduce" in call("transfer", suite, *runs).stderr
+    done = [call("reproduce", suite, *runs, "--device", "cpu", "--jobs", 1, "--out", out) for _ in range(2)]
+    assert [result.exit_code for result in done] == [0, 0], done[0].output
+    assert ["Measured before" in result.stderr for result in done] == [False, True]
+    document = measured(suite, *runs, "--n", 40, "--out", tmp_path / "again")
+    assert [teacher["source"] for teacher in document["teachers"]] == ["a", "b"]
+    for ending in ("csv", "md", "png", "svg"):
+        again = tmp_path / "again" / f"transfer.{ending}"
+        assert (out / f"two-transfer.{ending}").read_bytes() == again.read_bytes()
+
+
+def test_a_suite_cannot_choose_more_teachers_than_it_has(tmp_path: Path) -> None:
+    suite = tmp_path / "one.toml"
+    suite.write_text(
+        'title = "One"\nprotocols = ["clean"]\ntransfer = { size = 2 }\n'
+        'runs = [{ name = "a", recipe = "pgd-at-digits" }, { name = "b", recipe = "rslad-digits", teachers = ["a"] }]\n'
+    )
+    result = call("reproduce", suite, "--dry-run")
+    assert result.exit_code == 2 and "transfer.size is 2, but the runs name 1 in all as teachers" in result.stderr
 
 
 def test_robustbench_is_asked_for_the_data_set_and_the_norm(

@@ -20,7 +20,7 @@ from ardbench.errors import ArdbenchError
 if TYPE_CHECKING:
     from ardbench.engine.campaign import Outcome
     from ardbench.engine.estimate import Estimate
-    from ardbench.suites import Cell, Suite
+    from ardbench.suites import Cell, Choice, Suite
 
 COSTS = ("M images", "PFLOP", "hours")
 """The columns of what is missing."""
@@ -72,6 +72,8 @@ def reproduce(
     outcome = _execute(cells, device, data_root, jobs, time_limit, quiet)
     found, cells = planned(suite, runs)
     _tables(found.name, cells, out, output)
+    if found.transfer and not (outcome.stopped or outcome.failed):
+        _transfer(found, found.transfer, cells, device, data_root, runs, out, quiet, output)
     output.line(f"This call took {_clock(time.monotonic() - began)}; {_spent(cells)}.")
     _end(outcome, cells, output)
 
@@ -178,6 +180,19 @@ def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> Non
     output.show(console(frame))
     for path in paths:
         output.line(str(path))
+
+
+def _transfer(
+    suite: Suite, choice: Choice, cells: Sequence[Cell], device: str, data_root: Path | None, runs: Path, out: Path,
+    quiet: bool, output: Output,
+) -> None:  # fmt: skip
+    """Measure the suite's teachers against each other, if that was not done before, and print and write the matrix."""
+    from ardbench.cli.transfer import answered, ask, show, teachers_of
+    from ardbench.reports.transfer import Matrix
+
+    question = ask(teachers_of(suite, cells), choice.size, n=choice.n)
+    measured = answered(question, runs, device, data_root, quiet, output)
+    show(Matrix(question, measured, choice.size), output, out / f"{suite.name}-transfer")
 
 
 def _spent(cells: Sequence[Cell]) -> str:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import rich_click as click
 
 from ardbench.cli import options
 from ardbench.cli.output import Output, say, table
+from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
     from ardbench.config import Threat
-    from ardbench.evaluation.transfer import Transfer
+    from ardbench.evaluation.matrix import Question, Transfer
+    from ardbench.reports.transfer import Matrix
     from ardbench.runs import Teacher
+    from ardbench.suites import Cell, Suite
 
-STEPS = 40
-"""Of APGD-CE, as the teachers of DARHT are chosen."""
+Norm = Literal["linf", "l2"]
 
 
 @click.command()
@@ -52,103 +54,108 @@ STEPS = 40
 @options.runs
 @options.quiet
 @options.as_json
-def transfer(**words: Any) -> None:
+def transfer(
+    sources: tuple[str, ...], size: int, dataset: str | None, eps: float | None, norm: Norm | None, n: int | None,
+    batch: int, seed: int, out: Path | None, device: str, data_root: Path | None, runs: Path, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Measure how adversarial examples transfer between teachers, and choose the set with the lowest mean.
 
     TEACHER is a source as `distill --teacher` takes it; a SUITE stands for all of its teachers. An example is crafted
-    from each image that its source classifies correctly (APGD-CE, 40 steps).
+    from each image that its source classifies correctly (APGD-CE, 40 steps). What was measured is kept under --runs.
+    """
+    from ardbench.reports.transfer import Matrix
+    from ardbench.suites import suite_names
+
+    named: list[str | Teacher] = []
+    for text in sources:
+        is_suite = text in suite_names() or text.endswith(".toml")
+        named += teachers_of(*planned(text, runs)) if is_suite else [text]
+    question = ask(named, size, dataset, norm, eps, n, batch, seed)
+    output = Output(as_json)
+    matrix = Matrix(question, answered(question, runs, device, data_root, quiet, output), size)
+    files = show(matrix, output, out and out / "transfer")
+    output.document(question.document() | matrix.document() | {"files": files})
+
+
+def teachers_of(suite: Suite, cells: Sequence[Cell]) -> list[Teacher]:
+    """Return the teachers of a suite, each once, or say which of them is not there yet."""
+    found = list({one.source: one for cell in cells for one in cell.teachers}.values())
+    if absent := next((one.source for one in found if not one.sha256), None):
+        raise ArdbenchError(
+            f"Teacher {absent} of the suite is not there yet: type ardbench reproduce {suite.name} first."
+        )
+    return found
+
+
+def ask(
+    named: Sequence[str | Teacher], size: int, dataset: str | None = None, norm: Norm | None = None, eps: float | None = None,
+    n: int | None = None, batch: int = 500, seed: int = 0,
+) -> Question:  # fmt: skip
+    """Return what is to be measured, after all that can be refused before torch is loaded.
+
+    Args:
+        named: teachers or their sources; one that is there twice counts once.
+        size: of the set that is to be chosen.
+        dataset, norm, eps: those of the first teacher that says its own, unless given.
+        n: test images; None for all.
+        batch, seed: of the attack.
     """
     from ardbench import data
-    from ardbench.reports.results import threat_name
-    from ardbench.reports.transfer import Matrix
+    from ardbench.cli.evaluate import threat_of
+    from ardbench.config import Threat
+    from ardbench.evaluation.matrix import Question
+    from ardbench.recipes import resolve
+    from ardbench.runs import Teacher
+    from ardbench.teachers import ROBUSTBENCH, locate
 
-    wanted = Wanted(**words)
-    teachers, dataset, threat = wanted.located()
-    output = Output(wanted.as_json)
-    measured, chosen, mean = _measured(teachers, dataset, threat, wanted, output)
-    images = wanted.n or data.info(dataset).test_images
-    about = f"{dataset}, {images} images, {threat_name(threat.norm, threat.eps)}, APGD-CE with {STEPS} steps"
-    matrix = Matrix(tuple(teachers), measured, chosen, mean, about)
+    sources = list(dict.fromkeys(named))
+    if size > len(sources):
+        count = f"{len(sources)} {'was' if len(sources) == 1 else 'were'} named"
+        raise ArdbenchError(
+            f"--size {size} needs as many different teachers, but {count}: name more, or a suite that has them."
+        )
+    later = [one for one in sources if isinstance(one, str) and one.startswith(ROBUSTBENCH)]
+    found = {one: one if isinstance(one, Teacher) else locate(one) for one in sources if one not in later}
+    origins = [origin for teacher in found.values() if (origin := _origin(teacher))]
+    dataset = dataset or next((name for name, _ in origins), None)
+    if dataset is None:
+        raise ArdbenchError("No teacher says what it was trained on: give --dataset, such as --dataset cifar10.")
+    images = data.info(dataset).test_images
+    if n is not None and n > images:
+        raise ArdbenchError(f"--n {n} is more than the {images} test images of {dataset}: give at most {images}.")
+    own = next((threat for _, threat in origins if threat), Threat(norm="linf", eps=8 / 255))
+    threat = threat_of(own, norm, eps)
+    for one in later:  # a recipe says for which data set and threat its network is wanted
+        recipe = resolve("standard", dataset=dataset, sets={"threat.norm": threat.norm, "threat.eps": threat.eps})
+        found[one] = locate(one, recipe=recipe)
+    return Question(tuple(found[one] for one in sources), dataset, threat, n or images, batch, seed)
+
+
+def answered(
+    question: Question, runs: Path, device: str, data_root: Path | None, quiet: bool, output: Output
+) -> Transfer:
+    """Return what an earlier call has measured, or measure it and keep it under the runs."""
+    from ardbench.evaluation.matrix import load_transfer, save_transfer
+
+    place = question.place(runs)
+    if place.is_file():
+        say(f"Measured before: {place}")
+    else:
+        save_transfer(place, question, _measured(question, device, data_root, quiet, output))
+    return load_transfer(place)
+
+
+def show(matrix: Matrix, output: Output, out: Path | None) -> list[str]:
+    """Print a matrix, and write it to OUT.csv, OUT.md, OUT.png and OUT.svg; return these paths."""
     made = matrix.table()
     output.line(made.title)
     output.show(table(made.header, [[entry.text for entry in row.entries] for row in made.rows], made.header[1:]))
     for note in matrix.notes():
         output.line(note)
-    files = [str(path) for path in matrix.write(wanted.out)] if wanted.out else []
+    files = [str(path) for path in matrix.write(out)] if out else []
     for file in files:
         output.line(file)
-    facts = {"dataset": dataset, "images": images, "threat": vars(threat), "steps": STEPS, "seed": wanted.seed}
-    sources = [vars(teacher) for teacher in teachers]
-    choice = {"chosen": [teachers[i].source for i in chosen], "mean": mean}
-    output.document({**facts, "teachers": sources, "pairs": matrix.rows(), **choice, "files": files})
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What was typed; the fields are the options."""
-
-    sources: tuple[str, ...]
-    size: int
-    dataset: str | None
-    eps: float | None
-    norm: Literal["linf", "l2"] | None
-    n: int | None
-    batch: int
-    seed: int
-    out: Path | None
-    device: str
-    data_root: Path | None
-    runs: Path
-    quiet: bool
-    as_json: bool
-
-    def located(self) -> tuple[list[Teacher], str, Threat]:
-        """Return the teachers, the data set and the threat, after all that can be refused before torch is loaded."""
-        from ardbench import data
-        from ardbench.cli.evaluate import threat_of
-        from ardbench.config import Threat
-        from ardbench.recipes import resolve
-        from ardbench.teachers import ROBUSTBENCH, locate
-
-        sources = self._sources()
-        if self.size > len(sources):
-            count = f"{len(sources)} {'was' if len(sources) == 1 else 'were'} named"
-            raise ArdbenchError(
-                f"--size {self.size} needs as many different teachers, but {count}: name more, or a suite that has them."
-            )
-        found = {one: locate(one) for one in sources if not one.startswith(ROBUSTBENCH)}
-        origins = [origin for teacher in found.values() if (origin := _origin(teacher))]
-        dataset = self.dataset or next((name for name, _ in origins), None)
-        if dataset is None:
-            raise ArdbenchError("No teacher says what it was trained on: give --dataset, such as --dataset cifar10.")
-        images = data.info(dataset).test_images
-        if self.n is not None and self.n > images:
-            raise ArdbenchError(
-                f"--n {self.n} is more than the {images} test images of {dataset}: give at most {images}."
-            )
-        own = next((threat for _, threat in origins if threat), Threat(norm="linf", eps=8 / 255))
-        threat = threat_of(own, self.norm, self.eps)
-        for one in set(sources) - set(found):  # a recipe says for which data set and threat its network is wanted
-            recipe = resolve("standard", dataset=dataset, sets={"threat.norm": threat.norm, "threat.eps": threat.eps})
-            found[one] = locate(one, recipe=recipe)
-        return [found[one] for one in sources], dataset, threat
-
-    def _sources(self) -> list[str]:
-        """Return the teachers' sources, each once, a suite's in its own order."""
-        from ardbench.cli.planning import planned
-        from ardbench.suites import suite_names
-
-        found: list[str] = []
-        for text in self.sources:
-            if text in suite_names() or text.endswith(".toml"):
-                cells = planned(text, self.runs)[1]
-                places = {
-                    cell.name: str(cell.run.path) for cell in reversed(cells)
-                }  # of several seeds the first teaches
-                found += [places.get(one.source, one.source) for cell in cells for one in cell.teachers]
-            else:
-                found.append(text)
-        return list(dict.fromkeys(found))
+    return files
 
 
 def _origin(teacher: Teacher) -> tuple[str, Threat | None] | None:
@@ -166,23 +173,22 @@ def _origin(teacher: Teacher) -> tuple[str, Threat | None] | None:
     return recipe.data.name, recipe.evaluation
 
 
-def _measured(
-    teachers: Sequence[Teacher], dataset: str, threat: Threat, wanted: Wanted, output: Output
-) -> tuple[Transfer, tuple[int, ...], float]:
-    """Return the counts, the set with the lowest mean, and that mean."""
+def _measured(question: Question, device: str, data_root: Path | None, quiet: bool, output: Output) -> Transfer:
+    """Return the counts, and what they were measured with."""
     from ardbench.cli.progress import shown
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
     from ardbench.engine.networks import of_teacher
+    from ardbench.engine.train import environment
     from ardbench.evaluation.measure import SUBSET_SEED
-    from ardbench.evaluation.transfer import best_set, mean_rate, transfer
+    from ardbench.evaluation.transfer import transfer
 
-    device = choose(wanted.device)
-    say(f"Device: {describe(device)}")
-    with output.working(), shown(wanted.quiet) as progress:
-        split = load(dataset, device, wanted.data_root, progress=progress).test
-        split = split if wanted.n is None else split.subset(wanted.n, SUBSET_SEED)
-        nets = [of_teacher(teacher, dataset, device) for teacher in teachers]
-        found = transfer(nets, split, threat, steps=STEPS, batch=wanted.batch, seed=wanted.seed, progress=progress)
-    chosen = best_set(found.rates, wanted.size)
-    return found, chosen, mean_rate(found.rates, chosen)
+    chosen = choose(device)
+    say(f"Device: {describe(chosen)}")
+    with output.working(), shown(quiet) as progress:
+        split = load(question.dataset, chosen, data_root, progress=progress).test
+        split = split if question.n == len(split) else split.subset(question.n, SUBSET_SEED)
+        nets = [of_teacher(teacher, question.dataset, chosen) for teacher in question.teachers]
+        q = question
+        found = transfer(nets, split, q.threat, steps=q.steps, batch=q.batch, seed=q.seed, progress=progress)
+    return replace(found, environment=environment(chosen))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, permutations
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,31 +14,11 @@ from ardbench.config import Threat
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.autoattack import NORMS
 from ardbench.evaluation.confirm import check_allowed, logits_of, measuring, predict
+from ardbench.evaluation.matrix import Transfer
 from ardbench.progress import Progress
 
 if TYPE_CHECKING:
     from ardbench.data.batches import Split
-
-Rates = Sequence[Sequence[float]]
-"""t(i -> j) by row i and column j; the diagonal is the attack's own success and enters no mean."""
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """The counts behind t(i -> j), the share of the adversarial examples crafted on i that j misclassifies.
-
-    Args:
-        n: for each source i, the images that it classifies correctly; an example is crafted from each.
-        fooled: for each source i and each target j, how many of these examples j misclassifies.
-    """
-
-    n: tuple[int, ...]
-    fooled: tuple[tuple[int, ...], ...]
-
-    @property
-    def rates(self) -> Rates:
-        """The matrix of t(i -> j), as fractions."""
-        return [[count / n for count in row] for n, row in zip(self.n, self.fooled, strict=True)]
 
 
 def transfer(
@@ -90,16 +67,6 @@ def transfer(
             counts.append(len(right))
             fooled.append(tuple(wrong.tolist()))
     return Transfer(tuple(counts), tuple(fooled))
-
-
-def best_set(rates: Rates, size: int) -> tuple[int, ...]:
-    """Return the `size` networks (2 or more) with the lowest mean of t; of equals those that were named first."""
-    return min(combinations(range(len(rates)), size), key=partial(mean_rate, rates))
-
-
-def mean_rate(rates: Rates, chosen: Sequence[int]) -> float:
-    """Return the mean of t(i -> j) over the ordered pairs i != j of the chosen networks."""
-    return fmean(rates[i][j] for i, j in permutations(chosen, 2))
 
 
 def _right(net: nn.Module, split: Split, batch: int) -> Tensor:

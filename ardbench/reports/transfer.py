@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from ardbench.evaluation.matrix import Question, Transfer, best_set, mean_rate
 from ardbench.evaluation.statistics import wilson
 from ardbench.reports.figures import heat_map, save
 from ardbench.reports.rendering import markdown
+from ardbench.reports.results import threat_name
 from ardbench.reports.tables import Entry, Row, Table
-from ardbench.runs import Teacher, write_atomic
-
-if TYPE_CHECKING:
-    from ardbench.evaluation.transfer import Transfer
+from ardbench.runs import write_atomic
 
 
 @dataclass(frozen=True)
@@ -23,29 +22,47 @@ class Matrix:
     """What was measured, and how it is told.
 
     Args:
-        teachers: in the order of rows and columns.
+        question: what was asked.
         measured: the counts.
-        chosen: the set with the lowest mean.
-        mean: of t over its ordered pairs.
-        about: data set, threat and attack in one line.
+        size: teachers in the set to choose.
     """
 
-    teachers: tuple[Teacher, ...]
+    question: Question
     measured: Transfer
-    chosen: tuple[int, ...]
-    mean: float
-    about: str
+    size: int
 
     @property
     def names(self) -> list[str]:
         """The last parts of what was typed, or all of it where these are not different."""
-        short = [Path(teacher.source).name for teacher in self.teachers]
-        return short if len(set(short)) == len(short) else [teacher.source for teacher in self.teachers]
+        teachers = self.question.teachers
+        short = [Path(teacher.source).name for teacher in teachers]
+        return short if len(set(short)) == len(short) else [teacher.source for teacher in teachers]
+
+    @property
+    def about(self) -> str:
+        """Data set, threat and attack in one line."""
+        q = self.question
+        return f"{q.dataset}, {q.n} images, {threat_name(q.threat.norm, q.threat.eps)}, APGD-CE with {q.steps} steps"
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The set with the lowest mean."""
+        return best_set(self.measured.rates, self.size)
+
+    @property
+    def mean(self) -> float:
+        """The mean of t over the ordered pairs of the chosen set."""
+        return mean_rate(self.measured.rates, self.chosen)
+
+    def document(self) -> dict[str, Any]:
+        """Return the counts and the choice as JSON holds them."""
+        chosen = [self.question.teachers[i].source for i in self.chosen]
+        return {"pairs": self.rows(), "chosen": chosen, "mean": self.mean}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each ordered pair, the diagonal included, with the 95 % Wilson interval."""
         found = []
-        for source, n, row in zip(self.names, self.measured.n, self.measured.fooled, strict=True):
+        for source, n, row in zip(self.names, self.measured.right, self.measured.fooled, strict=True):
             for target, fooled in zip(self.names, row, strict=True):
                 low, high = wilson(fooled, n)
                 rate = fooled / n
@@ -66,7 +83,7 @@ class Matrix:
         """Return the matrix in per cent; a teacher's own column stands in brackets."""
         cells = iter(self.rows())
         lines = []
-        for i, (name, n) in enumerate(zip(self.names, self.measured.n, strict=True)):
+        for i, (name, n) in enumerate(zip(self.names, self.measured.right, strict=True)):
             entries = [Entry(f"{i + 1} {name}"), Entry(str(n))]
             for j in range(len(self.names)):
                 cell = next(cells)
@@ -75,8 +92,9 @@ class Matrix:
                 entries.append(Entry(f"({text})" if i == j else text, interval))
             lines.append(Row(tuple(entries)))
         header = ("crafted on", "n", *(str(number) for number in range(1, len(self.names) + 1)))
-        weights = [f"{i}: {one.source}, sha256 {one.sha256}." for i, one in enumerate(self.teachers, 1)]
-        return Table(f"Transfer between teachers, {self.about}", header, 1, tuple(lines), (*self.notes(), *weights))
+        weights = [f"{i}: {one.source}, sha256 {one.sha256}." for i, one in enumerate(self.question.teachers, 1)]
+        notes = (*self.notes(), *weights, *self._measured_with())
+        return Table(f"Transfer between teachers, {self.about}", header, 1, tuple(lines), notes)
 
     def notes(self) -> list[str]:
         """Return what a reader must know, and the choice."""
@@ -90,17 +108,24 @@ class Matrix:
             f"ordered pairs: {', '.join(first)} and {last}.",
         ]
 
+    def _measured_with(self) -> list[str]:
+        known = self.measured.environment
+        if not known:
+            return []
+        commit = f"commit {known['git_sha'] or known['ardbench']}{' with uncommitted changes' * known['git_dirty']}"
+        return [f"Measured at {known['started']}, {commit}, torch {known['torch']}, {known['device_name']}."]
+
     def write(self, out: Path) -> list[Path]:
-        """Write transfer.csv, transfer.md, transfer.png and transfer.svg; return their paths."""
+        """Write OUT.csv, OUT.md, OUT.png and OUT.svg; return their paths."""
         texts = {
             "csv": pd.DataFrame(self.rows()).to_csv(index=False, lineterminator="\n"),
             "md": markdown([self.table()]),
         }
-        paths = [out / f"transfer.{ending}" for ending in texts]
+        paths = [out.with_name(f"{out.name}.{ending}") for ending in texts]
         for path, text in zip(paths, texts.values(), strict=True):
             write_atomic(path, text.encode())
         names = [row.entries[0].text for row in self.table().rows]
         numbers = self.table().header[2:]
         title = f"Adversarial examples that transfer, in %\n{self.about}"
         drawn = heat_map(self.measured.rates, names, numbers, title, "crafted on", "misclassified by")
-        return paths + save(drawn, out / "transfer")
+        return paths + save(drawn, out)

@@ -65,8 +65,11 @@ def curves(runs: Sequence[Run]) -> Figure:
     across = min(len(panels), 3)
     down = math.ceil(len(panels) / across)
     drawn = figure(4.6 * across, 3.4 * down)
+    last = max(len(run.metrics) for run in runs)
     for place, panel in enumerate(panels, 1):
-        _panel(drawn.add_subplot(down, across, place), panel, [one.get(panel, {}) for one in told])
+        axes = drawn.add_subplot(down, across, place)
+        axes.set_xlim(1 - 0.05 * last, 1.05 * last)  # epochs, the same ones in every panel
+        _panel(axes, panel, [one.get(panel, {}) for one in told])
     names = [run.path.name for run in runs]
     if len(runs) == 1:
         drawn.suptitle(names[0], fontsize=12)

@@ -17,7 +17,10 @@ from ardbench.methods.base import Context, Method, Step
 from ardbench.recipes import resolve
 
 CPU = torch.device("cpu")
-SMALL = {"data.name": "fake", "data.validation": 32, "data.augment": "crop-flip", "data.batch": 50, "attack.steps": 2}
+SMALL = {
+    "data.name": "fake", "data.validation": 32, "data.augment": "crop-flip", "data.batch": 50, "attack.steps": 2,
+    "selection.by": "best-val",
+}  # fmt: skip
 
 
 def recipe(method: str, **sets: Any) -> Recipe:

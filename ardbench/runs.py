@@ -164,6 +164,12 @@ class Run:
         """The checkpoints that exist, in reporting order."""
         return [name for name in CHECKPOINTS if self.weights(name).exists()]
 
+    def twin(self, checkpoint: str) -> str | None:
+        """Return the checkpoint that holds the same network: of best and last the other, if the last epoch was the best."""
+        done = self.done or {}
+        same = "best_epoch" in done and done["best_epoch"] + 1 == done["epochs"]
+        return {"best": "last", "last": "best"}.get(checkpoint) if same else None
+
     @property
     def stale(self) -> bool:
         """Whether a teacher's weights are no longer those that this run learnt from (moved teachers are not judged)."""

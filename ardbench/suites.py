@@ -89,7 +89,9 @@ class Suite(Section):
     def _has_teachers_to_choose_from(self) -> Suite:
         count = len({teacher for run in self.runs for teacher in run.teachers})
         if self.transfer and self.transfer.size > count:
-            raise ValueError(f"transfer.size is {self.transfer.size}, but the runs name {count} in all as teachers: make it smaller")
+            raise ValueError(
+                f"transfer.size is {self.transfer.size}, but the runs name {count} in all as teachers: make it smaller"
+            )
         return self
 
     def seeds_of(self, run: SuiteRun) -> tuple[int, ...]:

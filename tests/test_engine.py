@@ -320,6 +320,7 @@ def test_the_best_checkpoint_is_the_first_of_the_highest_accuracy(
     loop = loop_of("standard", tmp_path, schedule__epochs=6)
     assert loop.fit()
     assert equal(weights(tmp_path, "best"), kept[2]) and loop.at.best_epoch == 2
+    assert not equal(weights(tmp_path, "best"), weights(tmp_path, "last"))
     assert equal(weights(tmp_path, "last"), kept[5])
     assert [row["val_robust"] for row in rows(tmp_path)] == [0.3, 0.1, 0.5, 0.2, 0.5, 0.4]
 

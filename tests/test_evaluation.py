@@ -305,6 +305,19 @@ def test_a_file_is_used_again_only_under_its_own_key(tmp_path: Path) -> None:
     assert load_verdicts(tmp_path / "clean.json").matches({"weights": "b"})
 
 
+def test_what_was_measured_on_a_twin_holds_only_while_it_is_one(tmp_path: Path) -> None:
+    split, net, other = images(80), Linear(seed=0), Linear(seed=0)
+    other.head.weight.data.neg_()
+    other.head.bias.data.neg_()
+    first = evaluate(net, split, "clean", LINF, batch=80, store=tmp_path / "last", key={"weights": "a"})
+    for twin, holds in (({"weights": "a"}, True), ({"weights": "c"}, False)):
+        store = tmp_path / f"best-{holds}"
+        at = (tmp_path / "last", twin)
+        second = evaluate(other, split, "clean", LINF, batch=80, store=store, key={"weights": "b"}, twin=at)
+        assert (second.predictions == first.predictions, second.seconds == 0) == (holds, holds)
+        assert load_verdicts(store / "clean.json").matches({"weights": "b"})
+
+
 def test_a_subset_has_its_own_file_and_says_of_how_many(tmp_path: Path) -> None:
     split = images(100, classes=2)
     part = evaluate(Linear(), split, "pgd10", LINF, batch=20, n=20, store=tmp_path)

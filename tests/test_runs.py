@@ -176,6 +176,10 @@ def test_runs_and_checkpoints_are_those_that_exist(tmp_path: Path) -> None:
     runs[0].weights("best").unlink()
     assert runs[0].checkpoints == ["last"]
     assert runs[0].done == {"weights": {"last": sha256_of(runs[0].weights("last"))}}
+    assert runs[0].twin("last") is None
+    for best, twins in ((5, ("last", "best", None)), (4, (None, None, None)), (-1, (None, None, None))):
+        write_json(runs[0].path / "done", {"epochs": 6, "best_epoch": best})
+        assert tuple(map(runs[0].twin, ("best", "last", "averaged"))) == twins
     (runs[0].path / "done").unlink()
     assert runs[0].done is None
 

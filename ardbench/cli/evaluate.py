@@ -178,13 +178,14 @@ def _measure(source: Source, wanted: Wanted, threat: Threat, results: list[Row],
         for checkpoint in source.checkpoints:
             net, key = source.network(checkpoint, device), source.key(checkpoint)
             store = source.store(checkpoint, threat, wanted.seed)
+            twin = source.twin(checkpoint, threat, wanted.seed)
             for name in wanted.protocols or PROTOCOLS:
                 file = store / file_name(name, n)
                 before = _written(file)
                 try:
                     verdicts = measure(
                         net, split, name, threat, batch=wanted.batch, seed=wanted.seed, n=n, store=store, key=key,
-                        progress=progress, stop=stop,
+                        twin=twin, progress=progress, stop=stop,
                     )  # fmt: skip
                 except Paused as paused:
                     say(str(paused))

@@ -62,6 +62,11 @@ class Source:
         weights = sha256_of(self.path) if self.teacher is None else self.teacher.identity
         return {"weights": weights, "model": self.model, "dataset": self.dataset}
 
+    def twin(self, checkpoint: str, threat: Threat, seed: int) -> tuple[Path, dict[str, str]] | None:
+        """Return store and key of the run's other checkpoint where that is the same network."""
+        other = self.run and self.run.twin(checkpoint)
+        return (self.store(other, threat, seed), self.key(other)) if other else None
+
     def store(self, checkpoint: str, threat: Threat, seed: int) -> Path:
         """Return where verdicts lie: in eval/, where tables look, if threat and seed are the run's own."""
         if self.run is not None and threat == self.threat and seed == 0:

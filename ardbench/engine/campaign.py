@@ -150,14 +150,20 @@ def _measure(
     if not cell.missing:
         return True
     split = load(cell.recipe.data.name, device, settings.data_root).test
+    run = cell.run
+
+    def place(checkpoint: str) -> tuple[Path, dict[str, str]]:
+        return run.path / "eval" / checkpoint, {"weights": sha256_of(run.weights(checkpoint))}
+
     for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in cell.missing):
-        net = of_run(cell.run, checkpoint, device)
-        store, key = cell.run.path / "eval" / checkpoint, {"weights": sha256_of(cell.run.weights(checkpoint))}
+        net = of_run(run, checkpoint, device)
+        store, key = place(checkpoint)
+        twin = place(other) if (other := run.twin(checkpoint)) else None
         for name in (protocol for where, protocol in cell.missing if where == checkpoint):
             try:
                 evaluate(
                     net, split, name, cell.recipe.evaluation,
-                    batch=settings.batch, n=cell.n, store=store, key=key, progress=progress, stop=stop,
+                    batch=settings.batch, n=cell.n, store=store, key=key, twin=twin, progress=progress, stop=stop,
                 )  # fmt: skip
             except Paused as paused:
                 progress.note(str(paused))

@@ -28,6 +28,7 @@ from ardbench.engine.ledger import Ledger
 from ardbench.engine.loop import Loop
 from ardbench.engine.schedules import factor
 from ardbench.engine.stopping import stopping
+from ardbench.engine.train import environment
 from ardbench.errors import ArdbenchError
 from ardbench.methods.base import Step
 from ardbench.progress import Progress
@@ -421,3 +422,22 @@ def test_sigterm_ctrl_c_and_the_time_limit_ask_once_and_a_second_ctrl_c_insists(
     with stopping(3600) as stop:
         assert not stop()
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "counts"), [("results/table.md", False), ("ardbench/__init__.py", True), ("ardbench/new.py", True)]
+)
+def test_a_tree_is_changed_by_what_can_move_a_number(
+    changed: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that a suite wrote a moment ago does not count, a file of the package that git does not know does."""
+    for name in ("results/table.md", "ardbench/__init__.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr("ardbench.__file__", str(tmp_path / "ardbench" / "__init__.py"))
+    assert environment(CPU)["git_dirty"] is False
+    (tmp_path / changed).write_text("changed")
+    assert environment(CPU)["git_dirty"] is counts

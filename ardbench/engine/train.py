@@ -104,12 +104,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _git() -> tuple[str, bool]:
-    """Return the commit of the checkout that ardbench runs from and whether it has changes; ("", False) in a wheel."""
+    """Return the commit of the checkout that ardbench runs from and whether its package has changes; ("", False) in a wheel."""
     root = Path(ardbench.__file__).parents[1]
     if not (root / ".git").exists():
         return "", False
     try:
-        words = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        words = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "ardbench"])
         sha, changes = (subprocess.check_output(["git", "-C", str(root), *w], text=True).strip() for w in words)
         return sha, bool(changes)
     except (OSError, subprocess.CalledProcessError):

@@ -50,7 +50,7 @@ def report(what: tuple[str, ...], runs: Path, out: Path | None, curves: bool) ->
         name, chosen = "report", _chosen(what, runs)
         frame = collect(chosen)
     if out is None:
-        output.show(console(frame))
+        output.show(console(frame, chosen))
         return
     for path in write(frame, out, name, chosen):
         output.line(str(path))

@@ -177,7 +177,7 @@ def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> Non
 
     frame = collect_suite(cells)
     paths = write(frame, out, suite, [cell.run for cell in cells])
-    output.show(console(frame))
+    output.show(console(frame, [cell.run for cell in cells]))
     for path in paths:
         output.line(str(path))
 

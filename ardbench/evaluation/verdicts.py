@@ -80,6 +80,18 @@ class Verdicts:
         return wilson(sum(self.robust), self.n)
 
     @property
+    def by_class(self) -> dict[int, tuple[int, int]]:
+        """For each class among these examples, in order: how many are robust, and how many there are."""
+        there = Counter(self.labels)
+        robust = Counter(label for label, right in zip(self.labels, self.robust, strict=True) if right)
+        return {label: (robust[label], there[label]) for label in sorted(there)}
+
+    @property
+    def confusion(self) -> Counter[tuple[int, int]]:
+        """How many examples have each pair of (true class, class under attack)."""
+        return Counter(zip(self.labels, self.predictions, strict=True))
+
+    @property
     def class_balanced(self) -> bool:
         """Whether the classes among these examples differ in number by at most one."""
         counts = Counter(self.labels).values()

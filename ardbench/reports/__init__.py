@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from rich.console import RenderableType
 
+from ardbench.reports.classes import class_tables
 from ardbench.reports.files import write
 from ardbench.reports.rendering import renderable
 from ardbench.reports.results import collect, collect_suite, read
 from ardbench.reports.tables import Table, tables
+from ardbench.runs import Run
 
 __all__ = ["Table", "collect", "collect_suite", "console", "read", "tables", "write"]
 
 
-def console(frame: pd.DataFrame) -> RenderableType:
-    """Return the tables of the results for a rich console."""
-    return renderable(tables(frame))
+def console(frame: pd.DataFrame, runs: Sequence[Run] = ()) -> RenderableType:
+    """Return the tables of the results for a rich console, those by class as well where the runs are given."""
+    return renderable([*tables(frame), *class_tables(runs)])

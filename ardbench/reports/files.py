@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ardbench.reports.classes import accuracies_by_class, class_tables, confusions
 from ardbench.reports.rendering import latex, markdown
 from ardbench.reports.results import environment, evaluations, training_seconds
 from ardbench.reports.tables import tables
@@ -16,9 +17,10 @@ from ardbench.runs import Run, write_atomic
 
 
 def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), title: str = "") -> list[Path]:
-    """Write NAME.csv, NAME.md and NAME.tex, with NAME.provenance.json where runs are given; return their paths.
+    """Write NAME.csv, NAME.md and NAME.tex; return their paths.
 
-    The same runs give the same bytes.
+    Where runs are given, so are NAME.provenance.json and the tables by class, and where any of them was evaluated,
+    NAME.classes.csv and NAME.confusion.csv. The same runs give the same bytes.
 
     Args:
         frame: what `collect` or `read` returned.
@@ -29,21 +31,28 @@ def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), t
     Raises:
         ArdbenchError: the folder cannot be written.
     """
-    made = tables(frame)
+    made = [*tables(frame), *class_tables(runs)]
     contents = {
-        "csv": frame.to_csv(index=False, lineterminator="\n"),
+        "csv": _csv(frame),
         "md": f"# {title or name}\n\n{markdown(made)}",
         "tex": latex(made),
     }
     if runs:
         contents["md"] += f"\nVersions, commits, devices, commands and hashes of every run: `{name}.provenance.json`.\n"
         contents["provenance.json"] = json.dumps(provenance(runs), indent=2) + "\n"
+    by_class = accuracies_by_class(runs)
+    if not by_class.empty:
+        contents |= {"classes.csv": _csv(by_class), "confusion.csv": _csv(confusions(runs))}
     paths = []
     for ending, text in contents.items():
         path = out / f"{name}.{ending}"
         write_atomic(path, text.encode())
         paths.append(path)
     return paths
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def provenance(runs: Sequence[Run]) -> dict[str, Any]:

@@ -1,3 +1,30 @@
 """ardbench: a benchmark of adversarial robustness distillation."""
 
+from __future__ import annotations
+
+import os
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import device as Device
+    from torch import nn
+
 __version__ = "0.1.0"
+
+
+def load(folder: str | os.PathLike[str], device: str | Device = "cpu") -> nn.Module:
+    """Return the network that `ardbench export` wrote into a folder, in eval mode.
+
+    Pixels (b, C, H, W) in [0, 1] go in, and any normalisation is inside; logits (b, K) come out. `net.info` holds the
+    facts of the data set, its classes among them.
+
+    Args:
+        folder: with model.safetensors and config.json.
+        device: where to put the network.
+
+    Raises:
+        ArdbenchError: the folder is no export, or its weights are not those that it was written with.
+    """
+    net: nn.Module = resolve_name("ardbench.engine.exported:load")(folder, device)
+    return net

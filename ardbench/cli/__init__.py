@@ -23,6 +23,7 @@ COMMANDS = {
     "transfer": "ardbench.cli.transfer:transfer",
     "report": "ardbench.cli.report:report",
     "reproduce": "ardbench.cli.reproduce:reproduce",
+    "export": "ardbench.cli.export:export",
     "list": "ardbench.cli.listing:listing",
     "show": "ardbench.cli.show:show",
     "data": "ardbench.cli.data:data",
@@ -81,7 +82,7 @@ def _refuse(error: Exception) -> int:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, "--version", prog_name="ardbench", message="%(prog)s %(version)s")
 @click.command_panel("Train", commands=["train", "distill"])
-@click.command_panel("Measure and compare", commands=["eval", "transfer", "report", "reproduce"])
+@click.command_panel("Measure and compare", commands=["eval", "transfer", "report", "reproduce", "export"])
 @click.command_panel("Look up", commands=["list", "show", "data", "completion"])
 def ardbench() -> None:
     """Train robust teachers, distill small students from them, and measure both under the same attacks.

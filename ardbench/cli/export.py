@@ -1,0 +1,42 @@
+"""`ardbench export`: a trained network as a folder that others can load, with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from ardbench.cli.output import Output
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--checkpoint",
+    type=click.Choice(["best", "last", "averaged"]),
+    help="Which weights; without it the selected ones, or the last where nothing selects.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Where to write: a new or empty folder, or an earlier export of the same checkpoint, which is renewed.",
+)
+def export(run: Path, checkpoint: str | None, out: Path) -> None:
+    """Write a finished run's network into a folder: weights, config.json, and a model card with what was measured.
+
+    `ardbench.load(FOLDER)` in Python gives the network back.
+    """
+    from ardbench.cli import sources
+    from ardbench.engine import exported
+    from ardbench.reports.card import card
+    from ardbench.runs import Run, write_atomic
+
+    source = sources.of_run(run, (checkpoint,) if checkpoint else ())
+    found, chosen = Run.open(run), source.checkpoints[0]
+    config = exported.export(found, chosen, out)
+    write_atomic(out / "README.md", card(found, chosen, config).encode())
+    output = Output(as_json=False)
+    for name in (exported.WEIGHTS, exported.CONFIG, "README.md"):
+        output.line(str(out / name))

@@ -1,0 +1,104 @@
+"""A trained network as a folder that stands alone: its weights, and what is needed to build it again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ardbench import data, models
+from ardbench.engine import networks
+from ardbench.errors import ArdbenchError
+from ardbench.models.feature_map import FeatureMap
+from ardbench.models.files import load_into, read_state
+from ardbench.models.network import Network
+from ardbench.runs import Run, read_json, sha256_of, write_atomic, write_json
+
+FORMAT = "ardbench-export-1"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def export(run: Run, checkpoint: str, out: Path) -> dict[str, Any]:
+    """Write a checkpoint's weights and config.json into a folder, and return what config.json says.
+
+    Args:
+        run: finished.
+        checkpoint: one that it has.
+        out: new, empty, or an earlier export of the same checkpoint.
+
+    Raises:
+        ArdbenchError: the run is unfinished, its weights are damaged or no longer those that it finished with, or the
+            folder holds something else.
+    """
+    weights = run.weights(checkpoint)
+    networks.of_run(run, checkpoint, torch.device("cpu"))  # refuses what does not load
+    config = describe(run, checkpoint)
+    finished_with = (run.done or {}).get("weights", {}).get(checkpoint, config["sha256"])
+    if config["sha256"] != finished_with:
+        raise ArdbenchError(f"{weights} has changed since the run was finished: restore it, or train the run again.")
+    _may_write(out, config)
+    write_json(out / CONFIG, config)  # first: what is cut short here can then be written again
+    write_atomic(out / WEIGHTS, weights.read_bytes())
+    return config
+
+
+def describe(run: Run, checkpoint: str) -> dict[str, Any]:
+    """Return what config.json says of a checkpoint; folders of the machine that trained it are left out."""
+    recipe = run.recipe
+    info = data.info(recipe.data.name)
+    teachers = [
+        {"name": Path(teacher.source).name, "role": teacher.role, "model": teacher.model, "sha256": teacher.sha256}
+        for teacher in run.teachers
+    ]
+    return {
+        "format": FORMAT,
+        "architecture": recipe.student,
+        "dataset": info.name,
+        "image": [info.channels, info.size, info.size],
+        "num_classes": info.num_classes,
+        "classes": list(info.classes),
+        "normalise": {"mean": list(info.mean), "std": list(info.std)} if recipe.data.normalise else None,
+        "sha256": sha256_of(run.weights(checkpoint)),
+        "run": run.identity,
+        "checkpoint": checkpoint,
+        "recipe": recipe.model_dump(mode="json"),
+        "teachers": teachers,
+    }
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Network:
+    """Return the network of an exported folder in eval mode; see `ardbench.load`."""
+    folder = Path(folder)
+    config = _config(folder)
+    if config is None:
+        raise ArdbenchError(f"{folder} is no exported network: give a folder that `ardbench export` wrote.")
+    if not (folder / WEIGHTS).is_file() or sha256_of(folder / WEIGHTS) != config["sha256"]:
+        raise ArdbenchError(f"{folder / WEIGHTS} is not the file that {CONFIG} describes: copy or download both again.")
+    info, normalise = data.info(config["dataset"]), config["normalise"]
+    if normalise:
+        info = replace(info, mean=tuple(normalise["mean"]), std=tuple(normalise["std"]))
+    net = models.build(config["architecture"], info, bool(normalise))
+    state = read_state(folder / WEIGHTS)
+    net.head = FeatureMap.fitting(state) or net.head
+    load_into(net, state, folder / WEIGHTS)
+    return net.to(device).eval()
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """Return what config.json of an exported folder says, or None where it is none."""
+    path = folder / CONFIG
+    config = read_json(path) if path.is_file() else {}
+    return config if config.get("format") == FORMAT else None
+
+
+def _may_write(out: Path, config: dict[str, Any]) -> None:
+    """Refuse a folder in which something else lies."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    there = _config(out)
+    if there is None:
+        raise ArdbenchError(f"{out} holds other files: give a new or empty folder with --out.")
+    if (there["run"], there["checkpoint"]) != (config["run"], config["checkpoint"]):
+        raise ArdbenchError(f"{out} holds the export of another run or checkpoint: give another folder with --out.")

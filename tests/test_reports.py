@@ -155,7 +155,7 @@ def test_one_seed_shows_its_interval_and_blank_cells_stay_blank(tmp_path: Path) 
     text = markdown_of([one, other], tmp_path / "out")
     header, _, first, second = lines_of(text)[:4]
     assert header == ["run", "student", "teachers", "checkpoint", "clean", "aa"]
-    assert first == ["rslad-digits", "resnet8", "", "last", "90.0 [59.6, 98.2]", "40.0 [16.8, 68.7]"]
+    assert first == ["rslad-digits", "resnet8", "", "last", "**90.0** [59.6, 98.2]", "40.0 [16.8, 68.7]"]
     assert second == ["trades-digits", "resnet8", "", "last", "0.0 [0.0, 27.8]", ""]
     assert "A blank cell was not measured." in text
     assert "Accuracy in % on digits (linf, eps 8/255)" in text
@@ -185,11 +185,22 @@ def test_published_numbers_stand_below_with_their_kind_and_teacher(tmp_path: Pat
                 verdict(run, protocol, 6, checkpoint=checkpoint)
     text = markdown_of(runs, tmp_path / "out")
     rows = lines_of(text)[2:8]
+    near = "(within noise, ± 31.0)"  # 2 sqrt(0.6 * 0.4 / 10)
+    both = "(within noise, ± 31.0; within noise, ± 31.0)"
     assert [row[3] for row in rows] == ["best (by test!)", "*best*", "last", "*last*", "*last*", "*not stated*"]
-    assert rows[1] == ["*published: A, 2021 (paper)*", "", "*wide*", "*best*", "*83.38*", "*54.24*", "", ""]
-    assert rows[3] == ["*published: A, 2021 (paper)*", "", "*wide*", "*last*", "*84.44 / 84.50*", "", "", ""]
-    assert rows[4][2:5] == ["", "*last*", "*11.00*"]
-    assert rows[5] == ["*published: B, 2023 (re-run)*", "", "*wide*", "*not stated*", "*80.00*", "", "", ""]
+    assert rows[1] == [
+        "*published: A, 2021 (paper)*",
+        "",
+        "*wide*",
+        "*best*",
+        f"*83.38 {near}*",
+        f"*54.24 {near}*",
+        "",
+        "",
+    ]
+    assert rows[3] == ["*published: A, 2021 (paper)*", "", "*wide*", "*last*", f"*84.44 / 84.50 {both}*", "", "", ""]
+    assert rows[4][2:5] == ["", "*last*", "*11.00 (off, ± 31.0)*"]
+    assert rows[5] == ["*published: B, 2023 (re-run)*", "", "*wide*", "*not stated*", f"*80.00 {near}*", "", "", ""]
     assert "the epoch was chosen on the test set itself" in text
     assert "quoted, never measured here" in text
     assert "published" not in markdown_of([make_run(tmp_path / "level", recipe())], tmp_path / "out")
@@ -204,8 +215,8 @@ def test_a_paper_that_names_no_variant_stands_beside_both(tmp_path: Path) -> Non
         found[name] = markdown_of([run], tmp_path / "out")
         quoted = [(row[0], row[4]) for row in lines_of(found[name]) if "published" in row[0]]
         assert quoted == [
-            ("*published as iad: A, 2021 (paper)*", "*70.00*"),
-            *([("*published: C, 2022 (paper)*", "*71.00*")] if name == "iad-i" else []),
+            ("*published as iad: A, 2021 (paper)*", "*70.00 (within noise, ± 31.0)*"),
+            *([("*published: C, 2022 (paper)*", "*71.00 (within noise, ± 31.0)*")] if name == "iad-i" else []),
         ]
         assert "published as iad: which of its variants was run is not stated." in found[name]
 

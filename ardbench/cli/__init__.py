@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "ardbench.cli.train:train",
     "distill": "ardbench.cli.distill:distill",
     "eval": "ardbench.cli.evaluate:evaluate",
+    "compare": "ardbench.cli.compare:compare",
     "transfer": "ardbench.cli.transfer:transfer",
     "report": "ardbench.cli.report:report",
     "reproduce": "ardbench.cli.reproduce:reproduce",
@@ -82,7 +83,7 @@ def _refuse(error: Exception) -> int:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, "--version", prog_name="ardbench", message="%(prog)s %(version)s")
 @click.command_panel("Train", commands=["train", "distill"])
-@click.command_panel("Measure and compare", commands=["eval", "transfer", "report", "reproduce", "export"])
+@click.command_panel("Measure and compare", commands=["eval", "compare", "transfer", "report", "reproduce", "export"])
 @click.command_panel("Look up", commands=["list", "show", "data", "completion"])
 def ardbench() -> None:
     """Train robust teachers, distill small students from them, and measure both under the same attacks.

@@ -1,8 +1,9 @@
-"""Intervals of accuracies. Torch-free."""
+"""Intervals and tests of accuracies. Torch-free."""
 
 from __future__ import annotations
 
-from math import sqrt
+from collections.abc import Sequence
+from math import comb, sqrt
 from statistics import NormalDist
 
 
@@ -31,3 +32,68 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     low = 0.0 if successes == 0 else centre - half  # exactly: rounding leaves 1e-17
     high = 1.0 if successes == n else centre + half
     return low, high
+
+
+def mcnemar(first_alone: int, second_alone: int) -> float:
+    """Return the exact two-sided p-value of two networks being right equally often on the same images.
+
+    Args:
+        first_alone, second_alone: images that one of the two alone gets right; the others tell nothing.
+
+    Returns:
+        min(1, 2 P(X <= min(first_alone, second_alone))), X ~ Binomial(first_alone + second_alone, 1/2).
+
+    Source: Q. McNemar, Psychometrika, 1947, in its exact form.
+    """
+    several = first_alone + second_alone
+    tail = sum(comb(several, k) for k in range(min(first_alone, second_alone) + 1))
+    return min(1.0, 2 * tail / (1 << several))
+
+
+def bootstrap_difference(
+    first_alone: int, second_alone: int, n: int, confidence: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile interval of the difference of two accuracies, first minus second, over images drawn again.
+
+    An image is drawn with both of its answers, so that a draw is a multinomial one of (first alone, second alone, neither
+    alone), and the images themselves are not needed.
+
+    Args:
+        first_alone, second_alone: images that one of the two alone gets right, of `n`.
+
+    Source: B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    import numpy as np
+
+    shares = [first_alone / n, second_alone / n, 1 - (first_alone + second_alone) / n]
+    drawn = np.random.default_rng(seed).multinomial(n, shares, size=draws)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def welch(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the interval (low, high) of the difference of two means over seeds, first minus second, and its p-value.
+
+    Args:
+        first, second: one accuracy a seed, two or more each; their spreads may differ.
+
+    Source: B. L. Welch, Biometrika, 1947.
+    """
+    from scipy.stats import ttest_ind
+
+    found = ttest_ind(first, second, equal_var=False)
+    low, high = found.confidence_interval(confidence)
+    return float(low), float(high), float(found.pvalue)
+
+
+def tolerance(accuracy: float, n: int, deviation: float, seeds: int) -> float:
+    """Return how far a published accuracy may lie from a measured one by chance: 2 sqrt(p (1 - p) / n + s^2 (1 + 1/k)).
+
+    Args:
+        accuracy: p, measured, the mean over the seeds.
+        n: test images.
+        deviation: s, between seeds.
+        seeds: k that were measured; the published number is taken to be one more.
+    """
+    return 2 * sqrt(accuracy * (1 - accuracy) / n + deviation**2 * (1 + 1 / seeds))

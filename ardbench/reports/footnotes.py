@@ -25,6 +25,7 @@ def of_accuracies(rows: pd.DataFrame) -> list[str]:
         *_versions(measured),
         *_resolution(measured),
         *_seeds(measured),
+        *_winners(measured),
         *_worst(measured),
         *_selection(measured),
         *_subsets(measured),
@@ -110,6 +111,20 @@ def _seeds_of_cells(rows: pd.DataFrame) -> pd.Series[int]:
     return rows.groupby(alike)["seed"].nunique()
 
 
+def _winners(rows: pd.DataFrame) -> list[str]:
+    if not rows["winner"].fillna(False).astype(bool).any():
+        return []
+    return [
+        "Bold: better than every other run of the same architecture and checkpoint in its column, by McNemar's exact test on "
+        "the same images (over several seeds Welch's), Holm-corrected to a family-wise error of 5 %."
+    ]
+
+
+def _range(values: pd.Series[float]) -> str:
+    low, high = f"{values.min():.1f}", f"{values.max():.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def _worst(rows: pd.DataFrame) -> list[str]:
     if not (rows["protocol"] == WORST).any():
         return []
@@ -161,6 +176,14 @@ def _sources(rows: pd.DataFrame) -> list[str]:
         "attacks: (paper) read in the paper named, (re-run) run again by the work named, (second-hand) as others quote "
         "it. Teacher and checkpoint are given where they are known."
     ]
+    judged = quoted[quoted["verdict"] != ""]
+    if not judged.empty:
+        notes.append(
+            "Below a published number: match, what was measured here lies within 0.5 points of it; within noise, within the "
+            "tolerance 2 sqrt(p (1 - p) / n + s^2 (1 + 1/k)), here "
+            f"{_range(100 * judged['tolerance'])} points; off, farther away. k seeds were measured, s is their standard "
+            "deviation where there are three or more, else 0.4 points, assumed."
+        )
     unnamed = sorted(set(quoted.loc[quoted["published_method"] != quoted["method"], "published_method"]))
     return notes + [f"published as {name}: which of its variants was run is not stated." for name in unnamed]
 

@@ -59,7 +59,8 @@ def _line(cells: Sequence[str], widths: Sequence[int], labels: int) -> str:
 
 
 def _plain(entry: Entry, quoted: bool) -> str:
-    text = " ".join(filter(None, (entry.text + entry.mark, entry.detail)))
+    number = f"**{entry.text}{entry.mark}**" if entry.bold else entry.text + entry.mark
+    text = " ".join(filter(None, (number, entry.detail)))
     return f"*{text}*" if quoted and text else text
 
 
@@ -98,7 +99,7 @@ def _joined(cells: Iterable[str]) -> str:
 
 def _latex_entry(entry: Entry, row: Row) -> str:
     text = escaped(entry.text + entry.mark)
-    text = f"\\textit{{{text}}}" if row.quoted and text else text
+    text = f"\\textit{{{text}}}" if row.quoted and text else f"\\textbf{{{text}}}" if entry.bold else text
     return f"{text} {{\\scriptsize {escaped(entry.detail)}}}" if entry.detail else text
 
 
@@ -151,4 +152,5 @@ def _stacked(words: Sequence[str]) -> Text:
 
 def _console_entry(entry: Entry) -> Text:
     """Return the number over its interval."""
-    return Text.assemble(entry.text + entry.mark, ("\n" + entry.detail if entry.detail else "", "dim"))
+    number = (entry.text + entry.mark, "bold" if entry.bold else "")
+    return Text.assemble(number, ("\n" + entry.detail if entry.detail else "", "dim"))

@@ -13,12 +13,15 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import wilson
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts, worst_case
+from ardbench.reports import judging
 from ardbench.reports.published import published_beside
 from ardbench.runs import Run, read_json
 from ardbench.suites import Cell, of_present_weights, state_of
 
 WORST = "worst"
 """The protocol column of a worst case: robust against every attack that was measured on the same images."""
+ROBUST = "robust"
+"""What a row carries besides its columns until it is judged: whether each image is classified right."""
 TEXT, WHOLE, REAL, TRUTH = "str", "Int64", "float64", "boolean"
 COLUMNS = {
     "run": TEXT,
@@ -43,11 +46,14 @@ COLUMNS = {
     "low": REAL,
     "high": REAL,
     "subset": TRUTH,
+    "winner": TRUTH,
     "published": REAL,
     "published_method": TEXT,
     "published_teacher": TEXT,
     "published_kind": TEXT,
     "published_paper": TEXT,
+    "verdict": TEXT,
+    "tolerance": REAL,
     "images_per_second": REAL,
     "hours": REAL,
     "device_kind": TEXT,
@@ -59,7 +65,9 @@ COLUMNS = {
     "notes": TEXT,
 }
 """Every column and its type. value, low, high and published are fractions; eps is in pixel units; hours are of training;
-`setting` is the hash of everything that decides a run but its seed; status is done, partial, stale or missing. A row has a
+`setting` is the hash of everything that decides a run but its seed; status is done, partial, stale or missing; `winner` is
+true where a value is significantly the best of its column (`judging.winners`); verdict and tolerance tell whether a published
+number was reached (`judging.verdict`). A row has a
 value, or a published number beside its run (at the published checkpoint), or neither: it is still to be measured."""
 
 
@@ -83,6 +91,10 @@ def collect_suite(cells: Sequence[Cell]) -> pd.DataFrame:
         ArdbenchError: a file of a run is damaged.
     """
     rows = [row for cell in cells for row in _rows(cell)]
+    flags = [(row, row.pop(ROBUST)) for row in rows if ROBUST in row]
+    for row in judging.winners((row, robust) for row, robust in flags if row["status"] == "done"):
+        row["winner"] = True
+    judging.judge_published(rows)
     return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -211,7 +223,8 @@ def _measured(run: Run, checkpoint: str, verdicts: Verdicts, status: str) -> dic
 
 def _counted(robust: Sequence[bool]) -> dict[str, Any]:
     low, high = wilson(sum(robust), len(robust))
-    return {"value": sum(robust) / len(robust), "n": len(robust), "low": low, "high": high}
+    counts = {"value": sum(robust) / len(robust), "n": len(robust), "low": low, "high": high, "winner": False}
+    return counts | {ROBUST: robust}
 
 
 def _worst(run: Run, checkpoint: str, several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:

@@ -16,11 +16,12 @@ SUBSET, UNFINISHED = "†", "‡"
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell as it is printed: the number, its uncertainty, and a footnote mark."""
+    """A cell as it is printed: the number, its uncertainty, a footnote mark, and whether it stands in bold."""
 
     text: str = ""
     detail: str = ""
     mark: str = ""
+    bold: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,12 @@ def _entry(rows: pd.DataFrame, decimals: int) -> Entry:
     rows = rows[rows["protocol_version"] == rows["protocol_version"].max()]
     rows = rows[rows["n"] == rows["n"].max()]
     mark = SUBSET if rows["subset"].astype(bool).any() else ""
+    bold = bool(rows["winner"].fillna(False).astype(bool).all())
     mean = f"{100 * rows['value'].mean():.{decimals}f}"
     if len(rows) > 1:
-        return Entry(mean, f"± {100 * rows['value'].std():.{decimals}f} ({len(rows)})", mark)
+        return Entry(mean, f"± {100 * rows['value'].std():.{decimals}f} ({len(rows)})", mark, bold)
     low, high = 100 * rows["low"].iloc[0], 100 * rows["high"].iloc[0]
-    return Entry(mean, f"[{low:.{decimals}f}, {high:.{decimals}f}]", mark)
+    return Entry(mean, f"[{low:.{decimals}f}, {high:.{decimals}f}]", mark, bold)
 
 
 def _published(quoted: pd.DataFrame, protocols: list[str]) -> list[Row]:
@@ -161,18 +163,26 @@ def _published(quoted: pd.DataFrame, protocols: list[str]) -> list[Row]:
     once = quoted.drop_duplicates([*source, "protocol", "published"])  # each seed has brought them
     lines = []
     for (method, paper, kind, teacher, checkpoint), group in once.groupby(source, sort=False):
-        cells = [
-            " / ".join(f"{100 * value:.2f}" for value in group.loc[group["protocol"] == one, "published"])
-            for one in protocols
-        ]
+        cells = [_quoted(group[group["protocol"] == one]) for one in protocols]
         name = (
             f"published: {paper} ({kind})"
             if method in set(group["method"])
             else f"published as {method}: {paper} ({kind})"
         )
         words = (name, "", str(teacher), str(checkpoint))
-        lines.append(Row(tuple(Entry(text) for text in (*words, *cells)), quoted=True))
+        lines.append(Row((*map(Entry, words), *cells), quoted=True))
     return lines
+
+
+def _quoted(rows: pd.DataFrame) -> Entry:
+    """Return one cell of published numbers, each with whether it was reached."""
+    told = [
+        word if word == "match" else f"{word}, ± {100 * allowed:.1f}"
+        for word, allowed in zip(rows["verdict"], rows["tolerance"], strict=True)
+        if word
+    ]
+    numbers = " / ".join(f"{100 * value:.2f}" for value in rows["published"])
+    return Entry(numbers, f"({'; '.join(told)})" if told else "")
 
 
 def _costs(frame: pd.DataFrame) -> list[Table]:

@@ -1,0 +1,112 @@
+"""Two runs on the same images, or two settings over seeds: which is better, by how much, and how sure that is. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.statistics import bootstrap_difference, mcnemar, welch
+from ardbench.evaluation.verdicts import Verdicts
+
+SIGNIFICANT = 0.05
+"""The p-value below which one is called better; differences have 95 % intervals."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The accuracies of A and B under one protocol, as fractions.
+
+    Args:
+        protocol, threat: what was measured, the threat in words; "" where nothing is attacked.
+        n: test images.
+        a, b: accuracies, means over `seeds`.
+        seeds: of each side.
+        deviations: between the seeds of each side; None for one seed.
+        low, high: the 95 % interval of a - b.
+        p: of no difference.
+        alone: images that one side alone gets right; None over several seeds.
+    """
+
+    protocol: str
+    threat: str
+    n: int
+    a: float
+    b: float
+    seeds: tuple[int, int]
+    deviations: tuple[float, float] | None
+    low: float
+    high: float
+    p: float
+    alone: tuple[int, int] | None
+
+    @property
+    def difference(self) -> float:
+        """A minus B."""
+        return self.a - self.b
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether one is better at all."""
+        return self.p < SIGNIFICANT
+
+    def sentence(self, a: str, b: str) -> str:
+        """Return which of the two is better, by how much, and why that is said."""
+        under = "on clean images" if self.protocol == "clean" else f"under {self.protocol}"
+        if self.alone is None:
+            count = f"over {self.seeds[0]} and {self.seeds[1]} seeds"
+            why = f"Welch's p = {self.p:.2g}"
+        else:
+            count = f"on the same {self.n} images"
+            why = f"{self.alone[0]} are right in A alone, {self.alone[1]} in B alone, McNemar's exact p = {self.p:.2g}"
+        if not self.told_apart:
+            gap = f"the difference is {_points(self.difference)} points [{_points(self.low)}, {_points(self.high)}]"
+            return f"{a} and {b} cannot be told apart {under} {count}: {gap}; {why}."
+        better, worse = (a, b) if self.difference > 0 else (b, a)
+        low, high = (self.low, self.high) if self.difference > 0 else (-self.high, -self.low)
+        gap = f"{100 * abs(self.difference):.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
+        return f"{better} is better than {worse} {under} by {gap}, {count}; {why}."
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it as JSON holds it."""
+        return vars(self) | {"difference": self.difference, "told_apart": self.told_apart}
+
+
+def compare(first: Sequence[Verdicts], second: Sequence[Verdicts], threat: str) -> Difference:
+    """Return how two sides differ under one protocol.
+
+    Args:
+        first, second: one evaluation a seed; one each is compared image by image, two or more each by their means.
+        threat: in words.
+
+    Raises:
+        ArdbenchError: other images or versions of the protocol, or one seed against several.
+    """
+    one = first[0]
+    for other in (*first[1:], *second):
+        if (other.index, other.labels) != (one.index, one.labels):
+            raise ArdbenchError(
+                f"{one.protocol} was measured on {one.n} and on {other.n} images that are not the same ones: "
+                "evaluate both with the same --n."
+            )
+        if (other.version, other.threat) != (one.version, one.threat):
+            raise ArdbenchError(
+                f"{one.protocol} was measured in another version or under another threat: evaluate both again, alike."
+            )
+    a, b = ([verdicts.accuracy for verdicts in side] for side in (first, second))
+    about = (one.protocol, threat if one.protocol != "clean" else "", one.n, fmean(a), fmean(b), (len(a), len(b)))
+    if len(a) == len(b) == 1:
+        pairs = list(zip(one.robust, second[0].robust, strict=True))
+        alone = (pairs.count((True, False)), pairs.count((False, True)))
+        return Difference(*about, None, *bootstrap_difference(*alone, one.n), mcnemar(*alone), alone)
+    if 1 in (len(a), len(b)):
+        raise ArdbenchError(
+            f"A has {len(a)} seeds and B {len(b)}: compare one run with one, or two seeds or more with two or more."
+        )
+    return Difference(*about, (stdev(a), stdev(b)), *welch(a, b), None)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"

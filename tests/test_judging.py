@@ -1,0 +1,178 @@
+"""What is bold, what was reached, and who is better: against cases worked out on paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_call import call
+from test_reports import cell, lines_of, make_run, recipe, verdict
+from test_reports import published_file as published_file
+
+from ardbench.reports import collect, collect_suite, read, tables, write
+from ardbench.reports.judging import winners
+from ardbench.runs import Run
+
+
+def result(robust: Sequence[int], setting: str, **changes: Any) -> tuple[dict[str, Any], list[bool]]:
+    """Return a row whose images are right where `robust` is 1."""
+    flags = [bool(flag) for flag in robust]
+    about = {
+        "dataset": "digits", "norm": "linf", "eps": 0.1, "protocol": "aa", "protocol_version": 1, "checkpoint": "last",
+        "student": "resnet8", "n": len(flags), "total": len(flags), "suite_name": "", "setting": setting,
+    }  # fmt: skip
+    return about | {"value": sum(flags) / len(flags)} | changes, flags
+
+
+def best(*results: tuple[dict[str, Any], list[bool]]) -> list[str]:
+    return [row["setting"] for row in winners(results)]
+
+
+def right(first: int, n: int = 20) -> list[int]:
+    return [1] * first + [0] * (n - first)
+
+
+def test_one_is_best_only_if_it_beats_every_other() -> None:
+    """Of 20 images: 6 against 0 gives p = 2/64 = 0.031, 5 against 0 gives p = 2/32 = 0.063."""
+    assert best(result(right(16), "a"), result(right(10), "b")) == ["a"]
+    assert best(result(right(16), "a"), result(right(11), "b")) == []
+    assert best(result(right(16), "a"), result(right(11), "b"), result(right(2), "c")) == []
+    assert best(result(right(16), "a")) == []
+
+
+def test_p_values_are_corrected_by_holm() -> None:
+    """p = 0.031 alone is enough; beside a second one of 0.031 it must stay under 0.025; beside 0.0002 it need not."""
+    assert best(result(right(16), "a"), result(right(10), "b"), result(right(10), "c")) == []
+    assert best(result(right(16), "a"), result(right(10), "b"), result(right(2), "c")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"student": "resnet18"}, {"checkpoint": "best"}, {"protocol": "pgd20"}, {"eps": 0.2}, {"total": 40}]
+)
+def test_only_what_was_measured_alike_is_compared(change: dict[str, Any]) -> None:
+    assert best(result(right(20), "a"), result(right(2), "b", **change)) == []
+
+
+def test_seeds_are_compared_by_their_means_and_never_with_a_single_one() -> None:
+    """0.80, 0.85, 0.90 against 0.20, 0.25, 0.30 (Welch: t = 14.7); with one seed on one side nothing is best."""
+    first = [result(right(k), "a", seed=k) for k in (16, 17, 18)]
+    second = [result(right(k), "b", seed=k) for k in (4, 5, 6)]
+    assert best(*first, *second) == ["a", "a", "a"]
+    assert best(*first, second[0]) == []
+    near = [result(right(k), "b", seed=k) for k in (15, 17, 19)]
+    assert best(*first, *near) == []
+
+
+def test_the_best_is_bold_in_every_dress_and_in_tables_made_from_the_csv(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, recipe(method={"name": name})) for name in ("rslad", "pgd-at")]
+    for run, correct in zip(runs, (9, 1), strict=True):
+        verdict(run, "aa", correct)
+        verdict(run, "clean", 9)
+    write(collect(runs), tmp_path, "t", runs)
+    text, latex = (tmp_path / "t.md").read_text(), (tmp_path / "t.tex").read_text()
+    assert "**90.0** [59.6, 98.2]" in text and text.count("**") == 2  # clean: as good
+    assert r"\textbf{90.0}" in latex and latex.count("textbf") == 1
+    assert "Bold: better than every other run" in text
+    bold = [entry.text for row in tables(read(tmp_path / "t.csv"))[0].rows for entry in row.entries if entry.bold]
+    assert bold == ["90.0"]
+
+
+@pytest.mark.parametrize(
+    ("correct", "seeds", "word"),
+    [
+        (8339, 1, "match"),  # 83.39 beside 83.38
+        (
+            8287,
+            1,
+            "within noise, ± 1.4",
+        ),  # 0.51 below; the tolerance is 2 sqrt(0.142 / 10^4 + 2 * 0.004^2) = 1.36 points
+        (8201, 1, "off, ± 1.4"),
+        (8287, 3, "within noise, ± 0.8"),  # three seeds that agree: s = 0, and 2 sqrt(0.142 / 10^4) = 0.75 points
+        (8237, 3, "off, ± 0.8"),
+    ],
+)
+def test_a_published_number_was_reached_or_not(
+    correct: int, seeds: int, word: str, tmp_path: Path, published_file: None
+) -> None:
+    cells = []
+    for seed in range(seeds):
+        of = recipe(family="as-released", seed=seed, selection={"by": "best-val", "protocol": "pgd20"})
+        verdict(make_run(tmp_path, of), "clean", correct, n=10_000, total=10_000, checkpoint="best")
+        cells.append(cell(tmp_path, of, "mine"))
+    write(collect_suite(cells), tmp_path, "t", [one.run for one in cells])
+    lines = lines_of((tmp_path / "t.md").read_text())
+    quoted = next(line for line in lines if line[0] == "*published: A, 2021 (paper)*" and line[3] == "*best*")
+    assert quoted[4] == f"*83.38 ({word})*"
+
+
+def sides(root: Path, first: int, second: int, n: int = 20) -> list[Run]:
+    runs = [make_run(root, recipe(method={"name": name})) for name in ("rslad", "pgd-at")]
+    for run, correct in zip(runs, (first, second), strict=True):
+        verdict(run, "aa", correct, n=n, total=n)
+        verdict(run, "clean", n, n=n, total=n)
+    return runs
+
+
+def test_compare_says_which_is_better_and_by_how_much(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, 16, 10)
+    for first, second, alone in ((a, b, "6 are right in A alone, 0 in B"), (b, a, "0 are right in A alone, 6 in B")):
+        text = call("compare", first.path, second.path).stdout
+        assert text.startswith(f"{a.path.name} is better than {b.path.name} under aa by 30.0 points [10.0, 50.0]")
+        assert alone in text and "p = 0.031" in text and "on the same 20 images" in text
+    document = json.loads(call("compare", a.path, b.path, "--json").stdout)
+    clean, aa = document["differences"]
+    assert (clean["protocol"], clean["difference"], clean["p"], clean["told_apart"]) == ("clean", 0, 1, False)
+    assert (aa["a"], aa["b"], aa["alone"], aa["told_apart"]) == (0.8, 0.5, [6, 0], True)
+
+
+def test_compare_says_when_nothing_can_be_said(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, 16, 11)
+    text = call("compare", a.path, b.path).stdout
+    assert text.startswith(f"{a.path.name} and {b.path.name} cannot be told apart under aa on the same 20 images")
+    assert "the difference is +25.0 points" in text and "p = 0.062" in text
+
+
+def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
+    suite = tmp_path / "two.toml"
+    suite.write_text(
+        'title = "Two"\nseeds = [0, 1, 2]\nprotocols = ["clean"]\n'
+        'runs = [{ name = "a", recipe = "pgd-at-digits" }, { name = "b", recipe = "trades-digits" }]\n'
+    )
+    from ardbench.cli.planning import planned
+
+    for one in planned(str(suite), tmp_path)[1]:
+        run = make_run(tmp_path, one.recipe)
+        for checkpoint in ("last", "best"):
+            verdict(
+                run, "clean", (16 if one.name == "a" else 4) + one.recipe.seed, n=20, total=20, checkpoint=checkpoint
+            )
+    text = call("compare", f"{suite}:a", f"{suite}:b", "--runs", tmp_path).stdout
+    assert text.startswith(
+        "a is better than b on clean images by 60.0 points [48.7, 71.3], over 3 and 3 seeds; Welch's p"
+    )
+    assert "85.0 ± 5.0 (3)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["{a}", "nowhere"], "nowhere is not a run directory"),
+        (["{a}", "{b}", "--protocol", "cw20"], "Unknown protocol that both"),
+        (["{a}", "{b}", "--n", "7"], "have no evaluation of one protocol on as many images"),
+        (["{a}", "{b}", "--checkpoint", "averaged"], "have no evaluation of one protocol"),
+        (["{a}", "digits:nothing"], "Unknown run of suite digits: 'nothing'"),
+        (["{a}", "{other}"], "that are not the same ones"),
+        (["{a}", "{unfinished}"], "is not finished"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+    a, b = sides(tmp_path, 16, 10)
+    other = make_run(tmp_path, recipe(method={"name": "trades", "beta": 6}))
+    verdict(other, "aa", 10, n=20, total=20, index=list(range(1, 21)))
+    unfinished = make_run(tmp_path, recipe(method={"name": "standard"}), finished=False)
+    names = {"a": a.path, "b": b.path, "other": other.path, "unfinished": unfinished.path}
+    done = call("compare", *(word.format(**names) for word in words))
+    assert done.exit_code == 2 and sentence in done.stderr, done.output

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from ardbench.evaluation.statistics import bootstrap_difference, mcnemar, tolerance, welch, wilson
+from ardbench.evaluation.statistics import bootstrap_difference, mcnemar, paired_interval, tolerance, welch, wilson
 
 
 def test_the_interval_of_one_half_is_the_closed_form() -> None:
@@ -59,3 +59,36 @@ def test_welch_worked_out_by_hand() -> None:
 def test_the_tolerance_worked_out_by_hand() -> None:
     assert tolerance(0.5, 10_000, 0.004, 1) == pytest.approx(2 * sqrt(0.25 / 1e4 + 2 * 0.004**2))
     assert tolerance(0.5, 10_000, 0.002, 3) == pytest.approx(0.0110151, abs=1e-6)
+
+
+def paired(both: int, only_a: int, only_b: int, none: int) -> tuple[list[bool], list[bool]]:
+    """Return two lists of verdicts with these counts."""
+    pairs = [(True, True)] * both + [(True, False)] * only_a + [(False, True)] * only_b + [(False, False)] * none
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def test_the_paired_interval_is_newcombes() -> None:
+    """The example of 36, 12, 2 and 0 in Table II of the paper: 0.0569 to 0.3404 by method 10."""
+    low, high = paired_interval(*paired(36, 12, 2, 0))
+    assert (round(low, 4), round(high, 4)) == (0.0569, 0.3404)
+
+
+@pytest.mark.parametrize("counts", [(36, 12, 2, 0), (500, 20, 5, 475), (3, 0, 9, 8), (0, 10, 0, 0), (7, 0, 0, 0)])
+def test_swapping_the_two_mirrors_the_interval(counts: tuple[int, int, int, int]) -> None:
+    a, b = paired(*counts)
+    low, high = paired_interval(a, b)
+    assert paired_interval(b, a) == pytest.approx((-high, -low), abs=1e-12)
+    assert -1 <= low <= (sum(a) - sum(b)) / len(a) <= high <= 1
+
+
+def test_what_agrees_on_more_images_is_known_more_narrowly() -> None:
+    """Accuracies of 0.5 and 0.48 each time; only in how far the two agree do the pairs differ."""
+    widths = [high - low for low, high in (paired_interval(*paired(480 - k, 20 + k, k, 500 - k)) for k in (0, 50, 240))]
+    assert widths == sorted(widths) and widths[-1] > 3 * widths[0]
+    assert paired_interval(*paired(480, 20, 0, 500))[0] > 0 > paired_interval(*paired(240, 260, 240, 260))[0]
+
+
+@pytest.mark.parametrize(("a", "b"), [([], []), ([True], [True, False])])
+def test_what_is_not_paired_is_refused(a: list[bool], b: list[bool]) -> None:
+    with pytest.raises(ValueError, match=r"no share|longer"):
+        paired_interval(a, b)

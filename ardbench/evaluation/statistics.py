@@ -97,3 +97,41 @@ def tolerance(accuracy: float, n: int, deviation: float, seeds: int) -> float:
         seeds: k that were measured; the published number is taken to be one more.
     """
     return 2 * sqrt(accuracy * (1 - accuracy) / n + deviation**2 * (1 + 1 / seeds))
+
+
+def paired_interval(
+    robust_a: Sequence[bool], robust_b: Sequence[bool], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the interval of accuracy(a) - accuracy(b), both measured on the same images, in the same order.
+
+    The Wilson limits of both are combined, less what the two have in common (phi, corrected for continuity).
+
+    Args:
+        robust_a, robust_b: whether each image is classified right.
+        confidence: in (0, 1).
+
+    Returns:
+        (low, high), within [-1, 1].
+
+    Raises:
+        ValueError: there are no images, or not as many of both.
+
+    Source: R. G. Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data", Statistics in Medicine, 1998, method 10.
+    """
+    n, pairs = len(robust_a), list(zip(robust_a, robust_b, strict=True))
+    both, only_a, only_b, none = (
+        pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))
+    )
+    (low_a, high_a), (low_b, high_b) = wilson(both + only_a, n, confidence), wilson(both + only_b, n, confidence)
+    p_a, p_b = (both + only_a) / n, (both + only_b) / n
+    excess = both * none - only_a * only_b
+    common = max(excess - n / 2, 0) if excess > 0 else excess
+    scale = sqrt((both + only_a) * (only_b + none) * (both + only_b) * (only_a + none))
+    phi = common / scale if scale else 0.0
+    below, above = _joined(p_a - low_a, high_b - p_b, phi), _joined(high_a - p_a, p_b - low_b, phi)
+    return p_a - p_b - below, p_a - p_b + above
+
+
+def _joined(one: float, other: float, phi: float) -> float:
+    return sqrt(max(one * one - 2 * phi * one * other + other * other, 0.0))

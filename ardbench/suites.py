@@ -312,8 +312,9 @@ def _evaluated(run: Run, recipe: Recipe, checkpoint: str, name: str, n: int | No
     if not path.is_file():
         return False
     verdicts = load_verdicts(path)
-    same_threat = name == "clean" or verdicts.threat == recipe.evaluation.model_dump(mode="json")
-    return same_threat and verdicts.version == protocol(name).version and of_present_weights(run, checkpoint, verdicts)
+    rules = protocol(name)
+    same_threat = name == "clean" or verdicts.threat == rules.under(recipe.evaluation).model_dump(mode="json")
+    return same_threat and verdicts.version == rules.version and of_present_weights(run, checkpoint, verdicts)
 
 
 def _ordered(suite: Suite) -> list[SuiteRun]:

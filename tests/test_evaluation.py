@@ -17,8 +17,8 @@ from ardbench.data import DATASETS
 from ardbench.data.batches import Split
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import confirm, measure
-from ardbench.evaluation.measure import evaluate
-from ardbench.evaluation.protocols import PROTOCOLS, AutoAttack, Pgd, protocol
+from ardbench.evaluation.measure import Surrogate, evaluate
+from ardbench.evaluation.protocols import PROTOCOLS, AutoAttack, Pgd, asked, protocol
 from ardbench.evaluation.verdicts import Paused, Verdicts, file_name, load_verdicts, worst_case
 from ardbench.progress import Progress
 
@@ -42,6 +42,17 @@ class Linear(nn.Module):
         return logits
 
 
+class Times(nn.Module):
+    """Logits times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.factor * z
+
+
 def images(n: int, classes: int = 2, low: int = 0, high: int = 256, seed: int = 1) -> Split:
     """Return random 8x8 images with random labels."""
     source = torch.Generator().manual_seed(seed)
@@ -60,7 +71,7 @@ def right_at(net: Linear, x: Tensor, y: Tensor) -> list[bool]:
     return answer
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd10", "pgd20", "pgd20-trades", "cw20"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd10", "pgd20", "pgd20-trades", "cw20", "mim20", "pgd20-scaled"])
 @pytest.mark.parametrize("eps", [8 / 255, 0.2])
 def test_pgd_of_two_linear_classes_is_exact_in_linf(name: str, eps: float) -> None:
     """The worst point of ball and box is x - eps sign(w_y - w_other), clamped: no search can do more or less."""
@@ -76,7 +87,7 @@ def test_pgd_of_two_linear_classes_is_exact_in_linf(name: str, eps: float) -> No
     assert 0 < verdicts.accuracy < evaluate(net, split, "clean", LINF, batch=64).accuracy
 
 
-@pytest.mark.parametrize("name", ["pgd20", "cw20"])
+@pytest.mark.parametrize("name", ["pgd20", "cw20", "mim20"])
 def test_pgd_of_two_linear_classes_is_exact_in_l2(name: str) -> None:
     """Away from the box an example is robust where its margin exceeds eps ||w_y - w_other||."""
     net, split, eps = Linear(), images(200, low=80, high=176), 0.05
@@ -259,6 +270,145 @@ def test_the_step_scales_with_eps() -> None:
     assert isinstance(trades, Pgd) and trades.attack(LINF).step_size == 0.003
     fgsm = protocol("fgsm")
     assert isinstance(fgsm, Pgd) and fgsm.attack(Threat(norm="l2", eps=0.7)).step_size == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_mim_is_the_papers_sum_of_gradients(norm: str) -> None:
+    """Against a loop of its own: g = mu g + gradient / its L1 norm, then a step of alpha along g's sign or direction."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), Times(20.0), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 5))
+    split, eps, alpha = images(200, classes=5), 0.3 if norm == "linf" else 2.0, 0.05 if norm == "linf" else 0.3
+    x, y = split.pixels(slice(None)), split.labels
+    x_adv, g = x.clone(), torch.zeros_like(x)
+    for _ in range(8):
+        x_adv.requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(net(x_adv), y, reduction="sum"), x_adv)
+        g = 0.9 * g + gradient / gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+        if norm == "linf":
+            x_adv = torch.minimum(torch.maximum(x_adv.detach() + alpha * g.sign(), x - eps), x + eps).clamp(0, 1)
+        else:
+            delta = x_adv.detach() + alpha * g / g.square().sum(dim=(1, 2, 3), keepdim=True).sqrt() - x
+            length = delta.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+            x_adv = (x + delta * (eps / length).clamp(max=1)).clamp(0, 1)
+    clean, attacked = net(x).argmax(1), net(x_adv).argmax(1)
+    rules = pgd(momentum=0.9, steps=8, step_size=alpha, reference_eps=eps, start="none")
+    expected = torch.where(clean == y, attacked, clean).tolist()
+    assert evaluate(net, split, rules, Threat(norm=norm, eps=eps), batch=200).predictions == expected
+    without = rules.model_copy(update={"momentum": 0.0})
+    assert evaluate(net, split, without, Threat(norm=norm, eps=eps), batch=200).predictions != expected
+
+
+def test_scaled_logits_are_attacked_and_plain_ones_are_asked() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 5))
+    louder = nn.Sequential(net, Times(40.0))
+    split, threat = images(200, classes=5), Threat(norm="linf", eps=0.2)
+    plain = evaluate(net, split, pgd(steps=3), threat, batch=200)
+    assert evaluate(louder, split, pgd(steps=3, scale=1 / 40), threat, batch=200).predictions == plain.predictions
+    assert evaluate(louder, split, pgd(steps=3), threat, batch=200).predictions != plain.predictions
+
+
+@pytest.mark.parametrize("threat", [LINF, Threat(norm="l2", eps=0.5)])
+def test_unbounded_has_the_whole_box_whatever_is_asked(threat: Threat, tmp_path: Path) -> None:
+    net = Linear()
+    found = evaluate(net, images(100), "unbounded", threat, batch=100, store=tmp_path)
+    assert found.accuracy == 0 < found.taken["unbounded"]
+    assert found.threat == {"norm": "linf", "eps": 1.0} and found.attack["step_size"] == 0.125
+
+
+def test_transfer_crafts_on_the_surrogate(tmp_path: Path) -> None:
+    """Of two linear classes the surrogate's worst point is known, and the other network is asked there."""
+    net, other, split, eps = Linear(), Linear(seed=5), images(200), 0.2
+    x, y = split.pixels(slice(None)), split.labels
+    worst = (x - eps * (other.head.weight[y] - other.head.weight[1 - y]).sign().view_as(x)).clamp(0, 1)
+    expected = [a and b for a, b in zip(right_at(net, x, y), right_at(net, worst, y), strict=True)]
+
+    def measured(name: str, sha256: str) -> Verdicts:
+        source = Surrogate(other, name, sha256)
+        threat = Threat(norm="linf", eps=eps)
+        return evaluate(net, split, "transfer", threat, batch=64, store=tmp_path, surrogate=source)
+
+    first = measured("other", "abc")
+    assert first.robust == expected and first.notes == ["crafted on other."] and first.key["surrogate"] == "abc"
+    assert first.accuracy > evaluate(net, split, "pgd20", Threat(norm="linf", eps=eps), batch=64).accuracy
+    other.head.weight.data.neg_()
+    assert measured("again", "abc") == first
+    assert measured("again", "def").robust != expected
+
+
+OWN = """
+[mine]
+version = 3
+kind = "pgd"
+objective = "ce"
+steps = {steps}
+step_size = "2/255"
+reference_eps = "8/255"
+start = "uniform"
+restarts = 1
+{more}
+
+[list]
+version = 1
+kind = "autoattack"
+configured = "standard"
+attacks = ["square", "square"]
+
+[pgd20]
+[trust-me]
+[mine-n200]
+[aa-mine]
+[kindless]
+"""
+
+
+def test_a_protocol_of_the_users_is_measured_as_one_of_ours(tmp_path: Path) -> None:
+    file, net, split, store = tmp_path / "own.toml", Linear(), images(100), tmp_path / "store"
+    file.write_text(OWN.format(steps=20, more=""))
+    rules = asked(f"{file}:mine")
+    assert dict(rules) == dict(PROTOCOLS["pgd20"]) | {"name": "mine", "version": 3}
+    first = evaluate(net, split, rules, LINF, batch=50, store=store)
+    assert first.predictions == evaluate(net, split, "pgd20", LINF, batch=50).predictions
+    assert (store / "mine.json").is_file() and (first.protocol, first.version) == ("mine", 3)
+    file.write_text(OWN.format(steps=5, more="momentum = 0.5"))
+    changed = evaluate(net, split, asked(f"{file}:mine"), LINF, batch=50, store=store)
+    assert changed.key != first.key and changed.attack["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "more", "said"),
+    [
+        ("absent.toml:mine", "1", "", "cannot be read as TOML"),
+        ("own.toml:mine", "1 1", "", "cannot be read as TOML"),
+        ("own.toml:mein", "1", "", "Unknown protocol in .*own.toml: 'mein': did you mean 'mine'"),
+        ("own.toml:mine", "0", "", "own.toml, steps: input should be greater than or equal to 1"),
+        ("own.toml:mine", "1", "momentun = 1", "own.toml, momentun: extra inputs are not permitted"),
+        ("own.toml:list", "1", "", "own.toml, attacks: an attack is named twice"),
+        ("own.toml:kindless", "1", "", "own.toml: unable to extract tag"),
+        ("own.toml:pgd20", "1", "", "cannot be called so"),
+        ("own.toml:trust-me", "1", "", "cannot be called so"),
+        ("own.toml:mine-n200", "1", "", "cannot be called so"),
+        ("own.toml:aa-mine", "1", "", "cannot be called so"),
+    ],
+)
+def test_a_file_that_holds_no_such_protocol_is_refused(
+    tmp_path: Path, name: str, steps: str, more: str, said: str
+) -> None:
+    (tmp_path / "own.toml").write_text(OWN.format(steps=steps, more=more))
+    with pytest.raises(ArdbenchError, match=said):
+        asked(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("name", ["transfer", "{tmp}/own.toml:mine"])
+def test_recipes_and_suites_name_no_protocol_that_needs_more(tmp_path: Path, name: str) -> None:
+    (tmp_path / "own.toml").write_text(OWN.format(steps=1, more=""))
+    with pytest.raises(ArdbenchError, match="measure it with `ardbench eval"):
+        protocol(name.format(tmp=tmp_path))
+
+
+def test_transfer_without_a_surrogate_is_refused() -> None:
+    with pytest.raises(ArdbenchError, match="name that network with --surrogate SOURCE"):
+        evaluate(Linear(), images(20), "transfer", LINF, batch=20)
 
 
 def test_custom_lists_and_unknown_names() -> None:

@@ -28,6 +28,14 @@ def label_margin(net: Net, x_adv: Tensor, labels: Tensor) -> Tensor:
     return margin(net(x_adv), labels)
 
 
+def scaled(objective: Objective, factor: float) -> Objective:
+    """Return an objective of the logits times a factor: the cross-entropy of large logits has no gradient left in fp32.
+
+    Source: N. Carlini and D. Wagner, "Defensive distillation is not robust to adversarial examples", 2016.
+    """
+    return lambda net, x_adv, *aux: objective(lambda x: factor * net(x), x_adv, *aux)
+
+
 def divergence(net: Net, x_adv: Tensor, target_logits: Tensor) -> Tensor:
     """Return KL(target || net(x')), the objective of TRADES (target: the network at x) and RSLAD (the teacher at x)."""
     return kl(net(x_adv), target_logits)

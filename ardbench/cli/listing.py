@@ -133,8 +133,14 @@ def _searched(one: Protocol) -> str:
         return f"AutoAttack ({one.configured}): {', '.join(one.attacks)}"
     steps = f"{one.steps} steps" if one.steps > 1 else "1 step"
     sizes = f"of {_fraction(one.step_size)} at eps {_fraction(one.reference_eps)}"
-    restarts = f", {one.restarts} restarts" if one.restarts > 1 else ""
-    return f"PGD on {one.objective}, {steps} {sizes}, start {one.start}{restarts}"
+    more = [
+        f", {one.restarts} restarts" if one.restarts > 1 else "",
+        f", momentum {one.momentum:g}" if one.momentum else "",
+        f", logits times {one.scale:g}" if one.scale != 1 else "",
+        ", on a surrogate" if one.surrogate else "",
+        f", always {one.threat.norm}, eps {one.threat.eps:g}" if one.threat else "",
+    ]
+    return f"PGD on {one.objective}, {steps} {sizes}, start {one.start}{''.join(more)}"
 
 
 def _fraction(size: float) -> str:

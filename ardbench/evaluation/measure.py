@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ardbench.attacks.objectives import label_loss, label_margin
+from ardbench.attacks.objectives import label_loss, label_margin, scaled
 from ardbench.attacks.pgd import Maximiser
 from ardbench.config import Precision, Threat
 from ardbench.draws import Draws
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import autoattack
 from ardbench.evaluation.confirm import check_allowed, measuring, predict
-from ardbench.evaluation.protocols import AutoAttack, Pgd, Protocol
-from ardbench.evaluation.protocols import protocol as by_name
+from ardbench.evaluation.protocols import AutoAttack, Pgd, Protocol, asked
 from ardbench.evaluation.verdicts import Paused, Verdicts, file_name, load_verdicts
 from ardbench.progress import Progress
 
@@ -33,6 +32,21 @@ SUBSET_SEED = 0
 """Every subset of n examples is the same one, whatever is evaluated on it and with which seed."""
 OBJECTIVES = {"ce": label_loss, "margin": label_margin}
 PLAIN = Precision(attack="fp32", fold_bn=False, channels_last=False)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Another network, on which adversarial examples are crafted.
+
+    Args:
+        net: gives logits (B, K) of pixels in [0, 1]; it is as before afterwards.
+        name: for people.
+        sha256: of its weights; it decides the verdicts.
+    """
+
+    net: nn.Module
+    name: str
+    sha256: str
 
 
 @dataclass
@@ -58,6 +72,7 @@ def evaluate(
     store: Path | None = None,
     key: Mapping[str, Any] | None = None,
     twin: tuple[Path, Mapping[str, Any]] | None = None,
+    surrogate: Surrogate | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Verdicts:
@@ -66,23 +81,28 @@ def evaluate(
     Args:
         net: gives logits (B, K) of pixels in [0, 1]; its modes and requires_grad are as before afterwards.
         split: what is measured, on the device of the network.
-        threat: ball and eps in pixel units; with eps = 0 nothing is searched.
+        threat: ball and eps in pixel units; with eps = 0 nothing is searched. A protocol may have its own.
         batch: examples at a time; it decides the attacks' noise, so what is continued keeps the one it began with.
         n: measure a class-balanced subset, always the same one; None measures everything.
         store: the folder of `<protocol>[-n<N>].json` and, while unfinished, `<protocol>[-n<N>].state.json`.
         key: what else decides the verdicts, in JSON values, such as {"weights": sha256}; a file with another key is
             measured again and replaced.
         twin: store and key of the same network under another name: what was measured there holds here, at 0 seconds.
+        surrogate: what a protocol that searches on another network searches on.
         stop: asked between batches.
 
     Raises:
         Paused: `stop` said so, or Ctrl-C; with a `store`, AutoAttack continues where it was.
         ArdbenchError: logits are not finite, an attack left ball or box, too few classes, out of memory.
     """
-    rules = by_name(protocol) if isinstance(protocol, str) else protocol
+    rules = asked(protocol) if isinstance(protocol, str) else protocol
+    rules.check_surrogate(surrogate is not None)
+    threat = rules.under(threat)
+    source = surrogate if isinstance(rules, Pgd) and rules.surrogate else None
     listener = progress or Progress()
-    chosen = split if n is None or n == len(split) else split.subset(n, SUBSET_SEED)
-    full_key = _key(rules, threat, chosen, len(split), seed, key or {}) if store else {}
+    chosen = subset_of(split, n)
+    outer = {**(key or {})} | ({"surrogate": source.sha256} if source else {})
+    full_key = _key(rules, threat, chosen, len(split), seed, outer) if store else {}
     path = store / file_name(rules.name, None if chosen is split else n) if store else None
     if path is not None and path.exists():
         found = load_verdicts(path)
@@ -95,7 +115,7 @@ def evaluate(
             found = replace(found, key=full_key, seconds=0.0)
             found.save(path)
             return found
-    job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never)
+    job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never, source)
     outcome = job.run(path.with_suffix(".state.json") if path is not None else None, full_key)
     verdicts = Verdicts(
         protocol=rules.name,
@@ -128,6 +148,7 @@ class Job:
     seed: int
     progress: Progress
     stop: Callable[[], bool]
+    surrogate: Surrogate | None
 
     def run(self, state: Path | None, key: dict[str, Any]) -> Outcome:
         """Measure by the kind of the protocol; at eps = 0 every kind is the clean one."""
@@ -162,11 +183,16 @@ class Job:
             self._pgd(said, self.protocol)
             taken[self.protocol.name] = int((said != labels).sum()) - taken["clean"]
         self.progress.update(len(labels), robust=(said == labels).float().mean().item())
-        return Outcome(said.tolist(), taken, self.batch, time.perf_counter() - begun)
+        notes = [f"crafted on {self.surrogate.name}."] if self.surrogate else []
+        return Outcome(said.tolist(), taken, self.batch, time.perf_counter() - begun, notes)
 
     def _pgd(self, said: Tensor, rules: Pgd) -> None:
         """Attack the points that still stand, restart after restart, and write what fools into `said` (n)."""
-        maximiser = Maximiser(self.threat, rules.attack(self.threat), PLAIN)
+        maximiser = Maximiser(self.threat, rules.attack(self.threat), PLAIN, rules.momentum)
+        objective = OBJECTIVES[rules.objective]
+        if rules.scale != 1:
+            objective = scaled(objective, rules.scale)
+        searched = self.surrogate.net if self.surrogate else self.net
         labels = self.split.labels
         for restart in range(rules.restarts):
             standing = (said == labels).nonzero().squeeze(1)
@@ -175,8 +201,7 @@ class Job:
                 rows = standing[begin : begin + self.batch]
                 x, y = self.split.pixels(rows), labels[rows]
                 draws = Draws(self.seed, restart, step, len(rows))
-                objective = OBJECTIVES[rules.objective]
-                x_adv = maximiser(objective, self.net, x, (y,), draws=draws, purpose="evaluation")
+                x_adv = maximiser(objective, searched, x, (y,), draws=draws, purpose="evaluation")
                 check_allowed(self.split.pixels(rows), x_adv, self.threat, rules.name)
                 said[rows] = predict(self.net, x_adv)
                 gone = len(labels) - len(standing) + begin + len(rows)
@@ -188,6 +213,11 @@ class Job:
 
     def _stopped(self) -> Paused:
         return Paused(f"Stopped in {self.protocol.name}: nothing of it is kept; the same command begins it again.")
+
+
+def subset_of(split: Split, n: int | None) -> Split:
+    """Return the n examples of a split that are measured; all of them where n is None or their number."""
+    return split if n is None or n == len(split) else split.subset(n, SUBSET_SEED)
 
 
 def _never() -> bool:

@@ -1,25 +1,45 @@
-"""Protocols: how a number is measured, as versioned data. Torch-free."""
+"""Protocols: how a number is measured, as versioned data, ours and the user's own. Torch-free."""
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
-from ardbench.config import Attack, Positive, Section, Threat
+from ardbench.config import Attack, NonNegative, Positive, Section, Threat
 from ardbench.errors import ArdbenchError, unknown
 
-ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+PackageAttack = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
+ATTACKS: tuple[str, ...] = get_args(PackageAttack)
 """The attacks of AutoAttack that a custom protocol may name."""
+FILE = ".toml:"
+"""What stands between a file of the user's and the name of a protocol in it."""
+OWN_NAME = re.compile(r"(?!aa-|trust-|.*-n\d+$)[a-z0-9][a-z0-9-]*")
+"""What a user's protocol may be called: its files must not look like those of others."""
 
 
-class Clean(Section):
-    """The images as they are."""
+class Rules(Section):
+    """What all protocols have."""
 
     name: str
     version: Annotated[int, Field(ge=1)]
+
+    def under(self, threat: Threat) -> Threat:
+        """Return the threat that is measured where `threat` is asked for."""
+        return threat
+
+    def check_surrogate(self, given: bool) -> None:
+        """Refuse a protocol that searches on another network where none is given."""
+
+
+class Clean(Rules):
+    """The images as they are."""
+
     kind: Literal["clean"]
 
     def settings(self, threat: Threat) -> dict[str, Any]:
@@ -27,11 +47,9 @@ class Clean(Section):
         return {}
 
 
-class Pgd(Section):
+class Pgd(Rules):
     """Projected gradient ascent; step_size and reference_eps in pixel units."""
 
-    name: str
-    version: Annotated[int, Field(ge=1)]
     kind: Literal["pgd"]
     objective: Literal["ce", "margin"]
     steps: Annotated[int, Field(ge=1)]
@@ -40,6 +58,26 @@ class Pgd(Section):
     reference_eps: Positive
     start: Literal["uniform", "normal", "none"]
     restarts: Annotated[int, Field(ge=1)]
+    momentum: NonNegative = 0.0
+    """Of the gradients, each of L1 norm 1."""
+    scale: Positive = 1.0
+    """What the logits are multiplied by while the attack searches."""
+    surrogate: bool = False
+    """Whether it searches on another network, to be named where it is measured."""
+    threat: Threat | None = None
+    """In place of the one that is asked for."""
+
+    def under(self, threat: Threat) -> Threat:
+        """Return the protocol's own threat, or else the one that is asked for."""
+        return self.threat or threat
+
+    def check_surrogate(self, given: bool) -> None:
+        """Refuse a protocol that searches on another network where none is given."""
+        if self.surrogate and not given:
+            raise ArdbenchError(
+                f"Protocol {self.name!r} is crafted on another network: measure it with `ardbench eval`, and name that "
+                "network with --surrogate SOURCE."
+            )
 
     def attack(self, threat: Threat) -> Attack:
         """Return one restart of the search under a threat of eps > 0; the step size grows and shrinks with eps."""
@@ -49,18 +87,24 @@ class Pgd(Section):
     def settings(self, threat: Threat) -> dict[str, Any]:
         """Return what is recorded beside the verdicts: the search as it was run under this threat."""
         step_size = self.step_size * (threat.eps / self.reference_eps)
-        kept = self.model_dump(mode="json", include={"objective", "steps", "start", "restarts"})
+        others = {"name", "version", "kind", "step_size", "reference_eps", "threat"}
+        kept = self.model_dump(mode="json", exclude=others, exclude_defaults=True)
         return kept | {"step_size": step_size}
 
 
-class AutoAttack(Section):
+class AutoAttack(Rules):
     """The authors' ensemble: attacks in their order, configured as one of the package's versions."""
 
-    name: str
-    version: Annotated[int, Field(ge=1)]
     kind: Literal["autoattack"]
     configured: Literal["standard", "plus", "rand"]
-    attacks: Annotated[tuple[str, ...], Field(min_length=1)]
+    attacks: Annotated[tuple[PackageAttack, ...], Field(min_length=1)]
+
+    @field_validator("attacks")
+    @classmethod
+    def _names_each_once(cls, attacks: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(attacks)) < len(attacks):
+            raise ValueError("an attack is named twice")
+        return attacks
 
     def settings(self, threat: Threat) -> dict[str, Any]:
         """Return what is recorded beside the verdicts."""
@@ -69,24 +113,43 @@ class AutoAttack(Section):
 
 Protocol = Clean | Pgd | AutoAttack
 
+_TABLE: TypeAdapter[Protocol] = TypeAdapter(Annotated[Protocol, Field(discriminator="kind")])
+
 
 def _read() -> dict[str, Protocol]:
     text = (resources.files("ardbench.evaluation") / "protocols.toml").read_text(encoding="utf-8")
-    adapter: TypeAdapter[Protocol] = TypeAdapter(Annotated[Protocol, Field(discriminator="kind")])
-    return {name: adapter.validate_python({"name": name, **table}) for name, table in tomllib.loads(text).items()}
+    return {name: _TABLE.validate_python({"name": name, **table}) for name, table in tomllib.loads(text).items()}
 
 
 PROTOCOLS = _read()
 
 
 def protocol(name: str) -> Protocol:
-    """Return a protocol by name, or a custom list such as `aa:apgd-ce,square`.
+    """Return a protocol that recipes and suites may name: one by name, or a custom list such as `aa:apgd-ce,square`.
 
     A custom list runs these attacks in this order, each configured as in AutoAttack's standard version.
 
     Raises:
-        ArdbenchError: no such protocol, no such attack, an attack named twice.
+        ArdbenchError: no such protocol, no such attack, an attack named twice, or one that only `ardbench eval` can take.
     """
+    if FILE in name:
+        raise ArdbenchError(
+            f"Protocol {name!r} is in a file of its own: measure it with `ardbench eval --protocol {name}`."
+        )
+    rules = asked(name)
+    rules.check_surrogate(False)
+    return rules
+
+
+def asked(name: str) -> Protocol:
+    """Return a protocol that is asked for on the command line: as in `protocol`, or FILE.toml:NAME from a user's file.
+
+    Raises:
+        ArdbenchError: no such protocol, attack or file, an attack named twice, or an entry that does not hold.
+    """
+    if FILE in name:
+        file, _, own = name.rpartition(":")
+        return _of_file(Path(file), own)
     if not name.startswith("aa:"):
         if name not in PROTOCOLS:
             raise unknown("protocol", name, PROTOCOLS)
@@ -97,5 +160,29 @@ def protocol(name: str) -> Protocol:
             raise unknown(f"attack in protocol {name!r}:", attack, ATTACKS)
         if attacks.count(attack) > 1:
             raise ArdbenchError(f"Protocol {name!r} names {attack} twice: name every attack once.")
-    version = PROTOCOLS["aa"].version
-    return AutoAttack(name=name, version=version, kind="autoattack", configured="standard", attacks=attacks)
+    return AutoAttack.model_validate(dict(PROTOCOLS["aa"]) | {"name": name, "attacks": attacks})
+
+
+def _of_file(path: Path, name: str) -> Protocol:
+    """Return a protocol of the user's; its name becomes that of a file and a column."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArdbenchError(f"Protocols {path} cannot be read as TOML ({error}): give FILE.toml:NAME.") from None
+    if name not in tables:
+        raise unknown(f"protocol in {path}:", name, tables)
+    if name in {*PROTOCOLS, "trust", "weighted", "worst"} or not OWN_NAME.fullmatch(name):
+        raise ArdbenchError(
+            f"Protocol {name!r} in {path} cannot be called so: take a name of small letters, digits and hyphens that is "
+            "no other file's or column's, such as my-pgd40."
+        )
+    given = tables[name] if isinstance(tables[name], Mapping) else {}
+    try:
+        return _TABLE.validate_python({**given, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        said = first["msg"].removeprefix("Value error, ")
+        raise ArdbenchError(
+            f"Protocol {name!r} in {path}{where and f', {where}'}: {said[0].lower()}{said[1:]}."
+        ) from None

@@ -108,6 +108,11 @@ def test_version_is_one_line() -> None:
         ("eval nowhere", "There is no run directory or file nowhere"),
         ("eval {tmp}", "is not a run directory (no config.json in it)"),
         ("eval {teacher} --protocol pgd21", "Unknown protocol 'pgd21': did you mean"),
+        ("eval {teacher} --protocol transfer", "Protocol 'transfer' is crafted on another network"),
+        ("eval {teacher} --surrogate {teacher}", "--surrogate is for protocols that are crafted on it"),
+        ("eval {teacher} --protocol transfer --surrogate nowhere", "Teacher 'nowhere' is no run directory"),
+        ("eval {teacher} --protocol {tmp}/own.toml:mine", "own.toml cannot be read as TOML"),
+        ("train pgd-at-digits --set selection.protocol=transfer", "Protocol 'transfer' is crafted on another network"),
         ("eval {teacher} --n 0", "0 is not in the range x>=1"),
         ("eval {teacher} --n 65", "--n 65 is more than the 64 test images of fake: give at most 64."),
         ("eval {teacher} --eps 8", "--eps 8 is larger than any pixel, which lie in [0, 1]: give a fraction"),
@@ -259,6 +264,22 @@ def test_eval_of_a_file_agrees_with_its_run(teacher: Path, runs: Path) -> None:
     run = call("eval", teacher, "--checkpoint", "last", *words)
     assert json.loads(file.stdout)["results"][0]["accuracy"] == json.loads(run.stdout)["results"][0]["accuracy"]
     assert len(list((runs / "files").glob("last-*/eval-other/linf-0.2/file/fgsm.json"))) == 1
+
+
+def test_transfer_from_the_network_itself_is_pgd20(teacher: Path, tmp_path: Path) -> None:
+    """The surrogate's draws and steps are pgd20's, so crafting on the same weights fools the same images."""
+    words = ["--checkpoint", "last", "--device", "cpu", "--json"]
+    (tmp_path / "own.toml").write_text(
+        '[own]\nversion = 1\nkind = "pgd"\nobjective = "ce"\nsteps = 20\nstep_size = "2/255"\n'
+        'reference_eps = "8/255"\nstart = "uniform"\nrestarts = 1\n'
+    )
+    asked = ["--protocol", "pgd20", "--protocol", "transfer", "--protocol", f"{tmp_path}/own.toml:own"]
+    rows = json.loads(call("eval", teacher, *asked, "--surrogate", f"{teacher}@last", *words).stdout)["results"]
+    assert [row["protocol"] for row in rows] == ["pgd20", "transfer", "own"]
+    assert len({row["accuracy"] for row in rows}) == 1
+    assert rows[1]["notes"] == [f"crafted on {teacher.name}@last."]
+    other = json.loads(call("eval", teacher, *asked[2:4], "--surrogate", f"{teacher}@best", *words).stdout)
+    assert not other["results"][0]["stored"]
 
 
 def test_eval_stopped_by_its_time_limit_says_how_to_go_on(teacher: Path) -> None:

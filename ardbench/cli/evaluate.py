@@ -15,10 +15,13 @@ from ardbench.cli.progress import shown
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
     from ardbench.cli.sources import Source
     from ardbench.config import Threat
+    from ardbench.evaluation.measure import Surrogate
+    from ardbench.evaluation.protocols import Protocol
 
 PROTOCOLS = ("clean", "fgsm", "pgd20", "pgd20-trades", "cw20", "aa")
 """The columns of the full table."""
@@ -33,8 +36,13 @@ Row = dict[str, Any]
     "protocols",
     multiple=True,
     metavar="NAME",
-    help="What to measure, such as pgd20, aa or aa:apgd-ce,square; may be repeated. "
+    help="What to measure, such as pgd20, aa, aa:apgd-ce,square, or FILE.toml:NAME of your own; may be repeated. "
     f"Without it the full table: {', '.join(PROTOCOLS)}.",
+)
+@click.option(
+    "--surrogate",
+    metavar="SOURCE",
+    help="The network on which transfer crafts its images: RUN, RUN@CHECKPOINT, FILE:ARCH or zoo:NAME.",
 )
 @click.option(
     "--checkpoint",
@@ -103,6 +111,7 @@ class Wanted:
 
     source: Path
     protocols: tuple[str, ...]
+    surrogate: str | None
     checkpoints: tuple[str, ...]
     n: int | None
     eps: float | None
@@ -123,10 +132,11 @@ class Wanted:
         """Return the run or the file, after everything that can be refused before torch is loaded."""
         from ardbench import data
         from ardbench.cli.sources import of_file, of_run
-        from ardbench.evaluation.protocols import protocol
+        from ardbench.teachers import locate
 
-        for name in self.protocols:
-            protocol(name)
+        self.rules()
+        if self.surrogate is not None:
+            locate(self.surrogate)
         if self.source.is_dir():
             if self.model or self.dataset or self.out:
                 raise ArdbenchError(
@@ -145,6 +155,17 @@ class Wanted:
                 f"--n {self.n} is more than the {images} test images of {found.dataset}: give at most {images}."
             )
         return found
+
+    def rules(self) -> list[Protocol]:
+        """Return the protocols that were asked for; whatever needs a surrogate has one, and the other way round."""
+        from ardbench.evaluation.protocols import Pgd, asked
+
+        rules = [asked(name) for name in self.protocols or PROTOCOLS]
+        for one in rules:
+            one.check_surrogate(self.surrogate is not None)
+        if self.surrogate is not None and not any(isinstance(one, Pgd) and one.surrogate for one in rules):
+            raise ArdbenchError("--surrogate is for protocols that are crafted on it: add --protocol transfer.")
+        return rules
 
 
 def threat_of(own: Threat, norm: Literal["linf", "l2"] | None, eps: float | None) -> Threat:
@@ -175,24 +196,37 @@ def _measure(source: Source, wanted: Wanted, threat: Threat, results: list[Row],
     with output.working(), stopping(wanted.time_limit) as stop, shown(wanted.quiet) as progress:
         split = load(source.dataset, device, wanted.data_root, progress=progress).test
         n = None if wanted.n == len(split) else wanted.n
+        surrogate = _surrogate(wanted.surrogate, source.dataset, device)
         for checkpoint in source.checkpoints:
             net, key = source.network(checkpoint, device), source.key(checkpoint)
             store = source.store(checkpoint, threat, wanted.seed)
             twin = source.twin(checkpoint, threat, wanted.seed)
-            for name in wanted.protocols or PROTOCOLS:
-                file = store / file_name(name, n)
+            for rules in wanted.rules():
+                file = store / file_name(rules.name, n)
                 before = _written(file)
                 try:
                     verdicts = measure(
-                        net, split, name, threat, batch=wanted.batch, seed=wanted.seed, n=n, store=store, key=key,
-                        twin=twin, progress=progress, stop=stop,
+                        net, split, rules, threat, batch=wanted.batch, seed=wanted.seed, n=n, store=store, key=key,
+                        twin=twin, surrogate=surrogate, progress=progress, stop=stop,
                     )  # fmt: skip
                 except Paused as paused:
                     say(str(paused))
                     return False
                 stored = before is not None and before == _written(file)
-                results.append(_row(checkpoint, name, verdicts, stored))
+                results.append(_row(checkpoint, rules.name, verdicts, stored))
     return True
+
+
+def _surrogate(source: str | None, dataset: str, device: torch.device) -> Surrogate | None:
+    """Return the network that --surrogate names, if it does."""
+    from ardbench.engine import networks
+    from ardbench.evaluation.measure import Surrogate
+    from ardbench.teachers import locate
+
+    if source is None:
+        return None
+    teacher = locate(source)
+    return Surrogate(networks.of_teacher(teacher, dataset, device), Path(source).name, teacher.sha256)
 
 
 def _written(file: Path) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from scipy.stats import binomtest
 
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
@@ -154,9 +156,10 @@ def test_one_seed_shows_its_interval_and_blank_cells_stay_blank(tmp_path: Path) 
     verdict(other, "clean", 0)
     text = markdown_of([one, other], tmp_path / "out")
     header, _, first, second = lines_of(text)[:4]
-    assert header == ["run", "student", "teachers", "checkpoint", "clean", "aa"]
-    assert first == ["rslad-digits", "resnet8", "", "last", "**90.0** [59.6, 98.2]", "40.0 [16.8, 68.7]"]
-    assert second == ["trades-digits", "resnet8", "", "last", "0.0 [0.0, 27.8]", ""]
+    assert header == ["run", "student", "teachers", "checkpoint", "clean", "aa", "weighted"]
+    assert first[:6] == ["rslad-digits", "resnet8", "", "last", "**90.0** [59.6, 98.2]", "40.0 [16.8, 68.7]"]
+    assert first[6].startswith("65.0 [")
+    assert second == ["trades-digits", "resnet8", "", "last", "0.0 [0.0, 27.8]", "", ""]
     assert "A blank cell was not measured." in text
     assert "Accuracy in % on digits (linf, eps 8/255)" in text
 
@@ -188,19 +191,21 @@ def test_published_numbers_stand_below_with_their_kind_and_teacher(tmp_path: Pat
     near = "(within noise, ± 31.0)"  # 2 sqrt(0.6 * 0.4 / 10)
     both = "(within noise, ± 31.0; within noise, ± 31.0)"
     assert [row[3] for row in rows] == ["best (by test!)", "*best*", "last", "*last*", "*last*", "*not stated*"]
-    assert rows[1] == [
+    assert rows[1][:3] == ["*published: A, 2021 (paper)*", "", "*wide*"]
+    assert rows[1][3:] == ["*best*", f"*83.38 {near}*", f"*54.24 {near}*", "", "", ""]
+    assert rows[3] == [
         "*published: A, 2021 (paper)*",
         "",
         "*wide*",
-        "*best*",
-        f"*83.38 {near}*",
-        f"*54.24 {near}*",
+        "*last*",
+        f"*84.44 / 84.50 {both}*",
+        "",
+        "",
         "",
         "",
     ]
-    assert rows[3] == ["*published: A, 2021 (paper)*", "", "*wide*", "*last*", f"*84.44 / 84.50 {both}*", "", "", ""]
     assert rows[4][2:5] == ["", "*last*", "*11.00 (off, ± 31.0)*"]
-    assert rows[5] == ["*published: B, 2023 (re-run)*", "", "*wide*", "*not stated*", f"*80.00 {near}*", "", "", ""]
+    assert rows[5] == ["*published: B, 2023 (re-run)*", "", "*wide*", "*not stated*", f"*80.00 {near}*", "", "", "", ""]
     assert "the epoch was chosen on the test set itself" in text
     assert "quoted, never measured here" in text
     assert "published" not in markdown_of([make_run(tmp_path / "level", recipe())], tmp_path / "out")
@@ -392,6 +397,23 @@ def test_the_worst_case_is_per_image(tmp_path: Path) -> None:
     verdict(run, "aa", 3, n=5)  # other images: no worst case over all four
     header, _, row = lines_of(markdown_of([run], tmp_path / "out"))[:3]
     assert (header[-2:], row[-2:]) == (["aa", "worst"], ["60.0† [23.1, 88.2]", ""])
+
+
+def test_weighted_is_the_mean_of_clean_and_aa_on_the_same_images(tmp_path: Path) -> None:
+    """Of 10 images 6 are clean right and 3 of these robust; the interval of the mean is worked out from Wilson's below."""
+    run = make_run(tmp_path, recipe())
+    verdict(run, "clean", 6)
+    verdict(run, "aa", 3, n=5)
+    assert "weighted" not in set(collect([run])["protocol"])
+    verdict(run, "aa", 3)
+    row = collect([run]).set_index("protocol").loc["weighted"]
+    assert (row["value"], row["n"], row["total"], row["eps"]) == (pytest.approx(0.45), 10, 10, 8 / 255)
+    clean, aa = (binomtest(k, 10).proportion_ci(method="wilson") for k in (6, 3))
+    phi = (3 * 4 - 0 * 3) / math.sqrt(6 * 4 * 3 * 7)
+    for end, a, b in (("low", 0.6 - clean.low, 0.3 - aa.low), ("high", clean.high - 0.6, aa.high - 0.3)):
+        half = math.sqrt(a * a + 2 * phi * a * b + b * b) / 2
+        assert row[end] == pytest.approx(0.45 - half if end == "low" else 0.45 + half)
+    assert "weighted: (clean + aa) / 2 on the same images" in markdown_of([run], tmp_path)
 
 
 def test_an_evaluation_of_other_weights_is_stale(tmp_path: Path) -> None:

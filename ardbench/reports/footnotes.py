@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from ardbench.reports.results import WORST, protocol_order, threat_name
+from ardbench.reports.results import WEIGHTED, WORST, protocol_order, threat_name
 
 SINGLE_SEED = (
     "One seed: standard deviations between seeds of 0.1 to 0.6 points of AA are reported elsewhere, so a difference "
@@ -27,6 +27,7 @@ def of_accuracies(rows: pd.DataFrame) -> list[str]:
         *_seeds(measured),
         *_winners(measured),
         *_worst(measured),
+        *_weighted(measured),
         *_selection(measured),
         *_subsets(measured),
         *_standing(rows),
@@ -66,7 +67,9 @@ def _threats(rows: pd.DataFrame) -> str:
     threats = sorted({threat_name(norm, eps) for norm, eps in zip(attacked["norm"], attacked["eps"], strict=True)})
     text = f"Threat: {'; '.join(threats)}. " if threats else ""
     versions = [
-        f"{name} {' and '.join(_versions_of(rows, name))}" for name in protocol_order(rows["protocol"]) if name != WORST
+        f"{name} {' and '.join(_versions_of(rows, name))}"
+        for name in protocol_order(rows["protocol"])
+        if name not in (WEIGHTED, WORST)
     ]
     return f"{text}Protocol versions: {', '.join(versions)}."
 
@@ -131,6 +134,12 @@ def _worst(rows: pd.DataFrame) -> list[str]:
     return [
         f"{WORST}: an image counts only if none of the table's attacks fooled the network; blank where one is missing."
     ]
+
+
+def _weighted(rows: pd.DataFrame) -> list[str]:
+    if not (rows["protocol"] == WEIGHTED).any():
+        return []
+    return [f"{WEIGHTED}: (clean + aa) / 2 on the same images; its interval is Newcombe's for paired shares."]
 
 
 def _selection(rows: pd.DataFrame) -> list[str]:

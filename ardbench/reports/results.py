@@ -11,7 +11,7 @@ import pandas as pd
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import PROTOCOLS
-from ardbench.evaluation.statistics import wilson
+from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts, worst_case
 from ardbench.reports import judging
 from ardbench.reports.published import published_beside
@@ -22,6 +22,8 @@ WORST = "worst"
 """The protocol column of a worst case: robust against every attack that was measured on the same images."""
 ROBUST = "robust"
 """What a row carries besides its columns until it is judged: whether each image is classified right."""
+WEIGHTED = "weighted"
+"""The protocol column of (clean + aa) / 2, both measured on the same images."""
 TEXT, WHOLE, REAL, TRUTH = "str", "Int64", "float64", "boolean"
 COLUMNS = {
     "run": TEXT,
@@ -158,13 +160,14 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one run: evaluations, worst cases over the same images, what is missing, what was published."""
+    """Yield the rows of one run: evaluations, what is derived from them, what is missing, what was published."""
     about, run = _about(cell), cell.run
     found = [(checkpoint, verdicts) for checkpoint, _, verdicts in evaluations(run)]
     for checkpoint, verdicts in found:
         yield about | _measured(run, checkpoint, verdicts, cell.state)
     for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in found):
-        yield from (about | row for row in _worst(run, checkpoint, [v for name, v in found if name == checkpoint]))
+        several = [v for name, v in found if name == checkpoint and of_present_weights(run, checkpoint, v)]
+        yield from (about | {"checkpoint": checkpoint} | row for row in (*_worst(several), *_weighted(several)))
     there = {(checkpoint, verdicts.protocol) for checkpoint, verdicts in found}
     missing = [pair for pair in cell.missing if pair not in there]
     blank = about | {"status": "missing" if cell.state == "done" else cell.state}
@@ -227,18 +230,33 @@ def _counted(robust: Sequence[bool]) -> dict[str, Any]:
     return counts | {ROBUST: robust}
 
 
-def _worst(run: Run, checkpoint: str, several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:
+def _worst(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:
     """Yield the columns of worst cases, each over all attacks on the same images under the same threat."""
     alike: dict[tuple[Any, ...], list[Verdicts]] = {}
     for verdicts in several:
-        if verdicts.protocol != "clean" and of_present_weights(run, checkpoint, verdicts):
+        if verdicts.protocol != "clean":
             key = (verdicts.threat["norm"], verdicts.threat["eps"], tuple(verdicts.index), tuple(verdicts.labels))
             alike.setdefault(key, []).append(verdicts)
-    for (norm, eps, *_), group in alike.items():
+    for group in alike.values():
         if len(group) > 1:
-            n, total = group[0].n, group[0].total
-            about = {"checkpoint": checkpoint, "protocol": WORST, "protocol_version": 1, "norm": norm, "eps": eps}
-            yield about | {"total": total, "subset": n < total} | _counted(worst_case(group))
+            yield _derived(WORST, group[0]) | _counted(worst_case(group))
+
+
+def _weighted(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:
+    """Yield the columns of (clean + aa) / 2 = (1 + clean - (1 - aa)) / 2, whose interval is that of a paired difference."""
+    cleans = [verdicts for verdicts in several if verdicts.protocol == "clean"]
+    for aa in (verdicts for verdicts in several if verdicts.protocol == "aa"):
+        for clean in cleans:
+            if (clean.index, clean.labels) == (aa.index, aa.labels):
+                low, high = paired_interval(clean.robust, [not robust for robust in aa.robust])
+                about = {"value": (clean.accuracy + aa.accuracy) / 2, "n": aa.n}
+                yield _derived(WEIGHTED, aa) | about | {"low": (1 + low) / 2, "high": (1 + high) / 2}
+
+
+def _derived(protocol: str, of: Verdicts) -> dict[str, Any]:
+    """Return the columns that a derived number shares with one that it is derived from."""
+    about = {"protocol": protocol, "protocol_version": 1, "norm": of.threat["norm"], "eps": of.threat["eps"]}
+    return about | {"total": of.total, "subset": of.n < of.total}
 
 
 def _threat(recipe: Recipe) -> dict[str, Any]:

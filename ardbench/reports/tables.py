@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ardbench.reports import footnotes
-from ardbench.reports.results import WORST, protocol_order, threat_name
+from ardbench.reports.results import WEIGHTED, WORST, protocol_order, threat_name
 from ardbench.reports.results import written_eps as written_eps
 
 SUBSET, UNFINISHED = "†", "‡"
@@ -136,7 +136,7 @@ def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int) 
 def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int) -> list[Entry]:
     """Return the cells of a line; its worst case is blank unless it is over all attacks of the table."""
     cells = [_entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
-    attacks = [cell for cell, name in zip(cells, protocols, strict=True) if name not in ("clean", WORST)]
+    attacks = [cell for cell, name in zip(cells, protocols, strict=True) if name not in ("clean", WEIGHTED, WORST)]
     whole = len({cell.mark for cell in attacks}) == 1 and all(cell.text for cell in attacks)
     return [Entry() if name == WORST and not whole else cell for cell, name in zip(cells, protocols, strict=True)]
 

@@ -33,8 +33,8 @@ LAYERS = (
 
 TORCH_FREE = (
     "ardbench", "cli", "cli.*", "config", "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols",
-    "evaluation.statistics", "evaluation.verdicts", "losses", "methods", "methods.*", "models", "models.zoo",
-    "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "suites", "teachers", "__main__",
+    "evaluation.statistics", "evaluation.trust", "evaluation.verdicts", "losses", "methods", "methods.*", "models",
+    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "suites", "teachers", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

@@ -416,6 +416,16 @@ def test_weighted_is_the_mean_of_clean_and_aa_on_the_same_images(tmp_path: Path)
     assert "weighted: (clean + aa) / 2 on the same images" in markdown_of([run], tmp_path)
 
 
+def test_what_only_checks_need_stands_in_no_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path, recipe())
+    for name in ("clean", "pgd20"):
+        verdict(run, name, 6)
+    before = markdown_of([run], tmp_path)
+    verdict(run, "pgd20-scaled", 1)
+    verdict(run, "unbounded", 0, threat={"norm": "linf", "eps": 1.0})
+    assert markdown_of([run], tmp_path) == before
+
+
 def test_an_evaluation_of_other_weights_is_stale(tmp_path: Path) -> None:
     run = make_run(tmp_path, recipe())
     verdict(run, "clean", 6, key={"weights": sha256_of(run.weights("last"))})

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ardbench.evaluation.measure import Surrogate
     from ardbench.evaluation.protocols import Protocol
 
-PROTOCOLS = ("clean", "fgsm", "pgd20", "pgd20-trades", "cw20", "aa")
-"""The columns of the full table."""
+PROTOCOLS = ("clean", "fgsm", "pgd20", "pgd20-trades", "cw20", "aa", "pgd20-scaled", "unbounded")
+"""The columns of the full table, and what the trust checks need beside them."""
 
 Row = dict[str, Any]
 
@@ -86,20 +86,23 @@ def evaluate(source: Path, **words: Any) -> None:
 
     SOURCE is a run directory, a .pt or .safetensors file with --model and --dataset (pixels in [0, 1] go in), or zoo:NAME.
     Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
-    than the run's own they are kept in eval-other/, out of the tables.
+    than the run's own they are kept in eval-other/, out of the tables. Trust checks follow: signs that an attack has failed.
     """
     wanted = Wanted(source=source, **words)
     where = wanted.located()
     threat = threat_of(where.threat, wanted.norm, wanted.eps)
     output = Output(wanted.as_json)
     results: list[Row] = []
-    finished = _measure(where, wanted, threat, results, output)
+    trusted: list[Row] = []
+    finished = _measure(where, wanted, threat, results, trusted, output)
     output.line(_heading(where, threat))
     output.show(_table(results))
+    if trusted:
+        output.show(table(list(trusted[0]), [list(row.values()) for row in trusted]))
     for text in dict.fromkeys(f"{row['protocol']}: {note}" for row in results for note in row["notes"]):
         output.line(text)
     facts = {"source": str(source), "model": where.model, "dataset": where.dataset, "threat": vars(threat)}
-    output.document({**facts, "finished": finished, "results": results})
+    output.document({**facts, "finished": finished, "results": results, "trust": trusted})
     if not finished:
         output.line(f"To go on, type the same command again: {typed_again()}")
         raise Exit(STOPPED)
@@ -183,12 +186,18 @@ def threat_of(own: Threat, norm: Literal["linf", "l2"] | None, eps: float | None
     return Threat(norm=norm, eps=eps)
 
 
-def _measure(source: Source, wanted: Wanted, threat: Threat, results: list[Row], output: Output) -> bool:
-    """Append one result per checkpoint and protocol; return whether all were measured (False: stopped)."""
+def _measure(
+    source: Source, wanted: Wanted, threat: Threat, results: list[Row], trusted: list[Row], output: Output
+) -> bool:
+    """Append a result per checkpoint and protocol and what the trust checks say; return whether all were measured.
+
+    False: stopped, and the checks of that checkpoint are not made.
+    """
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
     from ardbench.engine.stopping import stopping
     from ardbench.evaluation.measure import evaluate as measure
+    from ardbench.evaluation.network_checks import examine
     from ardbench.evaluation.verdicts import Paused, file_name
 
     device = choose(wanted.device)
@@ -214,6 +223,11 @@ def _measure(source: Source, wanted: Wanted, threat: Threat, results: list[Row],
                     return False
                 stored = before is not None and before == _written(file)
                 results.append(_row(checkpoint, rules.name, verdicts, stored))
+            findings = examine(net, split, store, n, key)
+            trusted += [
+                {"verdict": one.level, "check": one.check, "checkpoint": checkpoint, "reason": one.reason}
+                for one in findings
+            ]
     return True
 
 

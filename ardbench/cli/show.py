@@ -102,10 +102,12 @@ def _written(value: Any) -> str:
 
 def _show_run(run: Run, output: Output) -> None:
     """Print how a run stands, what it learnt from, and what was measured on it."""
+    from ardbench.evaluation.trust import is_trust
+
     recipe, done = run.recipe, run.done
     state = "stale: a teacher has changed since" if run.stale else "done" if done else "unfinished"
     files = [path for path in run.path.glob("eval/*/*.json") if not path.name.endswith(".state.json")]
-    stored = sorted(str(path.relative_to(run.path)) for path in files)
+    stored = sorted(str(path.relative_to(run.path)) for path in files if not is_trust(path))
     facts = {
         "run": str(run.path),
         "identity": run.identity,

@@ -145,6 +145,7 @@ def _measure(
     from ardbench.data.load import load
     from ardbench.engine.networks import of_run
     from ardbench.evaluation.measure import evaluate
+    from ardbench.evaluation.network_checks import examine
     from ardbench.evaluation.verdicts import Paused
 
     if not cell.missing:
@@ -168,6 +169,7 @@ def _measure(
             except Paused as paused:
                 progress.note(str(paused))
                 return False
+        examine(net, split, store, cell.n, key)
     return True
 
 

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from ardbench.reports.results import WEIGHTED, WORST, protocol_order, threat_name
+from ardbench.reports.results import TRUST, WEIGHTED, WORST, protocol_order, threat_name
 
 SINGLE_SEED = (
     "One seed: standard deviations between seeds of 0.1 to 0.6 points of AA are reported elsewhere, so a difference "
@@ -34,6 +34,7 @@ def of_accuracies(rows: pd.DataFrame) -> list[str]:
         *_sources(rows),
         *_trees(measured),
         *_evaluations(measured),
+        *_trust(measured),
     ]
     return [*notes, "A blank cell was not measured."]
 
@@ -207,5 +208,16 @@ def _evaluations(rows: pd.DataFrame) -> list[str]:
     said: dict[str, set[str]] = {}
     for protocol, text in zip(rows["protocol"], rows["notes"], strict=True):
         for note in filter(None, text.split(" | ")):
-            said.setdefault(note, set()).add(protocol)
+            if not note.startswith(TRUST):
+                said.setdefault(note, set()).add(protocol)
     return [f"{', '.join(sorted(protocols))}: {note}" for note, protocols in said.items()]
+
+
+def _trust(rows: pd.DataFrame) -> list[str]:
+    """Return what the trust checks say of each run and checkpoint; those of which all say the same share a line."""
+    said: dict[str, list[str]] = {}
+    for run, checkpoint, text in zip(rows["run"], rows["checkpoint"], rows["notes"], strict=True):
+        for note in text.split(" | "):
+            if note.startswith(TRUST):
+                said.setdefault(note.removeprefix(TRUST), []).append(f"{run} ({checkpoint})")
+    return [f"Trust checks of {', '.join(names)}: {note}" for note, names in said.items()]

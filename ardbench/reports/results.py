@@ -10,9 +10,10 @@ import pandas as pd
 
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation import trust
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import paired_interval, wilson
-from ardbench.evaluation.verdicts import Verdicts, load_verdicts, worst_case
+from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, worst_case
 from ardbench.reports import judging
 from ardbench.reports.published import published_beside
 from ardbench.runs import Run, read_json
@@ -24,6 +25,8 @@ ROBUST = "robust"
 """What a row carries besides its columns until it is judged: whether each image is classified right."""
 WEIGHTED = "weighted"
 """The protocol column of (clean + aa) / 2, both measured on the same images."""
+TRUST = "trust: "
+"""What begins a note that holds the findings of the trust checks."""
 TEXT, WHOLE, REAL, TRUTH = "str", "Int64", "float64", "boolean"
 COLUMNS = {
     "run": TEXT,
@@ -125,7 +128,7 @@ def training_seconds(run: Run) -> float:
 def evaluations(run: Run) -> Iterator[tuple[str, Path, Verdicts]]:
     """Yield (checkpoint, file, verdicts) of every finished evaluation, in the order of names."""
     for path in sorted((run.path / "eval").glob("*/*.json")):
-        if not path.name.endswith(".state.json"):
+        if not path.name.endswith(".state.json") and not trust.is_trust(path):
             yield path.parent.name, path, load_verdicts(path)
 
 
@@ -162,14 +165,19 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
     """Yield the rows of one run: evaluations, what is derived from them, what is missing, what was published."""
     about, run = _about(cell), cell.run
-    found = [(checkpoint, verdicts) for checkpoint, _, verdicts in evaluations(run)]
+    found = [(checkpoint, v) for checkpoint, _, v in evaluations(run) if v.protocol not in trust.FOR_CHECKS]
+    told = set[tuple[str, int]]()
     for checkpoint, verdicts in found:
-        yield about | _measured(run, checkpoint, verdicts, cell.state)
+        row = about | _measured(run, checkpoint, verdicts, cell.state)
+        if (place := (checkpoint, verdicts.n)) not in told:
+            told.add(place)
+            row["notes"] = " | ".join(filter(None, [row["notes"], _trusted(run, checkpoint, verdicts)]))
+        yield row
     for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in found):
         several = [v for name, v in found if name == checkpoint and of_present_weights(run, checkpoint, v)]
         yield from (about | {"checkpoint": checkpoint} | row for row in (*_worst(several), *_weighted(several)))
     there = {(checkpoint, verdicts.protocol) for checkpoint, verdicts in found}
-    missing = [pair for pair in cell.missing if pair not in there]
+    missing = [pair for pair in cell.missing if pair not in there and pair[1] not in trust.FOR_CHECKS]
     blank = about | {"status": "missing" if cell.state == "done" else cell.state}
     for checkpoint, name in missing if there or missing else [("", "")]:
         yield blank | ({"checkpoint": checkpoint, "protocol": name} | _threat(cell.recipe) if name else {})
@@ -228,6 +236,19 @@ def _counted(robust: Sequence[bool]) -> dict[str, Any]:
     low, high = wilson(sum(robust), len(robust))
     counts = {"value": sum(robust) / len(robust), "n": len(robust), "low": low, "high": high, "winner": False}
     return counts | {ROBUST: robust}
+
+
+def _trusted(run: Run, checkpoint: str, verdicts: Verdicts) -> str:
+    """Return the findings beside some verdicts in one note: what warns with its reason; nothing of other weights."""
+    path = run.path / "eval" / checkpoint / file_name(trust.STEM, verdicts.n if verdicts.n < verdicts.total else None)
+    findings, weights = trust.load(path) if path.exists() else ([], "")
+    if not findings or weights != verdicts.key.get("weights"):
+        return ""
+    said = [f"{one.level}, {one.check}: {one.reason}" for one in findings if one.level in ("warning", "note")]
+    for level in ("ok", "unchecked"):
+        names = [one.check for one in findings if one.level == level]
+        said += [f"{level}: {', '.join(names)}."] if names else []
+    return TRUST + " ".join(said)
 
 
 def _worst(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:

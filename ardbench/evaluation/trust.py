@@ -1,0 +1,143 @@
+"""Trust checks: whether what was measured may be an attack's failure, judged from verdicts and kept. Torch-free."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ardbench.config import Section, Share
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.protocols import PROTOCOLS
+from ardbench.evaluation.statistics import paired_interval
+from ardbench.evaluation.verdicts import Verdicts, load_verdicts
+from ardbench.runs import read_json, write_json
+
+Level = Literal["ok", "note", "warning", "unchecked"]
+FOR_CHECKS = ("pgd20-scaled", "unbounded")
+"""Protocols that are measured for the checks alone: they stand in no table."""
+STEM = "trust"
+"""The findings lie where the verdicts do, under this name in place of a protocol's."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check says: one sentence with the numbers that decide, or with what to type where it could not be made."""
+
+    check: str
+    level: Level
+    reason: str
+
+
+class Limit(Section):
+    """A limit on the accuracy under one protocol, or on the difference of two; shares of the images."""
+
+    protocols: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    note: Share | None = None
+    warning: Share
+    confidence: Share | None = None
+    """Take the lower end of the paired interval of the difference."""
+    meaning: str
+
+
+class Limits(Section):
+    """The file of limits: on accuracies by check, and by how much rounding may move logits."""
+
+    limits: dict[str, Limit]
+    tolerances: dict[str, Share]
+
+
+LIMITS = Limits.model_validate(
+    tomllib.loads((resources.files("ardbench.evaluation") / "trust.toml").read_text(encoding="utf-8"))
+)
+
+
+def judged(measured: Mapping[str, Verdicts]) -> list[Finding]:
+    """Return one finding for each limit.
+
+    Args:
+        measured: verdicts by protocol, all on the same images of the same network.
+    """
+    return [_judged(check, limit, measured) for check, limit in LIMITS.limits.items()]
+
+
+def measured_in(store: Path, key: Mapping[str, Any], index: Sequence[int]) -> dict[str, Verdicts]:
+    """Return the verdicts in a folder by protocol, as far as they are of these images, and of `key` and protocol as they are.
+
+    Raises:
+        ArdbenchError: a file is damaged.
+    """
+    found = {}
+    for path in sorted(store.glob("*.json")):
+        if not path.name.endswith(".state.json") and not is_trust(path):
+            verdicts = load_verdicts(path)
+            rules = PROTOCOLS.get(verdicts.protocol)
+            current = rules is None or rules.version == verdicts.version
+            if current and verdicts.matches(key) and verdicts.index == list(index):
+                found[verdicts.protocol] = verdicts
+    return found
+
+
+def is_trust(path: Path) -> bool:
+    """Return whether a file holds findings and no verdicts."""
+    return path.name.startswith((f"{STEM}.", f"{STEM}-"))
+
+
+def save(path: Path, findings: Sequence[Finding], weights: str) -> None:
+    """Write findings atomically, with the sha256 of the weights that they are about."""
+    write_json(path, {"weights": weights, "findings": [asdict(finding) for finding in findings]})
+
+
+def load(path: Path) -> tuple[list[Finding], str]:
+    """Return the findings in a file, and the sha256 of the weights that they are about.
+
+    Raises:
+        ArdbenchError: the file is damaged or something else.
+    """
+    document = read_json(path)
+    try:
+        return _FILE.validate_python(document.get("findings")), str(document.get("weights"))
+    except ValidationError:
+        raise ArdbenchError(f"{path} holds no trust checks of ardbench; delete it to make them again.") from None
+
+
+_FILE = TypeAdapter(list[Finding])
+
+
+def _judged(check: str, limit: Limit, measured: Mapping[str, Verdicts]) -> Finding:
+    absent = [name for name in limit.protocols if name not in measured]
+    if absent:
+        words = " ".join(f"--protocol {name}" for name in absent)
+        return Finding(check, "unchecked", f"{' and '.join(absent)} not measured: add {words}.")
+    several = [measured[name] for name in limit.protocols]
+    if not all(verdicts.threat["eps"] for verdicts in several):
+        return Finding(check, "unchecked", "nothing is searched at eps 0: evaluate under a larger one.")
+    value, said = _value(limit, several)
+    level: Level = "ok"
+    if value > limit.warning:
+        level = "warning"
+    elif limit.note is not None and value >= limit.note:
+        level = "note"
+    allowed = limit.warning if limit.note is None or level == "warning" else limit.note
+    beyond = {"ok": "within", "note": "not under", "warning": "over"}[level]
+    meaning = "" if level == "ok" else f": {limit.meaning}"
+    return Finding(check, level, f"{said}, {beyond} {100 * allowed:g} (n = {several[0].n}){meaning}.")
+
+
+def _value(limit: Limit, several: Sequence[Verdicts]) -> tuple[float, str]:
+    """Return what is held against the limit, as a share, and how it is told, in points."""
+    right, names = [sum(verdicts.robust) for verdicts in several], limit.protocols
+    n = several[0].n
+    if len(several) == 1:
+        return right[0] / n, f"{names[0]} leaves {100 * right[0] / n:.1f} % robust"
+    value = (right[0] - right[1]) / n
+    said = f"{names[0]} minus {names[1]} is {100 * value:.1f} points"
+    if limit.confidence is None:
+        return value, said
+    low, _ = paired_interval(several[0].robust, several[1].robust, limit.confidence)
+    return low, f"{said}, at least {100 * low:.1f} by the paired {100 * limit.confidence:g} % interval"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ardbench import __version__, data
+from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.classes import class_tables
 from ardbench.reports.footnotes import SINGLE_SEED
@@ -60,11 +61,13 @@ def card(run: Run, checkpoint: str, config: Mapping[str, Any]) -> str:
 
 
 def _found(run: Run, checkpoint: str) -> list[Verdicts]:
-    """Return the evaluations of the checkpoint's present weights, in the order of protocols."""
+    """Return the evaluations of the checkpoint's present weights, in the order of protocols, without those for checks."""
     several = [
         verdicts
         for name, _, verdicts in evaluations(run)
-        if name == checkpoint and of_present_weights(run, checkpoint, verdicts)
+        if name == checkpoint
+        and verdicts.protocol not in FOR_CHECKS
+        and of_present_weights(run, checkpoint, verdicts)
     ]
     order = protocol_order(verdicts.protocol for verdicts in several)
     return sorted(several, key=lambda verdicts: (order.index(verdicts.protocol), -verdicts.n))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 from pathlib import Path
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from ardbench.data import info
-from ardbench.evaluation.statistics import wilson
+from ardbench.evaluation.statistics import paired_interval, wilson
+from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.results import evaluations, protocol_order, threat_name
 from ardbench.reports.tables import UNFINISHED, Entry, Row, Table
@@ -85,28 +85,14 @@ def class_tables(runs: Sequence[Run]) -> list[Table]:
     return made
 
 
-def paired_gap(first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return the difference of two accuracies on the same images, first minus second, and its interval (low, high).
-
-    b images are right in the first alone, c in the second alone; each cell of the 2 x 2 table gets 1/2 more:
-    (b - c)/(n + 2) +- z sqrt(b + c + 1 - (b - c)^2/(n + 2)) / (n + 2).
-
-    Source: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions", Statistics
-    in Medicine, 2005.
-    """
-    pairs = list(zip(first, second, strict=True))
-    b, c, n = pairs.count((True, False)), pairs.count((False, True)), len(pairs)
-    centre = (b - c) / (n + 2)
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * sqrt(b + c + 1 - (b - c) ** 2 / (n + 2)) / (n + 2)
-    return (b - c) / n, max(-1.0, centre - half), min(1.0, centre + half)
-
-
 def _evaluated(runs: Sequence[Run]) -> Iterator[_Evaluated]:
     """Yield the runs that have been evaluated at all."""
     for run in runs:
         kept: dict[tuple[str, str], Verdicts] = {}
         gone = 0
         for checkpoint, _, verdicts in evaluations(run):
+            if verdicts.protocol in FOR_CHECKS:
+                continue
             if not of_present_weights(run, checkpoint, verdicts):
                 gone += 1
                 continue
@@ -234,7 +220,7 @@ def _overfitting(group: Sequence[_Evaluated], where: str) -> list[Table]:
     ]
     notes = [
         f"Accuracy of best minus that of last, in points, on the same n = {' or '.join(map(str, counts))} test images; "
-        "[low, high] is the 95 % interval of the paired difference (Agresti and Min, 2005). A gap above 0 under "
+        "[low, high] is the 95 % interval of the paired difference (Newcombe, 1998). A gap above 0 under "
         "attack is robust overfitting, where its interval leaves out 0.",
         *(["by test!: best was chosen on the test set itself, so its gap is flattered."] if any(by_test) else []),
         *_standing([one for one, _ in gaps]),
@@ -248,6 +234,7 @@ def _gaps(one: _Evaluated) -> dict[str, Entry]:
     for (checkpoint, name), best in one.verdicts.items():
         last = one.verdicts.get(("last", name))
         if checkpoint == "best" and last is not None and (best.index, best.labels) == (last.index, last.labels):
-            gap, low, high = (100 * share for share in paired_gap(best.robust, last.robust))
-            found[name] = Entry(f"{gap:+.1f}", f"[{low:+.1f}, {high:+.1f}]")
+            low, high = paired_interval(best.robust, last.robust)
+            gap = 100 * (best.accuracy - last.accuracy)
+            found[name] = Entry(f"{gap:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]")
     return found

@@ -9,66 +9,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyautoattack
+import attacked
 import pytest
 import torch
+from attacked import KEY, LINF, data, killed_at_every_save, trained
 from pyautoattack import autoattack as package
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ardbench.config import Threat
-from ardbench.data import DATASETS
 from ardbench.data.batches import Split
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation import autoattack
+from ardbench.evaluation import autoattack, ensemble
 from ardbench.evaluation.autoattack import load_state
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.protocols import PROTOCOLS, AutoAttack
-from ardbench.evaluation.verdicts import Paused, Verdicts, file_name
+from ardbench.evaluation.verdicts import Paused, file_name
 from ardbench.progress import Progress
 
-LINF, L2 = Threat(norm="linf", eps=0.1), Threat(norm="l2", eps=0.6)
-KEY = {"weights": "abc"}
+L2 = Threat(norm="l2", eps=0.6)
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the package's attacks few steps from their construction on, for whoever uses the package."""
-
-    def steps(kind: Any) -> Any:
-        return lambda *given, **known: kind(*given, **known | {"n_iter": 6})
-
-    class Square(pyautoattack.square.SquareAttack):  # type: ignore[misc]
-        n_queries = property(lambda self: 60, lambda self, value: None)
-
-    for name in ("APGDAttack", "APGDAttack_targeted", "FABAttack_PT"):
-        monkeypatch.setattr(package, name, steps(getattr(package, name)))
-    monkeypatch.setattr(package, "SquareAttack", Square)
-
-
-def data(n: int, classes: int, seed: int) -> Split:
-    """Return noisy 8x8 images around one random image a class."""
-    centres = torch.rand(classes, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    source = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, classes, (n,), generator=source)
-    pixels = centres[labels] + 0.5 * torch.randn(n, 1, 8, 8, generator=source)
-    return Split((pixels.clamp(0, 1) * 255).byte(), labels, torch.arange(n), DATASETS["digits"])
-
-
-def trained(classes: int) -> nn.Module:
-    """Return a small network, trained for a moment, in train mode and with dropout as training leaves it."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1),
-        nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(128, classes),
-    )  # fmt: skip
-    split, optimizer = data(500, classes, seed=1), torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(40):
-        loss = cross_entropy(net(split.pixels(slice(None))), split.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return net
+    attacked.shorten(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +41,7 @@ def net() -> nn.Module:
 
 def by_package(net: nn.Module, split: Split, threat: Threat, batch: int, **how: Any) -> list[int]:
     """Return the predictions of the package's own run on the images that it says are adversarial."""
-    aa = package.AutoAttack(net.eval(), norm=autoattack.NORMS[threat.norm], eps=threat.eps, seed=0, **how)
+    aa = package.AutoAttack(net.eval(), norm=ensemble.NORMS[threat.norm], eps=threat.eps, seed=0, **how)
     _, said = aa.run_standard_evaluation(split.pixels(slice(None)), split.labels, batch_size=batch)
     return said.tolist()  # type: ignore[no-any-return]
 
@@ -115,7 +78,7 @@ def test_another_batch_size_is_another_noise(net: nn.Module) -> None:
 def test_a_custom_list_is_configured_as_standard(net: nn.Module, name: str, threat: Threat) -> None:
     """The package's own custom version gives APGD and FAB five restarts; every attack here takes something."""
     split, attacks = data(60, 10, seed=2), name.removeprefix("aa:").split(",")
-    aa = package.AutoAttack(net.eval(), norm=autoattack.NORMS[threat.norm], eps=threat.eps, seed=0, version="standard")
+    aa = package.AutoAttack(net.eval(), norm=ensemble.NORMS[threat.norm], eps=threat.eps, seed=0, version="standard")
     aa.attacks_to_run = attacks
     _, said = aa.run_standard_evaluation(split.pixels(slice(None)), split.labels, batch_size=12)
     verdicts = evaluate(net, split, name, threat, batch=12)
@@ -151,7 +114,7 @@ def test_each_attack_runs_with_the_packages_switches() -> None:
         fab=Recorder(of="fab", n_restarts=5),
     )  # fmt: skip
     for name in PROTOCOLS["aa-plus"].attacks:  # type: ignore[union-attr]
-        autoattack.perturb(aa, name, torch.zeros(1, 1, 8, 8), torch.zeros(1))
+        ensemble.perturb(aa, name, torch.zeros(1, 1, 8, 8), torch.zeros(1))
     assert seen == [
         {"of": "apgd", "loss": "ce"},
         {"of": "apgd", "loss": "dlr"},
@@ -160,39 +123,6 @@ def test_each_attack_runs_with_the_packages_switches() -> None:
         {"of": "apgd-t"},
         {"of": "fab", "n_restarts": 1, "targeted": True},
     ]
-
-
-class Killed(BaseException):
-    """What no handler in between may catch: the process is gone."""
-
-
-def killed_at_every_save(monkeypatch: pytest.MonkeyPatch, before: bool, **how: Any) -> tuple[Verdicts, list[Any]]:
-    """Run to the end although the process dies at each write of the state, and return the positions on disk.
-
-    With `before`, every second write is lost as well, and its batch is run again.
-    """
-    write, count, seen = autoattack.write_json, [0], []
-
-    def dying(path: Path, document: Any) -> None:
-        count[0] += 1
-        if not before or count[0] % 2:
-            write(path, document)
-            raise Killed
-        if count[0] % 4:
-            raise Killed
-        write(path, document)
-
-    monkeypatch.setattr(autoattack, "write_json", dying)
-    for _ in range(300):
-        try:
-            verdicts = evaluate(**how)
-        except Killed:
-            state = load_state(next(how["store"].glob("*.state.json")))
-            seen.append((state.current, state.position))
-        else:
-            monkeypatch.setattr(autoattack, "write_json", write)
-            return verdicts, seen
-    raise AssertionError("no progress")
 
 
 @pytest.mark.usefixtures("short")
@@ -210,7 +140,7 @@ def test_a_run_killed_in_every_attack_gives_the_same_verdicts(
     assert parts.predictions == whole.predictions
     assert (parts.taken, parts.notes, parts.key) == (whole.taken, whole.notes, whole.key)
     for attack in range(len(whole.taken) - 1):  # killed in the middle of each, not only between
-        assert len({position for current, position in seen if current == attack}) >= 2
+        assert len({state.position for state in seen if state.current == attack}) >= 2
     assert name == "aa" or min(whole.taken.values()) > 0
     assert [path.name for path in (tmp_path / "parts").iterdir()] == [file_name(name)]
 

@@ -113,6 +113,8 @@ def test_version_is_one_line() -> None:
         ("eval {teacher} --protocol transfer --surrogate nowhere", "Teacher 'nowhere' is no run directory"),
         ("eval {teacher} --protocol {tmp}/own.toml:mine", "own.toml cannot be read as TOML"),
         ("train pgd-at-digits --set selection.protocol=transfer", "Protocol 'transfer' is crafted on another network"),
+        ("eval {teacher} --protocol pgd20 --fast", "--fast is for AutoAttack, and pgd20 is none: leave it out."),
+        ("eval {teacher} --batch 0", "'0' is no batch: give a number of images from 1 on, or auto."),
         ("eval {teacher} --n 0", "0 is not in the range x>=1"),
         ("eval {teacher} --n 65", "--n 65 is more than the 64 test images of fake: give at most 64."),
         ("eval {teacher} --eps 8", "--eps 8 is larger than any pixel, which lie in [0, 1]: give a fraction"),
@@ -244,6 +246,24 @@ def test_eval_json_is_one_document_with_fractions(teacher: Path) -> None:
 
 def test_eval_says_when_it_measured_a_subset(teacher: Path) -> None:
     assert "20 of 64" in call("eval", teacher, "--protocol", "clean", "--n", "20", "--device", "cpu").stdout
+
+
+def test_eval_fast_keeps_verdicts_and_images_beside_those_of_the_plain_protocol(teacher: Path, runs: Path) -> None:
+    words = ["eval", teacher, "--protocol", "aa:apgd-ce,apgd-t", "--checkpoint", "last", "--device", "cpu", "--n", 20]
+    fast = [*words, "--protocol", "clean", "--fast", "--keep-adversarial", "--batch", "auto", "--runs", runs]
+    assert call(*words).exit_code == 0
+    result = call(*fast, "--json")
+    rows = json.loads(result.stdout)["results"]
+    assert [row["protocol"] for row in rows] == ["aa-fast:apgd-ce,apgd-t", "clean"]
+    assert rows[0]["taken"].keys() == {"clean", "apgd-ce", "apgd-t"}
+    stems = [f"{name}-apgd-ce+apgd-t-n20" for name in ("aa", "aa-fast")]
+    suffixes = [(teacher / "eval" / "last" / f"{stem}.adversarial.safetensors").exists() for stem in stems]
+    assert suffixes == [False, True]
+    plain, kept = (json.loads((teacher / "eval" / "last" / f"{stem}.json").read_text()) for stem in stems)
+    assert (plain["batch"], {kept["batch"]}) == (500, set(json.loads((runs / "batches.json").read_text()).values()))
+    table = call(*fast)
+    assert "aa-fast:apgd-ce,apgd-t, last: points taken by clean" in table.stdout
+    assert "aa-fast:apgd-ce,apgd-t: attacked in bf16, every success confirmed in fp32." in table.stdout
 
 
 def test_another_threat_leaves_the_runs_own_verdicts_alone(teacher: Path) -> None:

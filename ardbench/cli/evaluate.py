@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +21,7 @@ from ardbench.errors import ArdbenchError
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
+    from torch import nn
 
     from ardbench.cli.sources import Source
     from ardbench.config import Threat
@@ -66,12 +71,23 @@ Row = dict[str, Any]
 )
 @click.option(
     "--batch",
-    type=click.IntRange(min=1),
+    type=options.Batch(),
     default=500,
     show_default=True,
-    help="Images at a time; it decides the noise of the attacks.",
+    help="Images at a time; it decides the noise of the attacks. auto: tried out once for this network and device, "
+    "and remembered below --runs.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed of the attacks.")
+@click.option(
+    "--fast",
+    is_flag=True,
+    help="Run AutoAttack's attacks in bf16, every success confirmed in fp32; measured as aa-fast, beside aa.",
+)
+@click.option(
+    "--keep-adversarial",
+    is_flag=True,
+    help="Keep the image that took each point, or else the clean one, in PROTOCOL.adversarial.safetensors.",
+)
 @click.option("--model", metavar="NAME", help="For a file: the architecture whose weights it holds.")
 @click.option("--dataset", metavar="NAME", help="For a file: the data set to measure on.")
 @click.option(
@@ -87,8 +103,14 @@ def evaluate(source: Path, **words: Any) -> None:
     SOURCE is a run directory, a .pt or .safetensors file with --model and --dataset (pixels in [0, 1] go in), or zoo:NAME.
     Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
     than the run's own they are kept in eval-other/, out of the tables. Trust checks follow: signs that an attack has failed.
+
+    AutoAttack is shared by several processes with `torchrun --nproc-per-node N -m -- ardbench eval ...`.
     """
-    wanted = Wanted(source=source, **words)
+    with _speaking_once():
+        _evaluate(Wanted(source=source, **words))
+
+
+def _evaluate(wanted: Wanted) -> None:
     where = wanted.located()
     threat = threat_of(where.threat, wanted.norm, wanted.eps)
     output = Output(wanted.as_json)
@@ -97,11 +119,15 @@ def evaluate(source: Path, **words: Any) -> None:
     finished = _measure(where, wanted, threat, results, trusted, output)
     output.line(_heading(where, threat))
     output.show(_table(results))
-    if trusted:
-        output.show(table(list(trusted[0]), [list(row.values()) for row in trusted]))
+    for row in results:
+        if len(row["taken"]) > 2:
+            taken = ", ".join(f"{attack} {points}" for attack, points in row["taken"].items())
+            output.line(f"{row['protocol']}, {row['checkpoint']}: points taken by {taken}.")
     for text in dict.fromkeys(f"{row['protocol']}: {note}" for row in results for note in row["notes"]):
         output.line(text)
-    facts = {"source": str(source), "model": where.model, "dataset": where.dataset, "threat": vars(threat)}
+    if trusted:
+        output.show(table(list(trusted[0]), [list(row.values()) for row in trusted]))
+    facts = {"source": str(wanted.source), "model": where.model, "dataset": where.dataset, "threat": vars(threat)}
     output.document({**facts, "finished": finished, "results": results, "trust": trusted})
     if not finished:
         output.line(f"To go on, type the same command again: {typed_again()}")
@@ -119,8 +145,10 @@ class Wanted:
     n: int | None
     eps: float | None
     norm: Literal["linf", "l2"] | None
-    batch: int
+    batch: int | Literal["auto"]
     seed: int
+    fast: bool
+    keep_adversarial: bool
     model: str | None
     dataset: str | None
     out: Path | None
@@ -160,15 +188,18 @@ class Wanted:
         return found
 
     def rules(self) -> list[Protocol]:
-        """Return the protocols that were asked for; whatever needs a surrogate has one, and the other way round."""
-        from ardbench.evaluation.protocols import Pgd, asked
+        """Return the protocols that were asked for; --fast and --surrogate fit at least one, and what needs them has them."""
+        from ardbench.evaluation.protocols import AutoAttack, Pgd, asked, fast_form
 
         rules = [asked(name) for name in self.protocols or PROTOCOLS]
         for one in rules:
             one.check_surrogate(self.surrogate is not None)
         if self.surrogate is not None and not any(isinstance(one, Pgd) and one.surrogate for one in rules):
             raise ArdbenchError("--surrogate is for protocols that are crafted on it: add --protocol transfer.")
-        return rules
+        if self.fast and not any(isinstance(one, AutoAttack) for one in rules):
+            names = ", ".join(one.name for one in rules)
+            raise ArdbenchError(f"--fast is for AutoAttack, and {names} is none: leave it out.")
+        return [fast_form(one) if self.fast and isinstance(one, AutoAttack) else one for one in rules]
 
 
 def threat_of(own: Threat, norm: Literal["linf", "l2"] | None, eps: float | None) -> Threat:
@@ -196,13 +227,19 @@ def _measure(
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
     from ardbench.engine.stopping import stopping
+    from ardbench.evaluation import processes
     from ardbench.evaluation.measure import evaluate as measure
     from ardbench.evaluation.network_checks import examine
     from ardbench.evaluation.verdicts import Paused, file_name
 
     device = choose(wanted.device)
     say(f"Device: {describe(device)}")
-    with output.working(), stopping(wanted.time_limit) as stop, shown(wanted.quiet) as progress:
+    with (
+        processes.joined(),
+        output.working(),
+        stopping(wanted.time_limit) as stop,
+        shown(wanted.quiet) as progress,
+    ):
         split = load(source.dataset, device, wanted.data_root, progress=progress).test
         n = None if wanted.n == len(split) else wanted.n
         surrogate = _surrogate(wanted.surrogate, source.dataset, device)
@@ -210,20 +247,22 @@ def _measure(
             net, key = source.network(checkpoint, device), source.key(checkpoint)
             store = source.store(checkpoint, threat, wanted.seed)
             twin = source.twin(checkpoint, threat, wanted.seed)
+            batch = _batch(source, wanted, device, net, split.pixels(slice(0, 1)))
             for rules in wanted.rules():
                 file = store / file_name(rules.name, n)
                 before = _written(file)
                 try:
                     verdicts = measure(
-                        net, split, rules, threat, batch=wanted.batch, seed=wanted.seed, n=n, store=store, key=key,
+                        net, split, rules, threat, batch=batch, seed=wanted.seed, n=n, store=store, key=key,
                         twin=twin, surrogate=surrogate, progress=progress, stop=stop,
+                        keep_adversarial=wanted.keep_adversarial,
                     )  # fmt: skip
                 except Paused as paused:
                     say(str(paused))
                     return False
                 stored = before is not None and before == _written(file)
                 results.append(_row(checkpoint, rules.name, verdicts, stored))
-            findings = examine(net, split, store, n, key)
+            findings = processes.once(partial(examine, net, split, store, n, key))
             trusted += [
                 {"verdict": one.level, "check": one.check, "checkpoint": checkpoint, "reason": one.reason}
                 for one in findings
@@ -241,6 +280,31 @@ def _surrogate(source: str | None, dataset: str, device: torch.device) -> Surrog
         return None
     teacher = locate(source)
     return Surrogate(networks.of_teacher(teacher, dataset, device), Path(source).name, teacher.sha256)
+
+
+def _batch(source: Source, wanted: Wanted, device: torch.device, net: nn.Module, image: torch.Tensor) -> int:
+    """Return the batch that was typed, or the one that this network and device want."""
+    if wanted.batch != "auto":
+        return wanted.batch
+    from ardbench.engine.device import describe
+    from ardbench.evaluation import processes
+    from ardbench.evaluation.batch_size import remembered
+
+    file, name = wanted.runs / "batches.json", f"{source.model} on {source.dataset}, {describe(device)}"
+    batch = processes.once(lambda: remembered(file, name, net, image))
+    say(f"Batch: {batch} ({file})")
+    return batch
+
+
+@contextlib.contextmanager
+def _speaking_once() -> Iterator[None]:
+    """Let only the first of the processes that torchrun started print; what is refused, all of them say."""
+    with contextlib.ExitStack() as silence:
+        if int(os.environ.get("RANK", "0")):
+            nowhere = silence.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+            silence.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 def _written(file: Path) -> int | None:
@@ -261,6 +325,7 @@ def _row(checkpoint: str, protocol: str, verdicts: Any, stored: bool) -> Row:
         "seconds": verdicts.seconds,
         "stored": stored,
         "taken": verdicts.taken,
+        "unconfirmed": verdicts.unconfirmed,
         "notes": verdicts.notes,
     }
 

@@ -33,6 +33,19 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Batch(click.ParamType["int | str"]):
+    """A number of images at a time, or `auto`."""
+
+    name = "batch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number or "auto", or refuse anything else."""
+        text = str(value)
+        if text != "auto" and not (text.isdecimal() and int(text)):
+            self.fail(f"{text!r} is no batch: give a number of images from 1 on, or auto.", param, ctx)
+        return text if text == "auto" else int(text)
+
+
 class Radius(click.ParamType[float]):
     """A radius that may be written as a fraction, such as 8/255."""
 

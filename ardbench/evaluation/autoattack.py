@@ -6,10 +6,10 @@ parameter-free attacks", ICML 2020.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from ardbench.config import Threat
+from ardbench.attacks.form import FastForm
+from ardbench.config import Precision, Threat
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation import processes
+from ardbench.evaluation.adversarial import Images
 from ardbench.evaluation.confirm import check_allowed, finite_logits, logits_of, predict
+from ardbench.evaluation.ensemble import Listener, add, configured, perturb, refuse_few_classes
 from ardbench.evaluation.protocols import AutoAttack
 from ardbench.evaluation.verdicts import Paused
 from ardbench.progress import Progress
@@ -29,9 +33,7 @@ from ardbench.runs import read_json, write_json
 if TYPE_CHECKING:
     from ardbench.data.batches import Split
 
-CLASSES_NEEDED = {"apgd-t": 4, "apgd-dlr": 3}
-"""The DLR losses compare with the third (targeted: fourth) largest logit."""
-NORMS = {"linf": "Linf", "l2": "L2"}
+HALF = Precision(attack="bf16")
 
 
 @dataclass
@@ -46,6 +48,8 @@ class State:
         pending: the rows that were robust when that attack began, in order.
         position: how many of them it has dealt with.
         taken: points taken by each attack so far, "clean" first.
+        again: rows that it claimed in bf16, and still has to attack in fp32.
+        unconfirmed: how many such rows each attack has had; empty unless the protocol is fast.
     """
 
     key: dict[str, Any]
@@ -55,6 +59,8 @@ class State:
     current: int = 0
     pending: list[int] = field(default_factory=list)
     position: int = 0
+    again: list[int] = field(default_factory=list)
+    unconfirmed: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -71,9 +77,31 @@ def load_state(path: Path) -> State:
         raise ArdbenchError(f"{path} holds no state of an evaluation ({where}); delete it to begin again.") from None
 
 
+@dataclass(frozen=True)
+class Form:
+    """A form of the network, and the package's attacks on it; `fast` is bf16."""
+
+    logits: Callable[[Tensor], Tensor]
+    attacks: Any
+    fast: bool
+
+
+@dataclass(frozen=True)
+class Fooled:
+    """What an attack made of a batch: the confirmed prediction of each row, and rows whose fooling was not confirmed."""
+
+    rows: list[int]
+    said: list[int]
+    unconfirmed: list[int]
+    notes: list[str]
+
+
 @dataclass
 class Driver:
-    """One evaluation under AutoAttack; fields as in `measure.evaluate`, in whose context it runs."""
+    """One evaluation under AutoAttack; fields as in `measure.evaluate`, in whose context it runs.
+
+    With several processes the batches of each attack are dealt to them; they all know the state, and the first writes it.
+    """
 
     net: nn.Module
     split: Split
@@ -83,6 +111,7 @@ class Driver:
     seed: int
     progress: Progress
     stop: Callable[[], bool]
+    images: Images | None = None
 
     def __post_init__(self) -> None:
         self._done, self._robust, self._forwards, self._told = 0, 0.0, 0, inf
@@ -95,21 +124,26 @@ class Driver:
             key: a state with another key is begun anew.
 
         Raises:
-            Paused: asked to stop, or Ctrl-C; at most the present batch is lost.
+            Paused: asked to stop, or Ctrl-C; at most the batches being attacked are lost.
         """
         labels: list[int] = self.split.labels.tolist()
         device = self.split.labels.device
         classes = finite_logits(self.net, self.split.pixels(slice(0, 1))).shape[1]
-        _refuse_few_classes(self.protocol, classes)
+        refuse_few_classes(self.protocol, classes)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
-                state = self._found(path, key) or self._begin(path, key, labels)
-                attacks = self._configured(state, classes)
+                state = processes.once(lambda: self._found(path, key) or self._begin(path, key, labels))
+                plain = self._form(self.net, state, classes, fast=False)
+                form = plain
+                if self.protocol.fast:
+                    form = self._form(FastForm(self.net, True, HALF), state, classes, fast=True)
                 while state.current < len(self.protocol.attacks):
-                    self._attack(attacks, state, path, labels)
+                    self._attack(form, plain, state, path, labels)
                     state.current, state.pending, state.position = state.current + 1, [], 0
             except KeyboardInterrupt:
                 raise self._paused(path) from None
+        if self.protocol.fast:
+            add(state.notes, _about_fast(state))
         return state
 
     def _found(self, path: Path | None, key: dict[str, Any]) -> State | None:
@@ -120,9 +154,12 @@ class Driver:
         if state.key != key:
             self.progress.note(f"{path.name} belongs to other weights, images or settings and is begun anew.")
             return None
+        if self.images is not None and self.images.count() < sum(state.taken.values()) - state.taken["clean"]:
+            self.progress.note(f"{path.name} was begun without keeping adversarial images and is begun anew.")
+            return None
         if state.batch != self.batch:
             note = f"Continued with batch {state.batch}, not {self.batch}: the batch it began with decides the noise."
-            _add(state.notes, note)
+            add(state.notes, note)
             self.progress.note(note)
         return state
 
@@ -130,10 +167,13 @@ class Driver:
         """Return the state after the clean predictions, with the package's own warnings about the network."""
         begun = time.perf_counter()
         torch.manual_seed(self.seed)
+        if self.images is not None:
+            self.images.clear()
         said: list[int] = []
         self.progress.task("clean", len(labels))
         for begin in range(0, len(labels), self.batch):
-            self._may_go_on(path)
+            if self.stop():
+                raise self._paused(path)
             said += predict(self.net, self.split.pixels(slice(begin, begin + self.batch))).tolist()
             self.progress.update(len(said))
         state = State(key, self.batch, said, {"clean": len(labels) - len(_standing(said, labels))})
@@ -146,65 +186,64 @@ class Driver:
         """Run the package's checks that need no tracing, and note what they say."""
         from pyautoattack import checks
 
-        logger = _Notes(state)
+        logger, logits = Listener(state.notes), self._heard(self.net)
         x, y = self.split.pixels(slice(0, self.batch)), self.split.labels[: self.batch]
         if self.protocol.configured != "rand":
-            checks.check_randomized(self._logits, x, y, logger=logger)
-        checks.check_range_output(self._logits, x, logger=logger)
+            checks.check_randomized(logits, x, y, logger=logger)
+        checks.check_range_output(logits, x, logger=logger)
 
-    def _configured(self, state: State, classes: int) -> Any:
-        """Return the package's attack objects, configured as the protocol says, for a network of so many classes."""
-        from pyautoattack import AutoAttack as Package
+    def _form(self, net: Callable[[Tensor], Tensor], state: State, classes: int, fast: bool) -> Form:
+        logits, device = self._heard(net), self.split.labels.device
+        attacks = configured(logits, self.protocol, self.threat, self.seed, device, classes, state.notes)
+        return Form(logits, attacks, fast)
 
-        aa = Package(
-            self._logits,
-            norm=NORMS[self.threat.norm],
-            eps=self.threat.eps,
-            seed=self.seed,
-            version=self.protocol.configured,
-            device=self.split.labels.device,
-        )
-        for name, attack in (("apgd-t", aa.apgd_targeted), ("fab-t", aa.fab)):
-            if attack.n_target_classes > classes - 1:
-                if name in self.protocol.attacks:
-                    usual = attack.n_target_classes
-                    _add(state.notes, f"{name} targets {classes - 1} classes instead of {usual}: there are no more.")
-                attack.n_target_classes = classes - 1
-        return aa
+    def _attack(self, form: Form, plain: Form, state: State, path: Path | None, labels: list[int]) -> None:
+        """Run the present attack on the points that stood when it began, batch by batch, saving after each.
 
-    def _attack(self, aa: Any, state: State, path: Path | None, labels: list[int]) -> None:
-        """Run the present attack on the points that stood when it began, batch by batch, saving after each."""
+        What a fast form lets it claim and fp32 does not confirm is attacked again afterwards, in fp32.
+        """
         name = self.protocol.attacks[state.current]
         if not state.position:
             state.pending = _standing(state.predictions, labels)
             state.taken[name] = 0
-        aa.apgd.logger = aa.apgd_targeted.logger = _Notes(state, name)
         self.progress.task(name, len(state.pending))
         self._forwards = 0
         self._tell(state, labels)
-        while state.position < len(state.pending):
-            self._may_go_on(path)
+        while rows := state.pending[state.position :] or state.again:
+            if processes.anybody(self.stop):
+                raise self._paused(path)
             begun = time.perf_counter()
-            rows = state.pending[state.position : state.position + state.batch]
-            for row, said in zip(rows, self._fooled(aa, name, rows), strict=True):
-                state.taken[name] += said != labels[row]
-                state.predictions[row] = said
-            state.position += len(rows)
-            if name == "square" and state.position == len(state.pending):
+            first = state.position < len(state.pending)
+            size = state.batch
+            batches = [rows[at : at + size] for at in range(0, len(rows), size)][: processes.size()]
+            for done in processes.share(batches, partial(self._fooled, form if first else plain, name, not first)):
+                _enter(state, name, done, first, labels)
+            if name == "square" and state.position == len(state.pending) and not state.again:
                 self._check_square(state)
             state.seconds += time.perf_counter() - begun
             self._save(state, path)
             self._tell(state, labels)
 
-    def _fooled(self, aa: Any, name: str, rows: list[int]) -> list[int]:
-        """Return the confirmed predictions of some rows under one attack."""
+    def _fooled(self, form: Form, name: str, again: bool, rows: list[int]) -> Fooled:
+        """Return what one attack on a form of the network makes of some rows, confirmed on the network itself."""
+        notes: list[str] = []
+        form.attacks.apgd.logger = form.attacks.apgd_targeted.logger = Listener(notes, name)
         chosen = torch.tensor(rows, device=self.split.labels.device)
         y = self.split.labels[chosen]
         torch.manual_seed(self.seed)  # every attack seeds itself; this is for networks that draw before it does
-        x_adv = perturb(aa, name, self.split.pixels(chosen).contiguous(), y)
-        check_allowed(self.split.pixels(chosen), x_adv, self.threat, name)
-        said: list[int] = predict(self.net, x_adv).tolist()
-        return said
+        x_adv = perturb(form.attacks, name, self.split.pixels(chosen).contiguous(), y)
+        x = self.split.pixels(chosen)
+        check_allowed(x, x_adv, self.threat, name)
+        said = predict(self.net, x_adv)  # (b,)
+        unconfirmed: list[int] = []
+        if form.fast:
+            # an attack hands back x itself where it found nothing, also where the form is wrong about x already
+            claimed = (form.logits(x_adv).argmax(dim=1) != y) | (x_adv != x).flatten(1).any(dim=1)
+            unconfirmed = chosen[claimed & (said == y)].tolist()
+        if self.images is not None:
+            batch = f"{name}-{'again-' if again else ''}{rows[0]}"
+            self.images.add(batch, chosen[said != y], x_adv[said != y])
+        return Fooled(rows, said.tolist(), unconfirmed, notes)
 
     def _check_square(self, state: State) -> None:
         """Note what the package says where Square, which needs no gradients, took points that gradients had not."""
@@ -214,15 +253,19 @@ class Driver:
         for name, points in state.taken.items():
             left -= points
             shares[name] = left / len(state.predictions)
-        checks.check_square_sr(shares, logger=_Notes(state))
+        checks.check_square_sr(shares, logger=Listener(state.notes))
 
-    def _logits(self, x: Tensor) -> Tensor:
-        """Return the logits that the attacks see, and tell once a second that one batch of 5,000 forwards is alive."""
-        self._forwards += 1
-        if time.monotonic() > self._told + 1:
-            self._told = time.monotonic()
-            self.progress.update(self._done, robust=self._robust, forwards=self._forwards)
-        return logits_of(self.net, x)
+    def _heard(self, net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return a network's fp32 logits, and tell once a second that one batch of 5,000 forwards is alive."""
+
+        def logits(x: Tensor) -> Tensor:
+            self._forwards += 1
+            if time.monotonic() > self._told + 1:
+                self._told = time.monotonic()
+                self.progress.update(self._done, robust=self._robust, forwards=self._forwards)
+            return logits_of(net, x)
+
+        return logits
 
     def _tell(self, state: State, labels: list[int]) -> None:
         self._done, self._robust = state.position, len(_standing(state.predictions, labels)) / len(labels)
@@ -230,12 +273,8 @@ class Driver:
         self.progress.update(self._done, robust=self._robust, forwards=self._forwards)
 
     def _save(self, state: State, path: Path | None) -> None:
-        if path is not None:
+        if path is not None and processes.is_first():
             write_json(path, vars(state))
-
-    def _may_go_on(self, path: Path | None) -> None:
-        if self.stop():
-            raise self._paused(path)
 
     def _paused(self, path: Path | None) -> Paused:
         kept = "nothing of it is kept" if path is None or not path.exists() else f"{path} is kept"
@@ -243,53 +282,30 @@ class Driver:
         return Paused(f"Stopped in {self.protocol.name}: {kept}; the same command {again}.")
 
 
-def perturb(aa: Any, name: str, x: Tensor, y: Tensor) -> Tensor:
-    """Return what one attack of the package makes of x (B, C, H, W), contiguous, with labels y (B,).
-
-    The switches are those of the package's `run_standard_evaluation`; nothing else is carried from batch to batch.
-    """
-    if name in ("apgd-ce", "apgd-dlr"):
-        aa.apgd.loss = name.removeprefix("apgd-")
-        attack = aa.apgd
-    elif name in ("fab", "fab-t"):
-        aa.fab.targeted = name == "fab-t"
-        if aa.fab.targeted:
-            aa.fab.n_restarts = 1
-        attack = aa.fab
+def _enter(state: State, name: str, done: Fooled, first: bool, labels: Sequence[int]) -> None:
+    """Enter what an attack made of a batch, in its first pass or again in fp32."""
+    for row, said in zip(done.rows, done.said, strict=True):
+        state.taken[name] += said != labels[row]
+        state.predictions[row] = said
+    if first:
+        state.position += len(done.rows)
+        state.again += done.unconfirmed
     else:
-        attack = {"apgd-t": aa.apgd_targeted, "square": aa.square}[name]
-    x_adv: Tensor = attack.perturb(x, y)
-    return x_adv
+        state.again = state.again[len(done.rows) :]
+    if done.unconfirmed:
+        state.unconfirmed[name] = state.unconfirmed.get(name, 0) + len(done.unconfirmed)
+    for note in done.notes:
+        add(state.notes, note)
 
 
-def _refuse_few_classes(protocol: AutoAttack, classes: int) -> None:
-    """Refuse attacks whose loss needs more classes than there are, and say which list does not."""
-    short = [name for name in protocol.attacks if CLASSES_NEEDED.get(name, 2) > classes]
-    if short:
-        raise ArdbenchError(
-            f"{short[0]} in protocol {protocol.name} needs at least {CLASSES_NEEDED.get(short[0], 2)} classes, and the "
-            f"network has {classes}: evaluate aa:apgd-ce,fab-t,square instead."
-        )
+def _about_fast(state: State) -> str:
+    """Return what the reader of a fast number has to know."""
+    counts = ", ".join(f"{count} of {name}" for name, count in state.unconfirmed.items()) or "none"
+    return (
+        "attacked in bf16, every success confirmed in fp32. Unconfirmed at first, and attacked again in fp32: "
+        f"{counts}."
+    )
 
 
 def _standing(predictions: Sequence[int], labels: Sequence[int]) -> list[int]:
     return [row for row, (said, label) in enumerate(zip(predictions, labels, strict=True)) if said == label]
-
-
-def _add(notes: list[str], note: str) -> None:
-    if note not in notes:
-        notes.append(note)
-
-
-class _Notes:
-    """Stands where the package expects a logger: each warning becomes a note, once, without its count of points."""
-
-    def __init__(self, state: State, attack: str = "") -> None:
-        self.notes, self.attack = state.notes, attack
-
-    def warning(self, text: str) -> None:
-        """Note what the package says, in one line that a table can quote."""
-        if "zero gradient" in text:
-            text = f"points with zero gradient in {self.attack}, gradient-based attacks may be unreliable."
-        text = re.sub(r"\s*See flags_doc\.md for details\.", "", text).replace('version="rand"', "aa-rand")
-        _add(self.notes, f"AutoAttack: {text.replace('; ', ', ')}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,9 +41,9 @@ def measuring(net: nn.Module, device: torch.device) -> Iterator[None]:
         backends.cudnn.benchmark = tuning
 
 
-def logits_of(net: nn.Module, x: Tensor) -> Tensor:
+def logits_of(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return fp32 logits (B, K), finite or not, of x (B, C, H, W)."""
-    logits: Tensor = net(x)
+    logits = net(x)
     return logits.float()
 
 

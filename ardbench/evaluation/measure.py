@@ -19,7 +19,8 @@ from ardbench.attacks.pgd import Maximiser
 from ardbench.config import Precision, Threat
 from ardbench.draws import Draws
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation import autoattack
+from ardbench.evaluation import autoattack, processes
+from ardbench.evaluation.adversarial import Images
 from ardbench.evaluation.confirm import check_allowed, measuring, predict
 from ardbench.evaluation.protocols import AutoAttack, Pgd, Protocol, asked
 from ardbench.evaluation.verdicts import Paused, Verdicts, file_name, load_verdicts
@@ -58,6 +59,7 @@ class Outcome:
     batch: int
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    unconfirmed: dict[str, int] = field(default_factory=dict)
 
 
 def evaluate(
@@ -75,8 +77,11 @@ def evaluate(
     surrogate: Surrogate | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    keep_adversarial: bool = False,
 ) -> Verdicts:
-    """Return the verdicts of a protocol, measured in fp32 with every success confirmed, or read from `store`.
+    """Return the verdicts of a protocol, every success confirmed in fp32, or read them from `store`.
+
+    Every process of `processes.joined` calls it alike and gets the same verdicts; the first writes them.
 
     Args:
         net: gives logits (B, K) of pixels in [0, 1]; its modes and requires_grad are as before afterwards.
@@ -90,6 +95,9 @@ def evaluate(
         twin: store and key of the same network under another name: what was measured there holds here, at 0 seconds.
         surrogate: what a protocol that searches on another network searches on.
         stop: asked between batches.
+        keep_adversarial: whether to write `x_adv` (n, C, H, W), fp32, in the order of the verdicts' index: the image that
+            took the point, or else the clean one, in `<protocol>[-n<N>].adversarial.safetensors` in `store`, which it
+            needs. Verdicts without it are measured again.
 
     Raises:
         Paused: `stop` said so, or Ctrl-C; with a `store`, AutoAttack continues where it was.
@@ -104,18 +112,14 @@ def evaluate(
     outer = {**(key or {})} | ({"surrogate": source.sha256} if source else {})
     full_key = _key(rules, threat, chosen, len(split), seed, outer) if store else {}
     path = store / file_name(rules.name, None if chosen is split else n) if store else None
-    if path is not None and path.exists():
-        found = load_verdicts(path)
-        if found.key == full_key:
-            return found
-        listener.note(f"{path.name} was measured on other weights, images or settings and is measured again.")
-    if path is not None and twin is not None and (other := twin[0] / path.name).exists():
-        found = load_verdicts(other)
-        if found.key == full_key | dict(twin[1]):
-            found = replace(found, key=full_key, seconds=0.0)
-            found.save(path)
-            return found
-    job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never, source)
+    if keep_adversarial and path is None:
+        raise ValueError("adversarial images are kept in a store, and none was given")
+    images = Images(path) if path is not None else None
+    kept = images if keep_adversarial else None
+    found = processes.once(lambda: _stored(path, full_key, kept, listener) or _of_twin(path, full_key, kept, twin))
+    if found is not None:
+        return found
+    job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never, source, kept)
     outcome = job.run(path.with_suffix(".state.json") if path is not None else None, full_key)
     verdicts = Verdicts(
         protocol=rules.name,
@@ -130,10 +134,43 @@ def evaluate(
         key=full_key,
         **vars(outcome),
     )
-    if path is not None:
+    if path is not None and images is not None and processes.is_first():
+        if keep_adversarial:
+            images.finish(chosen.pixels(slice(None)))
+        else:
+            images.path.unlink(missing_ok=True)
         verdicts.save(path)
         path.with_suffix(".state.json").unlink(missing_ok=True)
+        images.clear()
     return verdicts
+
+
+def _stored(path: Path | None, key: dict[str, Any], kept: Images | None, progress: Progress) -> Verdicts | None:
+    """Return the verdicts in a file, if they are those of this key and the images that are wanted lie beside them."""
+    if path is None or not path.exists():
+        return None
+    found = load_verdicts(path)
+    if found.key != key:
+        progress.note(f"{path.name} was measured on other weights, images or settings and is measured again.")
+        return None
+    if kept is not None and not kept.path.exists():
+        progress.note(f"{path.name} was measured without keeping adversarial images and is measured again.")
+        return None
+    return found
+
+
+def _of_twin(
+    path: Path | None, key: dict[str, Any], kept: Images | None, twin: tuple[Path, Mapping[str, Any]] | None
+) -> Verdicts | None:
+    """Return, and write, what was measured on the same network under another name; its images are not taken over."""
+    if path is None or twin is None or kept is not None or not (other := twin[0] / path.name).exists():
+        return None
+    found = load_verdicts(other)
+    if found.key != key | dict(twin[1]):
+        return None
+    found = replace(found, key=key, seconds=0.0)
+    found.save(path)
+    return found
 
 
 @dataclass
@@ -149,6 +186,7 @@ class Job:
     progress: Progress
     stop: Callable[[], bool]
     surrogate: Surrogate | None
+    images: Images | None
 
     def run(self, state: Path | None, key: dict[str, Any]) -> Outcome:
         """Measure by the kind of the protocol; at eps = 0 every kind is the clean one."""
@@ -157,10 +195,11 @@ class Job:
             with measuring(self.net, self.split.labels.device):
                 if isinstance(rules, AutoAttack) and self.threat.eps:
                     done = autoattack.Driver(
-                        self.net, self.split, rules, self.threat, self.batch, self.seed, self.progress, self.stop
-                    ).finish(state, key)
-                    return Outcome(done.predictions, done.taken, done.batch, done.seconds, done.notes)
-                return self._in_one_sitting()
+                        self.net, self.split, rules, self.threat, self.batch, self.seed, self.progress, self.stop,
+                        self.images,
+                    ).finish(state, key)  # fmt: skip
+                    return Outcome(done.predictions, done.taken, done.batch, done.seconds, done.notes, done.unconfirmed)
+                return processes.once(self._in_one_sitting)
         except KeyboardInterrupt:
             raise self._stopped() from None
         except torch.OutOfMemoryError:
@@ -172,6 +211,8 @@ class Job:
     def _in_one_sitting(self) -> Outcome:
         """Measure the clean predictions and, for PGD, attack those points that are classified right."""
         begun, labels = time.perf_counter(), self.split.labels
+        if self.images is not None:
+            self.images.clear()
         self.progress.task(self.protocol.name, len(labels))
         said = torch.full_like(labels, -1)
         for begin in range(0, len(labels), self.batch):
@@ -204,6 +245,9 @@ class Job:
                 x_adv = maximiser(objective, searched, x, (y,), draws=draws, purpose="evaluation")
                 check_allowed(self.split.pixels(rows), x_adv, self.threat, rules.name)
                 said[rows] = predict(self.net, x_adv)
+                if self.images is not None:
+                    fooled = said[rows] != y
+                    self.images.add(f"{rules.name}-{restart}-{step}", rows[fooled], x_adv[fooled])
                 gone = len(labels) - len(standing) + begin + len(rows)
                 self.progress.update(gone, robust=(said == labels).float().mean().item())
 

@@ -21,6 +21,8 @@ FILE = ".toml:"
 """What stands between a file of the user's and the name of a protocol in it."""
 OWN_NAME = re.compile(r"(?!aa-|trust-|.*-n\d+$)[a-z0-9][a-z0-9-]*")
 """What a user's protocol may be called: its files must not look like those of others."""
+FAST = "-fast"
+"""Ends the name of an AutoAttack protocol whose attacks run in bf16: aa-fast, aa-fast:apgd-ce,square."""
 
 
 class Rules(Section):
@@ -98,6 +100,8 @@ class AutoAttack(Rules):
     kind: Literal["autoattack"]
     configured: Literal["standard", "plus", "rand"]
     attacks: Annotated[tuple[PackageAttack, ...], Field(min_length=1)]
+    fast: bool = False
+    """Whether the attacks see a bf16 form of the network; every success is confirmed in fp32 all the same."""
 
     @field_validator("attacks")
     @classmethod
@@ -108,7 +112,8 @@ class AutoAttack(Rules):
 
     def settings(self, threat: Threat) -> dict[str, Any]:
         """Return what is recorded beside the verdicts."""
-        return self.model_dump(mode="json", include={"configured", "attacks"})
+        kept = self.model_dump(mode="json", include={"configured", "attacks"})
+        return kept | ({"fast": True} if self.fast else {})
 
 
 Protocol = Clean | Pgd | AutoAttack
@@ -150,6 +155,14 @@ def asked(name: str) -> Protocol:
     if FILE in name:
         file, _, own = name.rpartition(":")
         return _of_file(Path(file), own)
+    ensemble, colon, listed = name.partition(":")
+    if ensemble.endswith(FAST):
+        plain = asked(ensemble.removesuffix(FAST) + colon + listed)
+        if not isinstance(plain, AutoAttack):
+            raise ArdbenchError(
+                f"There is no protocol {name!r}, since only AutoAttack has a fast form: give {plain.name}."
+            )
+        return fast_form(plain)
     if not name.startswith("aa:"):
         if name not in PROTOCOLS:
             raise unknown("protocol", name, PROTOCOLS)
@@ -161,6 +174,13 @@ def asked(name: str) -> Protocol:
         if attacks.count(attack) > 1:
             raise ArdbenchError(f"Protocol {name!r} names {attack} twice: name every attack once.")
     return AutoAttack.model_validate(dict(PROTOCOLS["aa"]) | {"name": name, "attacks": attacks})
+
+
+def fast_form(rules: AutoAttack) -> AutoAttack:
+    """Return an AutoAttack protocol with its attacks in bf16: aa-fast, aa-fast:apgd-ce,square."""
+    ensemble, colon, attacks = rules.name.partition(":")
+    name = rules.name if rules.fast else f"{ensemble}{FAST}{colon}{attacks}"
+    return rules.model_copy(update={"name": name, "fast": True})
 
 
 def _of_file(path: Path, name: str) -> Protocol:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ardbench.config import Threat
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation.autoattack import NORMS
 from ardbench.evaluation.confirm import check_allowed, logits_of, measuring, predict
+from ardbench.evaluation.ensemble import NORMS
 from ardbench.evaluation.matrix import Transfer
 from ardbench.progress import Progress
 

@@ -33,6 +33,7 @@ class Verdicts:
         batch, seed: they decide the noise of the attacks.
         total: examples in the split of which these n were chosen.
         taken: points taken by each attack in turn, "clean" first.
+        unconfirmed: points that an attack claimed in bf16 and fp32 did not confirm, by attack; they were attacked again.
         notes: what a reader of the number has to know, one sentence each.
         attack: how was searched, the step size as it was used.
         environment: device, torch, pyautoattack.
@@ -50,6 +51,7 @@ class Verdicts:
     seed: int
     total: int
     taken: dict[str, int] = field(default_factory=dict)
+    unconfirmed: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     attack: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)

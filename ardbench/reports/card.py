@@ -65,9 +65,7 @@ def _found(run: Run, checkpoint: str) -> list[Verdicts]:
     several = [
         verdicts
         for name, _, verdicts in evaluations(run)
-        if name == checkpoint
-        and verdicts.protocol not in FOR_CHECKS
-        and of_present_weights(run, checkpoint, verdicts)
+        if name == checkpoint and verdicts.protocol not in FOR_CHECKS and of_present_weights(run, checkpoint, verdicts)
     ]
     order = protocol_order(verdicts.protocol for verdicts in several)
     return sorted(several, key=lambda verdicts: (order.index(verdicts.protocol), -verdicts.n))

@@ -1,0 +1,91 @@
+"""`--batch auto`: the batch that a network and a device want, found by trial once and remembered."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ardbench.attacks.objectives import label_loss
+from ardbench.attacks.pgd import input_gradient
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.confirm import measuring
+from ardbench.runs import read_json, write_json
+
+SIZES = tuple(2**power for power in range(5, 14))
+"""32 to 8192."""
+GAIN = 1.1
+"""Twice the batch has to bring so many times the images per second: less is noise, and memory for nothing."""
+ROOM = 0.8
+"""The share of a CUDA device's memory that a trial may take: the attacks hold images beside the forward and backward."""
+TRIALS = 3
+
+
+def remembered(file: Path, name: str, net: nn.Module, image: Tensor) -> int:
+    """Return the batch that `file` names for `name`, or find it and write it there.
+
+    Args:
+        file: JSON, {name: batch}; made where it is absent.
+        name: of the network and the device.
+        net, image: as in `useful`.
+    """
+    known = read_json(file) if file.exists() else {}
+    if name not in known:
+        known[name] = useful(net, image)
+        write_json(file, known)
+    batch = known[name]
+    if not isinstance(batch, int) or batch < 1:
+        raise ArdbenchError(f"{file} gives {batch!r} as the batch of {name}: delete the file to try again.")
+    return batch
+
+
+def useful(net: nn.Module, image: Tensor) -> int:
+    """Return the batch from which on doubling gains nothing, or the largest that fits.
+
+    A trial is one gradient of the loss with respect to the images, in fp32 on the network itself: what the gradient
+    attacks do at each step. On the CPU it stops early, since more images at a time are hardly faster there.
+
+    Args:
+        net: gives logits (B, K).
+        image: (1, C, H, W) in [0, 1], on the network's device.
+
+    Raises:
+        ArdbenchError: not even 32 images fit.
+    """
+    best, fastest = 0, 0.0
+    for batch in SIZES:
+        speed = _speed(net, image.expand(batch, -1, -1, -1).contiguous())
+        if speed is None or speed < GAIN * fastest:
+            break
+        best, fastest = batch, speed
+    if not best:
+        raise ArdbenchError(f"Not even {SIZES[0]} images at a time fit on the device: give a smaller --batch.")
+    return best
+
+
+def _speed(net: nn.Module, x: Tensor) -> float | None:
+    """Return the images per second of the fastest of a few trials, or None where x (B, C, H, W) does not fit."""
+    device, seconds = x.device, []
+    y = torch.zeros(len(x), dtype=torch.int64, device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        with measuring(net, device):
+            for _ in range(TRIALS):
+                begun = time.perf_counter()
+                input_gradient(label_loss, net, x, (y,)).sum().item()  # a number waits for the device
+                seconds.append(time.perf_counter() - begun)
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return None if _crowded(device) else len(x) / min(seconds)
+
+
+def _crowded(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    return torch.cuda.max_memory_allocated(device) > ROOM * torch.cuda.get_device_properties(device).total_memory

@@ -1,0 +1,134 @@
+"""Several processes give the verdicts of one: real ones, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attacked
+import pytest
+from attacked import KEY, LINF, data, trained
+from safetensors.torch import load_file
+
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation import processes
+from ardbench.evaluation.measure import evaluate
+from ardbench.evaluation.verdicts import Verdicts, load_verdicts
+
+PROTOCOLS = ("aa:square,apgd-ce", "pgd10")
+PROGRAM = """
+import json, sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_processes import measured
+
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation import autoattack, processes
+
+def refused(item):
+    if item == 3:
+        raise ArdbenchError(f"{item} is refused")
+    return item * item
+
+torch.set_num_threads(1)
+torch.set_flush_denormal(True)
+store = Path(sys.argv[1])
+with processes.joined():
+    rank = dist.get_rank()
+    said = {
+        "square": processes.share(range(5), lambda item: (item * item, dist.get_rank())),
+        "once": processes.once(dist.get_rank),
+        "anybody": [processes.anybody(lambda: rank == asked) for asked in (1, 2)],
+        "first": processes.is_first(),
+    }
+    try:
+        processes.share(range(5), refused)
+    except ArdbenchError as error:
+        said["refusal"] = str(error)
+    stops = iter([False, False] + [rank == 1] * 99)
+    said["paused"] = measured(store / "stopped", stop=lambda: next(stops))
+    said["verdicts"] = measured(store / "stopped") + measured(store / "through")
+(store / f"{rank}.json").write_text(json.dumps(said))
+"""
+
+
+def measured(store: Path, **more: Any) -> list[list[int]] | str:
+    """Return the predictions of both protocols, or what the evaluation said when it was stopped."""
+    from ardbench.evaluation.verdicts import Paused
+
+    with pytest.MonkeyPatch.context() as patch:
+        attacked.shorten(patch)
+        how: dict[str, Any] = {"batch": 7, "store": store, "key": KEY, "keep_adversarial": True, **more}
+        try:
+            return [evaluate(trained(10), data(60, 10, seed=2), name, LINF, **how).predictions for name in PROTOCOLS]
+        except Paused as paused:
+            return str(paused)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which two processes have written what they heard and measured."""
+    folder = tmp_path_factory.mktemp("two")
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program), str(folder)]
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_hears_every_answer_in_order(two: Path, rank: int) -> None:
+    said = json.loads((two / f"{rank}.json").read_text())
+    assert said["square"] == [[0, 0], [1, 1], [4, 0], [9, 1], [16, 0]]
+    assert said["once"] == 0 and said["anybody"] == [True, False]
+    assert said["first"] == (rank == 0)
+    assert said["refusal"] == "3 is refused"
+
+
+def test_two_processes_give_the_verdicts_of_one_also_when_stopped_in_between(two: Path, tmp_path: Path) -> None:
+    expected = measured(tmp_path)
+    for rank in (0, 1):
+        said = json.loads((two / f"{rank}.json").read_text())
+        assert "aa-square+apgd-ce.state.json is kept; the same command continues there" in said["paused"]
+        assert said["verdicts"] == [*expected, *expected]
+    for stem in ("aa-square+apgd-ce", "pgd10"):
+        one, other, third = (load_verdicts(folder / f"{stem}.json") for folder in places(two, tmp_path))
+        assert decisive(one) == decisive(other) == decisive(third)
+        assert 0 < one.accuracy < 1 - one.taken["clean"] / one.n
+        first, *rest = (
+            load_file(folder / f"{stem}.adversarial.safetensors")["x_adv"] for folder in places(two, tmp_path)
+        )
+        assert all(first.equal(images) for images in rest)
+    left = {path.name for path in (two / "stopped").iterdir()}
+    assert left == {path.name for path in tmp_path.iterdir()}
+
+
+def places(two: Path, one: Path) -> tuple[Path, Path, Path]:
+    return one, two / "stopped", two / "through"
+
+
+def decisive(verdicts: Verdicts) -> tuple[Any, ...]:
+    return verdicts.predictions, verdicts.taken, verdicts.notes, verdicts.key
+
+
+def test_one_process_alone_works_itself_and_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes.joined():
+        assert (processes.size(), processes.is_first()) == (1, True)
+        assert processes.share([1, 2, 3], lambda item: -item) == [-1, -2, -3]
+    with pytest.raises(ArdbenchError, match="refused"):
+        processes.once(refuse)
+
+
+def refuse() -> None:
+    raise ArdbenchError("refused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,15 @@ from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from ardbench.reports.page import Kept
+    from ardbench.reports.transfer import Matrix
     from ardbench.runs import Run
+    from ardbench.suites import Cell, Suite
+
+SHOWN = 10
+"""Images in a grid."""
 
 
 @click.command()
@@ -30,10 +39,20 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Draw what the runs told over their epochs, and accuracies by class, as PNG and SVG, in place of the tables.",
 )
-def report(what: tuple[str, ...], runs: Path, out: Path | None, curves: bool) -> None:
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write one page that needs no other file: tables to sort, figures, trust checks, costs, provenance.",
+)
+@options.data_root
+def report(
+    what: tuple[str, ...], runs: Path, out: Path | None, curves: bool, html: Path | None, data_root: Path | None
+) -> None:
     """Make tables of what was measured: of one suite, of the runs named, or of all runs under --runs.
 
-    With --curves the files lie in the run's own directory, or for several runs in --out.
+    With --curves the files lie in the run's own directory, or for several runs in --out. --html shows images that
+    `eval --keep-adversarial` has kept, where their data set is at hand.
     """
     from ardbench.reports import collect, collect_suite, console, write
     from ardbench.reports.curves import draw
@@ -43,17 +62,80 @@ def report(what: tuple[str, ...], runs: Path, out: Path | None, curves: bool) ->
         for path in draw(_chosen(what, runs), out):
             output.line(str(path))
         return
+    matrix = None
     if len(what) == 1 and not Path(what[0]).is_dir():
         suite, cells = planned(what[0], runs)
         name, chosen, frame = suite.name, [cell.run for cell in cells], collect_suite(cells)
+        matrix = _matrix(suite, cells, runs) if html else None
     else:
         name, chosen = "report", _chosen(what, runs)
         frame = collect(chosen)
-    if out is None:
+    if out is None and html is None:
         output.show(console(frame, chosen))
-        return
-    for path in write(frame, out, name, chosen):
+    paths = write(frame, out, name, chosen) if out else []
+    if html:
+        paths.append(_page(html, name, frame, chosen, matrix, data_root))
+    for path in paths:
         output.line(str(path))
+
+
+def _page(
+    path: Path, name: str, frame: pd.DataFrame, runs: Sequence[Run], matrix: Matrix | None, data_root: Path | None
+) -> Path:
+    """Write the page; sizes of networks and images that were kept are the only things that load torch."""
+    from ardbench import data
+    from ardbench.models.cost import cost
+    from ardbench.reports.page import page
+    from ardbench.runs import write_atomic
+
+    there = [run for run in runs if run.metrics]
+    networks = {run.recipe.student: run.recipe.data.name for run in there}
+    costs = {model: cost(model, data.info(dataset)) for model, dataset in networks.items()}
+    kept = [images for run in there for images in _kept(run, data_root)]
+    write_atomic(path, page(name, frame, runs, matrix=matrix, kept=kept, costs=costs).encode())
+    return path
+
+
+def _matrix(suite: Suite, cells: Sequence[Cell], runs: Path) -> Matrix | None:
+    """Return how the suite's teachers transfer, if that was measured."""
+    from ardbench.cli.transfer import ask, teachers_of
+    from ardbench.evaluation.matrix import load_transfer
+    from ardbench.reports.transfer import Matrix
+
+    if suite.transfer is None or not all(one.sha256 for cell in cells for one in cell.teachers):
+        return None
+    question = ask(teachers_of(suite, cells), suite.transfer.size, n=suite.transfer.n)
+    place = question.place(runs)
+    return Matrix(question, load_transfer(place), suite.transfer.size) if place.is_file() else None
+
+
+def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
+    """Yield some of the images with which each attack fooled a run's network, as far as they were kept."""
+    paths = sorted(run.path.glob("eval/*/*.adversarial.safetensors"))
+    if not paths:
+        return
+    import torch
+    from safetensors.torch import load_file
+
+    from ardbench.data.load import load
+    from ardbench.evaluation.verdicts import load_verdicts
+    from ardbench.reports.page import Kept
+
+    split = load(run.recipe.data.name, torch.device("cpu"), data_root).test
+    names = split.info.classes or tuple(map(str, range(split.info.num_classes)))
+    for path in paths:
+        verdicts = load_verdicts(path.with_name(path.name.replace(".adversarial.safetensors", ".json")))
+        x_adv, x = load_file(path)["x_adv"], split.pixels(torch.tensor(verdicts.index))  # (n, C, H, W)
+        moved = ((x_adv - x).abs().flatten(1).amax(dim=1) > 0).tolist()
+        rows = [i for i, robust in enumerate(verdicts.robust) if moved[i] and not robust][:SHOWN]
+        if rows:
+            yield Kept(
+                f"{run.path.name}, {path.parent.name}, {verdicts.protocol}",
+                x[rows].permute(0, 2, 3, 1).numpy(),
+                x_adv[rows].permute(0, 2, 3, 1).numpy(),
+                [names[verdicts.labels[i]] for i in rows],
+                [names[verdicts.predictions[i]] for i in rows],
+            )
 
 
 def _chosen(what: tuple[str, ...], root: Path) -> list[Run]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from ardbench.runs import write_atomic
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -21,6 +23,9 @@ CELL = 0.62
 """The side of such a cell, in inches."""
 LETTER = 0.085
 """The width of a letter, in inches."""
+
+METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+"""What each format would write of clock and version, and must not."""
 
 Shares = Sequence[Sequence[float]]
 
@@ -34,16 +39,19 @@ def figure(width: float, height: float) -> Figure:
 
 def save(drawn: Figure, path: Path) -> list[Path]:
     """Write PATH.png and PATH.svg and return their paths; no clock, version or random name enters them."""
+    paths = [path.with_name(f"{path.name}.{ending}") for ending in METADATA]
+    for place, ending in zip(paths, METADATA, strict=True):
+        write_atomic(place, _rendered(drawn, ending))
+    return paths
+
+
+def _rendered(drawn: Figure, ending: str) -> bytes:
     from matplotlib import rc_context
 
-    paths = []
+    content = BytesIO()
     with rc_context({"svg.hashsalt": "ardbench"}):
-        for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-            content = BytesIO()
-            drawn.savefig(content, format=ending, dpi=150, bbox_inches="tight", metadata=metadata)
-            paths.append(path.with_name(f"{path.name}.{ending}"))
-            write_atomic(paths[-1], content.getvalue())
-    return paths
+        drawn.savefig(content, format=ending, dpi=150, bbox_inches="tight", metadata=METADATA[ending])
+    return content.getvalue()
 
 
 def heat_map(values: Shares, rows: Sequence[str], columns: Sequence[str], title: str, down: str, across: str) -> Figure:
@@ -83,3 +91,61 @@ def heat(axes: Axes, values: Shares, rows: Sequence[str], columns: Sequence[str]
             if share == share:
                 colour = "white" if share > 0.65 else "black"
                 axes.text(j, i, f"{100 * share:.1f}", ha="center", va="center", color=colour, fontsize=9)
+
+
+def image_of(drawn: Figure, ending: str = "svg") -> str:
+    """Return a figure as a data URI, SVG or PNG."""
+    return (
+        f"data:image/{'svg+xml' if ending == 'svg' else ending};base64,{b64encode(_rendered(drawn, ending)).decode()}"
+    )
+
+
+def bars(parts: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Return bars side by side: for each part (a protocol) a share for each name (a class), in per cent."""
+    names = list(dict.fromkeys(name for values in parts.values() for name in values))
+    drawn = figure(max(5.0, 0.55 * min(len(names), 40)), 3.0)
+    axes = drawn.subplots()
+    width = 0.8 / len(parts)
+    for place, (part, values) in enumerate(parts.items()):
+        heights = [100 * values.get(name, 0.0) for name in names]
+        offset = width * (place - (len(parts) - 1) / 2)
+        axes.bar([i + offset for i in range(len(names))], heights, width, label=part, color=PALETTE[place])
+    if len(names) <= 2 * PRINTED:
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set(ylim=(0, 100), ylabel="accuracy in %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=9, frameon=False, ncols=len(parts), loc="lower left", bbox_to_anchor=(0, 1))
+    return drawn
+
+
+def bands(lines: Mapping[str, Sequence[tuple[float, float, float, float]]], across: str, up: str) -> Figure:
+    """Return lines with a band around each: points (x, share, low, high) by name; shares are drawn in per cent."""
+    drawn = figure(6.4, 3.8)
+    axes = drawn.subplots()
+    for place, (name, points) in enumerate(lines.items()):
+        x, *shares = zip(*points, strict=True)
+        middle, low, high = ([100 * share for share in values] for values in shares)
+        colour = PALETTE[place % len(PALETTE)]
+        axes.plot(x, middle, marker=".", color=colour, label=name)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel=across, ylabel=up, ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=9, frameon=False)
+    return drawn
+
+
+def pictures(clean: np.ndarray, adversarial: np.ndarray, words: Sequence[str]) -> Figure:
+    """Return a grid of three rows: images (m, H, W, C) in [0, 1], their perturbations, and the sums, with words below."""
+    drawn = figure(1.1 * len(clean), 3.9)
+    change = adversarial - clean
+    largest = max(float(abs(change).max()), 1e-12)
+    rows = (clean, 0.5 + change / (2 * largest), adversarial)
+    for axes, image in zip(
+        drawn.subplots(3, len(clean), squeeze=False).flat, [one for row in rows for one in row], strict=True
+    ):
+        axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+    for axes, text in zip(drawn.axes[-len(clean) :], words, strict=True):
+        axes.set_xlabel(text, fontsize=7)
+    return drawn

@@ -132,6 +132,36 @@ def evaluations(run: Run) -> Iterator[tuple[str, Path, Verdicts]]:
             yield path.parent.name, path, load_verdicts(path)
 
 
+Points = list[tuple[float, float, float, float]]
+"""(eps, accuracy, low, high)."""
+
+
+def sweeps(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, Points]]:
+    """Return accuracy against eps by (protocol, norm) and then by checkpoint, where two or more eps were measured.
+
+    Evaluations of the most images count, those in eval-other as well; the clean accuracy stands at eps = 0.
+    """
+    found: dict[tuple[str, str], dict[str, Points]] = {}
+    for run in runs:
+        several: dict[tuple[str, str, str], dict[float, Verdicts]] = {}
+        for path in sorted(run.path.glob("eval/*/*.json")) + sorted(run.path.glob("eval-other/*/*/*.json")):
+            if path.name.endswith(".state.json") or trust.is_trust(path):
+                continue
+            verdicts = load_verdicts(path)
+            if verdicts.seed == 0 and of_present_weights(run, path.parent.name, verdicts):
+                threat = verdicts.threat
+                eps = 0.0 if verdicts.protocol == "clean" else threat["eps"]
+                at = several.setdefault((verdicts.protocol, threat["norm"], path.parent.name), {})
+                if eps not in at or verdicts.n > at[eps].n:
+                    at[eps] = verdicts
+        for (protocol, norm, checkpoint), at in several.items():
+            clean = several.get(("clean", run.recipe.evaluation.norm, checkpoint), {})
+            if len(at) > 1 and protocol not in trust.FOR_CHECKS:
+                points = [(eps, one.accuracy, *one.interval) for eps, one in sorted((clean | at).items())]
+                found.setdefault((protocol, norm), {})[f"{run.path.name}, {checkpoint}"] = points
+    return found
+
+
 def environment(run: Run) -> dict[str, Any]:
     """Return what env.json says, or nothing."""
     path = run.path / "env.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from ardbench.reports.rendering import markdown
 from ardbench.reports.results import threat_name
 from ardbench.reports.tables import Entry, Row, Table
 from ardbench.runs import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,11 @@ class Matrix:
         paths = [out.with_name(f"{out.name}.{ending}") for ending in texts]
         for path, text in zip(paths, texts.values(), strict=True):
             write_atomic(path, text.encode())
+        return paths + save(self.drawn(), out)
+
+    def drawn(self) -> Figure:
+        """Return the heat map."""
         names = [row.entries[0].text for row in self.table().rows]
         numbers = self.table().header[2:]
         title = f"Adversarial examples that transfer, in %\n{self.about}"
-        drawn = heat_map(self.measured.rates, names, numbers, title, "crafted on", "misclassified by")
-        return paths + save(drawn, out)
+        return heat_map(self.measured.rates, names, numbers, title, "crafted on", "misclassified by")

@@ -1,0 +1,240 @@
+"""A report as one HTML page that needs nothing else: tables, figures, costs, trust checks, provenance. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ardbench.evaluation import trust
+from ardbench.reports.classes import accuracies_by_class, class_tables
+from ardbench.reports.curves import class_maps, curves
+from ardbench.reports.figures import bands, bars, image_of, pictures
+from ardbench.reports.files import provenance
+from ardbench.reports.results import sweeps
+from ardbench.reports.tables import Entry, Row, Table, tables
+from ardbench.runs import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ardbench.reports.transfer import Matrix
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image inside the page.
+
+    Args:
+        source: a data URI.
+        caption: one line, also what a screen reader says.
+        style: "chart", which is inverted in the dark, or "pixels", which is not.
+        folded: behind a line that opens it.
+    """
+
+    source: str
+    caption: str
+    style: str = "chart"
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """What stands under a heading, in this order; `styles` colours words of the table."""
+
+    title: str
+    texts: Sequence[str] = ()
+    table: Table | None = None
+    styles: Mapping[str, str] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    folded: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Images that an attack has kept: clean and adversarial (m, H, W, C) in [0, 1], and what the network says of both.
+
+    Args:
+        about: run, checkpoint, protocol.
+        clean, adversarial: the images.
+        labels, said: names of the true class and of the class under attack.
+    """
+
+    about: str
+    clean: np.ndarray
+    adversarial: np.ndarray
+    labels: Sequence[str]
+    said: Sequence[str]
+
+
+def page(
+    title: str,
+    frame: pd.DataFrame,
+    runs: Sequence[Run],
+    *,
+    matrix: Matrix | None = None,
+    kept: Sequence[Kept] = (),
+    costs: Mapping[str, tuple[int, int]] | None = None,
+) -> str:
+    """Return the page; the same runs give the same bytes.
+
+    Args:
+        title: its heading.
+        frame: what `collect` or `collect_suite` returned of the runs.
+        runs: that are shown.
+        matrix: how the adversarial examples of a suite's teachers transfer.
+        kept: images for the grids.
+        costs: parameters and multiply-accumulates of each architecture.
+    """
+    from jinja2 import Environment
+
+    there = [run for run in runs if (run.path / "config.json").is_file()]
+    sections = [
+        *(Section(table.title, table=_with_sizes(table, costs or {})) for table in tables(frame)),
+        *_trust(there),
+        *(Section(table.title, table=table) for table in class_tables(there)),
+        *_by_class(there),
+        *_curves(there),
+        *_sweeps(there),
+        *_transfer(matrix),
+        *_images(kept),
+        _provenance(there),
+    ]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["blocks"] = _blocks
+    template = resources.files("ardbench.reports").joinpath("page.html").read_text(encoding="utf-8")
+    about = (
+        f"{len(there)} runs. Made by ardbench from per-example verdicts; every figure and style is inside this file."
+    )
+    return environment.from_string(template).render(title=title, about=about, sections=sections)
+
+
+def _blocks(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Yield each run's lines together."""
+    block: list[Row] = []
+    for row in rows:
+        if row.opens and block:
+            yield block
+            block = []
+        block.append(row)
+    if block:
+        yield block
+
+
+def _with_sizes(table: Table, costs: Mapping[str, tuple[int, int]]) -> Table:
+    """Return the table of costs with parameters and MACs beside; any other as it is."""
+    if not costs or "images/s" not in table.header:
+        return table
+    rows = []
+    for row in table.rows:
+        parameters, macs = costs.get(row.entries[1].text, (0, 0))
+        sizes = (Entry(f"{parameters / 1e6:.3g}"), Entry(f"{macs / 1e6:.4g}")) if parameters else (Entry(), Entry())
+        rows.append(Row((*row.entries, *sizes), row.opens, row.quoted))
+    notes = (
+        *table.footnotes,
+        "MACs: multiply-accumulates of one forward of one image, of the student as it is deployed.",
+    )
+    return Table(table.title, (*table.header, "M parameters", "M MACs"), table.labels, tuple(rows), notes)
+
+
+def _trust(runs: Sequence[Run]) -> Iterator[Section]:
+    """Yield what the trust checks say of every evaluation that has been checked."""
+    rows = []
+    for run in runs:
+        for path in sorted(run.path.glob(f"eval/*/{trust.STEM}*.json")):
+            findings, _ = trust.load(path)
+            for place, one in enumerate(findings):
+                words = (run.path.name, path.parent.name) if not place else ("", "")
+                rows.append(Row(tuple(map(Entry, (*words, one.level, one.check, one.reason))), opens=not place))
+    if rows:
+        header = ("run", "checkpoint", "verdict", "check", "reason")
+        notes = (
+            "Signs that an attack has failed rather than that the network held: all ok proves nothing, it only lacks them.",
+        )
+        styles = {level: level for level in ("ok", "note", "warning")}
+        yield Section("Trust checks", table=Table("", header, len(header), tuple(rows), notes), styles=styles)
+
+
+def _by_class(runs: Sequence[Run]) -> Iterator[Section]:
+    """Yield bars of clean and attacked accuracy by class, one figure a run and checkpoint."""
+    frame = accuracies_by_class(runs)
+    figures = []
+    for (run, checkpoint), group in frame.groupby(["run", "checkpoint"], sort=False):
+        attacks = [name for name in ("aa", "pgd20") if name in set(group["protocol"])]
+        shown = [name for name in ("clean", *attacks[:1]) if name in set(group["protocol"])]
+        parts = {name: _shares(group[group["protocol"] == name]) for name in shown}
+        if shown:
+            figures.append(Figure(image_of(bars(parts)), f"{run}, {checkpoint}", folded=True))
+    if figures:
+        yield Section("Accuracy by class", figures=figures)
+
+
+def _shares(rows: pd.DataFrame) -> dict[str, float]:
+    return dict(zip(rows["class"], rows["value"], strict=True))
+
+
+def _curves(runs: Sequence[Run]) -> Iterator[Section]:
+    figures = []
+    for run in runs:
+        if run.metrics:
+            figures.append(Figure(image_of(curves([run])), run.path.name, folded=True))
+        if maps := class_maps(run):
+            figures.append(Figure(image_of(maps), f"{run.path.name}, its teachers by class", folded=True))
+    if figures:
+        yield Section("Curves", figures=figures)
+
+
+def _sweeps(runs: Sequence[Run]) -> Iterator[Section]:
+    """Yield accuracy against eps, a figure for each protocol and norm that was measured under several."""
+    figures = [
+        Figure(image_of(bands(lines, f"eps ({norm})", "accuracy in %")), f"{protocol}, {norm}")
+        for (protocol, norm), lines in sweeps(runs).items()
+    ]
+    if figures:
+        text = "Each line is a checkpoint; shaded are the 95 % Wilson intervals. At eps = 0 stands the clean accuracy."
+        yield Section("Accuracy against eps", texts=[text], figures=figures)
+
+
+def _transfer(matrix: Matrix | None) -> Iterator[Section]:
+    if matrix:
+        yield Section(
+            "Transfer between teachers", matrix.notes(), figures=[Figure(image_of(matrix.drawn()), matrix.about)]
+        )
+
+
+def _images(kept: Sequence[Kept]) -> Iterator[Section]:
+    """Yield grids of clean images, their perturbations, scaled to be seen, and adversarial images."""
+    figures = []
+    for one in kept:
+        words = [f"{label} / {said}" for label, said in zip(one.labels, one.said, strict=True)]
+        figures.append(Figure(image_of(pictures(one.clean, one.adversarial, words), "png"), one.about, "pixels"))
+    if figures:
+        text = (
+            "From above: the clean image, the perturbation (grey is zero, scaled to the largest), the adversarial image. "
+            "Below: the class / what the network says under attack."
+        )
+        yield Section("Adversarial images", texts=[text], figures=figures)
+
+
+def _provenance(runs: Sequence[Run]) -> Section:
+    found: dict[str, Any] = provenance(runs)
+    rows = []
+    for run in found["runs"]:
+        known = run["environment"]
+        words = (
+            run["run"],
+            known.get("git_sha", "")[:10],
+            known.get("torch", ""),
+            run["device"],
+            known.get("started", ""),
+        )
+        rows.append(Row(tuple(map(Entry, words)), opens=True))
+    hours = ", ".join(f"{hours:.3g} h on {device}" for device, hours in found["training_device_hours"].items())
+    notes = (f"Training {hours or 'none'}; evaluation {found['evaluation_hours']:.3g} h.",)
+    header = ("run", "commit", "torch", "device", "started")
+    whole = [(run["run"], json.dumps(run, indent=2)) for run in found["runs"]]
+    return Section("Provenance", table=Table("", header, len(header), tuple(rows), notes), folded=whole)

@@ -69,7 +69,9 @@ def make_run(
         of, teachers, {"ardbench": "0.1.0", "torch": "2.9.0", "device": "cpu", "git_sha": "abc", "git_dirty": dirty}
     )
     run.weights("last").write_bytes(b"weights")
-    (run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 0, "seconds": 900.0, "images": 1800}) + "\n")
+    (run.path / "metrics.jsonl").write_text(
+        json.dumps({"epoch": 0, "loss": 2.0, "seconds": 900.0, "images": 1800}) + "\n"
+    )
     if finished:
         weights = {"last": sha256_of(run.weights("last"))}
         write_json(

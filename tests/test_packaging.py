@@ -72,6 +72,7 @@ def test_the_wheel_holds_every_module_and_all_data_and_nothing_else(wheel: Path)
     sources = [
         *(ROOT / "ardbench").rglob("*.py"),
         *(ROOT / "ardbench").rglob("*.toml"),
+        *(ROOT / "ardbench").rglob("*.html"),
         *(ROOT / "benchmarks" / "suites").glob("*.toml"),
         ROOT / "benchmarks" / "published.csv",
     ]

@@ -97,6 +97,7 @@ def _side(text: str, checkpoint: str | None, root: Path) -> Side:
 
 def _of_runs(name: str, runs: Sequence[Run], checkpoint: str | None) -> Side:
     """Return the evaluations that all seeds have, of the weights that they have now."""
+    from ardbench.evaluation.trust import FOR_CHECKS
     from ardbench.reports.results import evaluations
     from ardbench.suites import of_present_weights
     from ardbench.teachers import default_checkpoint
@@ -107,7 +108,8 @@ def _of_runs(name: str, runs: Sequence[Run], checkpoint: str | None) -> Side:
             raise ArdbenchError(f"{run.path} is not finished: type its command again to finish it first.")
         chosen = checkpoint or default_checkpoint(run.recipe)
         for where, _, verdicts in evaluations(run):
-            if where == chosen and of_present_weights(run, where, verdicts):
+            counts = where == chosen and verdicts.protocol not in FOR_CHECKS
+            if counts and of_present_weights(run, where, verdicts):
                 found.setdefault((verdicts.protocol, verdicts.n), []).append(verdicts)
     about = f"{name}, {checkpoint or default_checkpoint(runs[0].recipe)}: {', '.join(run.path.name for run in runs)}"
     return Side(name, about, {key: several for key, several in found.items() if len(several) == len(runs)})

@@ -146,6 +146,7 @@ def _measure(
     from ardbench.engine.networks import of_run
     from ardbench.evaluation.measure import evaluate
     from ardbench.evaluation.network_checks import examine
+    from ardbench.evaluation.trust import FOR_CHECKS
     from ardbench.evaluation.verdicts import Paused
 
     if not cell.missing:
@@ -160,7 +161,10 @@ def _measure(
         net = of_run(run, checkpoint, device)
         store, key = place(checkpoint)
         twin = place(other) if (other := run.twin(checkpoint)) else None
-        for name in (protocol for where, protocol in cell.missing if where == checkpoint):
+        names = [protocol for where, protocol in cell.missing if where == checkpoint]
+        if names != ["clean"]:  # what only the checks need costs little beside an attack
+            names += [name for name in FOR_CHECKS if name not in names]
+        for name in names:
             try:
                 evaluate(
                     net, split, name, cell.recipe.evaluation,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import sqrt
 
+import numpy as np
 import pytest
-from scipy.stats import binomtest
-from scipy.stats import t as student
+from scipy.stats import binomtest, ttest_ind
 
 from ardbench.evaluation.statistics import bootstrap_difference, mcnemar, paired_interval, tolerance, welch, wilson
 
@@ -32,7 +32,7 @@ def test_what_is_no_share_is_refused(k: int, n: int) -> None:
         wilson(k, n)
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (27, 11), (13, 60), (300, 900)])
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (27, 11), (13, 60), (300, 900), (1500, 1600)])
 def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ(b: int, c: int) -> None:
     theirs = binomtest(b, b + c).pvalue if b + c else 1.0
     assert mcnemar(b, c) == mcnemar(c, b) == pytest.approx(theirs, rel=1e-9)
@@ -48,12 +48,26 @@ def test_the_bootstrap_is_near_the_normal_interval_of_a_paired_difference(b: int
     assert bootstrap_difference(0, 0, n) == (0, 0)
 
 
-def test_welch_worked_out_by_hand() -> None:
-    """Means 2 and 6, variances 1 and 4, three seeds each: t = -4 / sqrt(5/3) at 50/17 degrees of freedom."""
-    low, high, p = welch([1, 2, 3], [4, 6, 8])
-    assert (low + high) / 2 == pytest.approx(-4)
-    assert (high - low) / 2 == pytest.approx(student.ppf(0.975, 50 / 17) * sqrt(5 / 3))
-    assert p == pytest.approx(2 * student.sf(4 / sqrt(5 / 3), 50 / 17))
+def test_the_bootstrap_is_that_of_the_images_themselves() -> None:
+    """Draw 40 images again and again, each with the answers of both networks, and take the 2.5 and 97.5 % quantiles."""
+    answers = np.array([1] * 9 + [-1] * 3 + [0] * 28)  # right in the first alone, in the second alone, in both or none
+    drawn = np.random.default_rng(1).choice(answers, size=(20_000, 40)).mean(axis=1)
+    assert bootstrap_difference(9, 3, 40) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1.01 / 40)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize(
+    ("first", "second"), [([1, 2, 3], [4, 6, 8]), ([0.51, 0.52], [0.49, 0.5, 0.53]), ([5, 5, 6], [5, 5, 5.5, 4])]
+)
+def test_welch_is_scipys(first: list[float], second: list[float], confidence: float) -> None:
+    theirs = ttest_ind(first, second, equal_var=False)
+    interval = theirs.confidence_interval(confidence)
+    assert welch(first, second, confidence) == pytest.approx((interval.low, interval.high, theirs.pvalue), rel=1e-9)
+
+
+@pytest.mark.parametrize("second", [[0.9, 0.9], [0.8, 0.8, 0.8]])
+def test_seeds_without_a_spread_tell_nothing_about_it(second: list[float]) -> None:
+    assert welch([0.9, 0.9], second) == (-1, 1, 1)
 
 
 def test_the_tolerance_worked_out_by_hand() -> None:

@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
-from math import comb, sqrt
-from statistics import NormalDist
+from importlib import resources
+from math import sqrt
+from statistics import NormalDist, fmean, variance
+from typing import Annotated
+
+from pydantic import Field
+
+from ardbench.config import Section, Share
+
+
+class Bootstrap(Section):
+    """How often images are drawn again, and the seed of the draws."""
+
+    draws: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Published(Section):
+    """When a published accuracy was reached: nearer than `match`, or within the tolerance.
+
+    The deviation between seeds is assumed where fewer than `seeds` were measured.
+    """
+
+    match: Share
+    deviation: Share
+    seeds: Annotated[int, Field(ge=2)]
+
+
+class Limits(Section):
+    """The file of limits."""
+
+    significant: Share
+    bootstrap: Bootstrap
+    published: Published
+
+
+LIMITS = Limits.model_validate(
+    tomllib.loads((resources.files("ardbench.evaluation") / "statistics.toml").read_text(encoding="utf-8"))
+)
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -46,13 +84,14 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
     Source: Q. McNemar, Psychometrika, 1947, in its exact form.
     """
     several = first_alone + second_alone
-    tail = sum(comb(several, k) for k in range(min(first_alone, second_alone) + 1))
+    tail = ways = 1
+    for k in range(min(first_alone, second_alone)):
+        ways = ways * (several - k) // (k + 1)  # several choose k + 1
+        tail += ways
     return min(1.0, 2 * tail / (1 << several))
 
 
-def bootstrap_difference(
-    first_alone: int, second_alone: int, n: int, confidence: float = 0.95, draws: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_difference(first_alone: int, second_alone: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval of the difference of two accuracies, first minus second, over images drawn again.
 
     An image is drawn with both of its answers, so that a draw is a multinomial one of (first alone, second alone, neither
@@ -66,7 +105,7 @@ def bootstrap_difference(
     import numpy as np
 
     shares = [first_alone / n, second_alone / n, 1 - (first_alone + second_alone) / n]
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=draws)
+    drawn = np.random.default_rng(LIMITS.bootstrap.seed).multinomial(n, shares, size=LIMITS.bootstrap.draws)
     tail = (1 - confidence) / 2
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [tail, 1 - tail])
     return float(low), float(high)
@@ -76,15 +115,20 @@ def welch(first: Sequence[float], second: Sequence[float], confidence: float = 0
     """Return the interval (low, high) of the difference of two means over seeds, first minus second, and its p-value.
 
     Args:
-        first, second: one accuracy a seed, two or more each; their spreads may differ.
+        first, second: one accuracy a seed, two or more each; their spreads may differ. Where there is no spread at all
+            nothing is known of it: the interval is [-1, 1] and p is 1.
 
     Source: B. L. Welch, Biometrika, 1947.
     """
-    from scipy.stats import ttest_ind
+    from scipy.special import stdtr, stdtrit
 
-    found = ttest_ind(first, second, equal_var=False)
-    low, high = found.confidence_interval(confidence)
-    return float(low), float(high), float(found.pvalue)
+    a, b = (variance(side) / len(side) for side in (first, second))
+    if a + b == 0:
+        return -1.0, 1.0, 1.0
+    freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
+    gap, error = fmean(first) - fmean(second), sqrt(a + b)
+    half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+    return gap - half, gap + half, 2 * float(stdtr(freedom, -abs(gap) / error))
 
 
 def tolerance(accuracy: float, n: int, deviation: float, seeds: int) -> float:

@@ -190,8 +190,8 @@ def test_published_numbers_stand_below_with_their_kind_and_teacher(tmp_path: Pat
                 verdict(run, protocol, 6, checkpoint=checkpoint)
     text = markdown_of(runs, tmp_path / "out")
     rows = lines_of(text)[2:8]
-    near = "(within noise, ± 31.0)"  # 2 sqrt(0.6 * 0.4 / 10)
-    both = "(within noise, ± 31.0; within noise, ± 31.0)"
+    near = "(within noise; ± 31.0§)"  # 2 sqrt(0.6 * 0.4 / 10)
+    both = "(within noise / within noise; ± 31.0§)"
     assert [row[3] for row in rows] == ["best (by test!)", "*best*", "last", "*last*", "*last*", "*not stated*"]
     assert rows[1][:3] == ["*published: A, 2021 (paper)*", "", "*wide*"]
     assert rows[1][3:] == ["*best*", f"*83.38 {near}*", f"*54.24 {near}*", "", "", ""]
@@ -206,7 +206,7 @@ def test_published_numbers_stand_below_with_their_kind_and_teacher(tmp_path: Pat
         "",
         "",
     ]
-    assert rows[4][2:5] == ["", "*last*", "*11.00 (off, ± 31.0)*"]
+    assert rows[4][2:5] == ["", "*last*", "*11.00 (off; ± 31.0§)*"]
     assert rows[5] == ["*published: B, 2023 (re-run)*", "", "*wide*", "*not stated*", f"*80.00 {near}*", "", "", "", ""]
     assert "the epoch was chosen on the test set itself" in text
     assert "quoted, never measured here" in text
@@ -222,8 +222,8 @@ def test_a_paper_that_names_no_variant_stands_beside_both(tmp_path: Path) -> Non
         found[name] = markdown_of([run], tmp_path / "out")
         quoted = [(row[0], row[4]) for row in lines_of(found[name]) if "published" in row[0]]
         assert quoted == [
-            ("*published as iad: A, 2021 (paper)*", "*70.00 (within noise, ± 31.0)*"),
-            *([("*published: C, 2022 (paper)*", "*71.00 (within noise, ± 31.0)*")] if name == "iad-i" else []),
+            ("*published as iad: A, 2021 (paper)*", "*70.00 (within noise; ± 31.0§)*"),
+            *([("*published: C, 2022 (paper)*", "*71.00 (within noise; ± 31.0§)*")] if name == "iad-i" else []),
         ]
         assert "published as iad: which of its variants was run is not stated." in found[name]
 

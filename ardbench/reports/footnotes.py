@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 
+from ardbench.evaluation.statistics import LIMITS
 from ardbench.reports.results import TRUST, WEIGHTED, WORST, protocol_order, threat_name
 
 SINGLE_SEED = (
@@ -116,11 +117,13 @@ def _seeds_of_cells(rows: pd.DataFrame) -> pd.Series[int]:
 
 
 def _winners(rows: pd.DataFrame) -> list[str]:
-    if not rows["winner"].fillna(False).astype(bool).any():
+    if rows.groupby(["suite_name", "setting"]).ngroups < 2:
         return []
+    found = rows["winner"].fillna(False).astype(bool).any()
     return [
-        "Bold: better than every other run of the same architecture and checkpoint in its column, by McNemar's exact test on "
-        "the same images (over several seeds Welch's), Holm-corrected to a family-wise error of 5 %."
+        f"{'Bold:' if found else 'Nothing is bold: no number is'} better than every other run of the same architecture and "
+        "checkpoint in its column, by McNemar's exact test on the same images (over several seeds Welch's), Holm-corrected "
+        f"to a family-wise error of {100 * LIMITS.significant:g} %."
     ]
 
 
@@ -140,7 +143,9 @@ def _worst(rows: pd.DataFrame) -> list[str]:
 def _weighted(rows: pd.DataFrame) -> list[str]:
     if not (rows["protocol"] == WEIGHTED).any():
         return []
-    return [f"{WEIGHTED}: (clean + aa) / 2 on the same images; its interval is Newcombe's for paired shares."]
+    return [
+        f"{WEIGHTED}: (clean + aa) / 2 on the same images; its interval is Newcombe's for paired shares. It is never bold."
+    ]
 
 
 def _selection(rows: pd.DataFrame) -> list[str]:
@@ -189,11 +194,16 @@ def _sources(rows: pd.DataFrame) -> list[str]:
     judged = quoted[quoted["verdict"] != ""]
     if not judged.empty:
         notes.append(
-            "Below a published number: match, what was measured here lies within 0.5 points of it; within noise, within the "
-            "tolerance 2 sqrt(p (1 - p) / n + s^2 (1 + 1/k)), here "
-            f"{_range(100 * judged['tolerance'])} points; off, farther away. k seeds were measured, s is their standard "
-            "deviation where there are three or more, else 0.4 points, assumed."
+            "Beside a published number: match, what was measured here lies within "
+            f"{100 * LIMITS.published.match:g} points of it; within noise, within the tolerance ± "
+            f"2 sqrt(p (1 - p) / n + s^2 (1 + 1/k)), here {_range(100 * judged['tolerance'])} points; off, farther away. "
+            "p was measured over k seeds on n images; s is the standard deviation between the seeds."
         )
+        if judged["assumed"].any():
+            notes.append(
+                f"§ s is assumed, {100 * LIMITS.published.deviation:g} points: fewer than {LIMITS.published.seeds} seeds "
+                "were measured."
+            )
     unnamed = sorted(set(quoted.loc[quoted["published_method"] != quoted["method"], "published_method"]))
     return notes + [f"published as {name}: which of its variants was run is not stated." for name in unnamed]
 

@@ -4,74 +4,99 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
-from ardbench.evaluation.statistics import mcnemar, tolerance, welch
+from ardbench.evaluation.statistics import LIMITS, mcnemar, tolerance, welch
 
 Result = dict[str, Any]
 """A row of the tidy results."""
-Robust = Sequence[bool]
-
-SIGNIFICANT = 0.05
-MATCH = 0.005
-"""A published number this near is reached, whatever the noise: half a point."""
-ASSUMED_DEVIATION = 0.004
-"""Between seeds, where fewer than `SEEDS_NEEDED` were measured: 0.4 points, amid the 0.1 to 0.6 reported elsewhere."""
-SEEDS_NEEDED = 3
 
 
-def winners(results: Iterable[tuple[Result, Robust]]) -> list[Result]:
-    """Return the results that are significantly best: better than every other setting that was measured alike.
-
-    Alike: same data set, threat, protocol, checkpoint, images and architecture. One seed each is compared by McNemar's
-    exact test on the images, two or more by Welch's test of the means; the p-values against all others are corrected by
-    Holm for a family-wise error of 5 %. Where some have one seed and some have several nothing is best.
+class Answers(NamedTuple):
+    """What a result is made of.
 
     Args:
-        results: rows with a value, of finished runs, with the robust flags (n) of their images.
+        question: equal where the same images were asked in the same way.
+        robust: (n) whether each image is classified right, a byte of 0 or 1 each.
     """
-    columns: dict[tuple[Any, ...], dict[tuple[str, str], list[tuple[Result, Robust]]]] = {}
-    alike = ("dataset", "norm", "eps", "protocol", "protocol_version", "checkpoint", "student", "n", "total")
-    for result, robust in results:
-        column = columns.setdefault(tuple(result[name] for name in alike), {})
-        column.setdefault((result["suite_name"], result["setting"]), []).append((result, robust))
+
+    question: int
+    robust: bytes
+
+
+class Judgement(NamedTuple):
+    """Whether a published accuracy was reached.
+
+    Args:
+        verdict: "match", "within noise" or "off".
+        difference: measured minus published.
+        tolerance: the largest difference within noise.
+        assumed: whether the deviation between seeds in it is assumed and not measured.
+    """
+
+    verdict: str
+    difference: float
+    tolerance: float
+    assumed: bool
+
+
+def winners(results: Iterable[tuple[Result, Answers]]) -> list[Result]:
+    """Return the results that are significantly best: better than every other setting that was measured alike.
+
+    Alike: same data set, threat, protocol, checkpoint (selected in the same way), images and architecture. One seed each is
+    compared by McNemar's exact test on the images, two or more by Welch's test of the means; the p-values against all
+    others are corrected by Holm. Where some have one seed and some have several nothing is best.
+
+    Args:
+        results: rows with a value, of finished runs, with the answers behind it.
+    """
+    columns: dict[tuple[Any, ...], dict[tuple[str, str], list[tuple[Result, Answers]]]] = {}
+    alike = ("dataset", "norm", "eps", "protocol", "protocol_version", "checkpoint", "student", "total")
+    for result, answers in results:
+        selection = result["selection"] if result["checkpoint"] == "best" else ""
+        column = columns.setdefault((*(result[name] for name in alike), selection, answers.question), {})
+        column.setdefault((result["suite_name"], result["setting"]), []).append((result, answers))
     return [result for column in columns.values() for result in _winner(list(column.values()))]
 
 
-def _winner(column: Sequence[Sequence[tuple[Result, Robust]]]) -> list[Result]:
+def _winner(column: Sequence[Sequence[tuple[Result, Answers]]]) -> list[Result]:
     """Return the rows of the best setting in a column, or none; a setting has one row a seed."""
     seeds = {min(len(setting), 2) for setting in column}
     if len(column) < 2 or len(seeds) > 1:
         return []
     best, *others = sorted(column, key=lambda setting: -fmean(result["value"] for result, _ in setting))
     p = sorted(_p(best, other) for other in others)
-    holm = all(value < SIGNIFICANT / (len(p) - i) for i, value in enumerate(p))
+    holm = all(value < LIMITS.significant / (len(p) - i) for i, value in enumerate(p))
     return [result for result, _ in best] if holm else []
 
 
-def _p(first: Sequence[tuple[Result, Robust]], second: Sequence[tuple[Result, Robust]]) -> float:
+def _p(first: Sequence[tuple[Result, Answers]], second: Sequence[tuple[Result, Answers]]) -> float:
     if len(first) > 1:
         return welch([result["value"] for result, _ in first], [result["value"] for result, _ in second])[2]
-    pairs = list(zip(first[0][1], second[0][1], strict=True))
-    return mcnemar(pairs.count((True, False)), pairs.count((False, True)))
+    pairs = list(zip(first[0][1].robust, second[0][1].robust, strict=True))
+    return mcnemar(pairs.count((1, 0)), pairs.count((0, 1)))
 
 
-def verdict(published: float, measured: Sequence[float], n: int) -> tuple[str, float]:
-    """Return whether a published accuracy was reached, "match", "within noise" or "off", and the tolerance.
+def judgement(published: float, measured: Sequence[float], n: int) -> Judgement:
+    """Return whether a published accuracy was reached.
 
     Args:
         published: as a fraction.
         measured: one accuracy a seed.
         n: test images.
     """
-    deviation = stdev(measured) if len(measured) >= SEEDS_NEEDED else ASSUMED_DEVIATION
+    limits = LIMITS.published
+    assumed = len(measured) < limits.seeds
+    deviation = limits.deviation if assumed else stdev(measured)
     allowed = tolerance(fmean(measured), n, deviation, len(measured))
-    gap = abs(fmean(measured) - published)
-    return ("match" if gap <= MATCH else "within noise" if gap <= allowed else "off"), allowed
+    difference = fmean(measured) - published
+    gap = round(abs(difference), 9)  # 0.8388 - 0.8338 is more than 0.005
+    word = "match" if gap <= limits.match else "within noise" if gap <= allowed else "off"
+    return Judgement(word, difference, allowed, assumed)
 
 
 def judge_published(rows: Sequence[Result]) -> None:
-    """Write verdict and tolerance into the rows of published numbers beside which the same was measured.
+    """Write a judgement into the rows of published numbers beside which the same was measured.
 
     A number of a stated checkpoint is held against that one, any other against the last.
     """
@@ -81,10 +106,10 @@ def judge_published(rows: Sequence[Result]) -> None:
         if row.get("value") is not None and row["status"] == "done":
             measured.setdefault((*(row[name] for name in where), row["checkpoint"]), []).append(row)
     for row in rows:
-        if row.get("published") is not None:
+        if row.get("published") is not None and row["status"] == "done":
             checkpoint = row["checkpoint"] if row["checkpoint"] in ("best", "last") else "last"
             found = measured.get((*(row[name] for name in where), checkpoint), [])
             if found:
-                n = max(one["n"] for one in found)
-                values = [one["value"] for one in found if one["n"] == n]
-                row["verdict"], row["tolerance"] = verdict(row["published"], values, n)
+                shown = max((one["protocol_version"], one["n"]) for one in found)
+                values = [one["value"] for one in found if (one["protocol_version"], one["n"]) == shown]
+                row |= judgement(row["published"], values, shown[1])._asdict()

@@ -22,7 +22,7 @@ from ardbench.suites import Cell, of_present_weights, state_of
 WORST = "worst"
 """The protocol column of a worst case: robust against every attack that was measured on the same images."""
 ROBUST = "robust"
-"""What a row carries besides its columns until it is judged: whether each image is classified right."""
+"""What a row carries besides its columns until it is judged: the answers behind its value."""
 WEIGHTED = "weighted"
 """The protocol column of (clean + aa) / 2, both measured on the same images."""
 TRUST = "trust: "
@@ -58,7 +58,9 @@ COLUMNS = {
     "published_kind": TEXT,
     "published_paper": TEXT,
     "verdict": TEXT,
+    "difference": REAL,
     "tolerance": REAL,
+    "assumed": TRUTH,
     "images_per_second": REAL,
     "hours": REAL,
     "device_kind": TEXT,
@@ -71,9 +73,9 @@ COLUMNS = {
 }
 """Every column and its type. value, low, high and published are fractions; eps is in pixel units; hours are of training;
 `setting` is the hash of everything that decides a run but its seed; status is done, partial, stale or missing; `winner` is
-true where a value is significantly the best of its column (`judging.winners`); verdict and tolerance tell whether a published
-number was reached (`judging.verdict`). A row has a
-value, or a published number beside its run (at the published checkpoint), or neither: it is still to be measured."""
+true where a value is significantly the best of its column (`judging.winners`); verdict, difference, tolerance and assumed tell
+whether a published number was reached (`judging.Judgement`). A row has a value, or a published number beside its run (at the
+published checkpoint), or neither: it is still to be measured."""
 
 
 def collect(runs: Sequence[Run]) -> pd.DataFrame:
@@ -259,13 +261,15 @@ def _measured(run: Run, checkpoint: str, verdicts: Verdicts, status: str) -> dic
         "notes": " | ".join(notes),
         "status": status if present else "stale",
     }
-    return about | _counted(verdicts.robust)
+    return about | _counted(verdicts.robust, verdicts)
 
 
-def _counted(robust: Sequence[bool]) -> dict[str, Any]:
+def _counted(robust: Sequence[bool], of: Verdicts, attacks: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the columns of a count over the images of some verdicts; over several attacks with their names."""
     low, high = wilson(sum(robust), len(robust))
     counts = {"value": sum(robust) / len(robust), "n": len(robust), "low": low, "high": high, "winner": False}
-    return counts | {ROBUST: robust}
+    question = hash((tuple(of.index), tuple(of.labels), tuple(attacks)))
+    return counts | {ROBUST: judging.Answers(question, bytes(robust))}
 
 
 def _trusted(run: Run, checkpoint: str, verdicts: Verdicts) -> str:
@@ -290,7 +294,8 @@ def _worst(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:
             alike.setdefault(key, []).append(verdicts)
     for group in alike.values():
         if len(group) > 1:
-            yield _derived(WORST, group[0]) | _counted(worst_case(group))
+            attacks = [verdicts.protocol for verdicts in group]
+            yield _derived(WORST, group[0]) | _counted(worst_case(group), group[0], attacks)
 
 
 def _weighted(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from ardbench.reports import footnotes
 from ardbench.reports.results import WEIGHTED, WORST, protocol_order, threat_name
 from ardbench.reports.results import written_eps as written_eps
 
-SUBSET, UNFINISHED = "†", "‡"
+SUBSET, UNFINISHED, ASSUMED = "†", "‡", "§"
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,13 @@ def _published(quoted: pd.DataFrame, protocols: list[str]) -> list[Row]:
 
 
 def _quoted(rows: pd.DataFrame) -> Entry:
-    """Return one cell of published numbers, each with whether it was reached."""
-    told = [
-        word if word == "match" else f"{word}, ± {100 * allowed:.1f}"
-        for word, allowed in zip(rows["verdict"], rows["tolerance"], strict=True)
-        if word
-    ]
+    """Return one cell of published numbers, each with whether it was reached, and the tolerance that they share."""
     numbers = " / ".join(f"{100 * value:.2f}" for value in rows["published"])
-    return Entry(numbers, f"({'; '.join(told)})" if told else "")
+    if not (rows["verdict"] != "").any():
+        return Entry(numbers)
+    first = rows.iloc[0]
+    mark = ASSUMED if first["assumed"] else ""
+    return Entry(numbers, f"({' / '.join(rows['verdict'])}; ± {100 * first['tolerance']:.1f}{mark})")
 
 
 def _costs(frame: pd.DataFrame) -> list[Table]:

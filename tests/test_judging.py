@@ -163,10 +163,13 @@ def sides(root: Path, first: int, second: int, n: int = 20) -> list[Run]:
 
 def test_compare_says_which_is_better_and_by_how_much(tmp_path: Path) -> None:
     a, b = sides(tmp_path, 16, 10)
-    for first, second, alone in ((a, b, "6 are right in A alone, 0 in B"), (b, a, "0 are right in A alone, 6 in B")):
+    for first, second, names, alone in ((a, b, "AB", (6, 0)), (b, a, "BA", (0, 6))):
         text = call("compare", first.path, second.path).stdout
-        assert text.startswith(f"{a.path.name} is better than {b.path.name} under aa by 30.0 points [10.0, 50.0]")
-        assert alone in text and "p = 0.031" in text and "on the same 20 images" in text
+        assert text.splitlines()[0] == (
+            f"{names[0]} ({a.path.name}) is better than {names[1]} ({b.path.name}) under aa by 30.0 points "
+            f"(95 % interval 10.0 to 50.0) at n = 20; A alone is right on {alone[0]} images, B alone on {alone[1]}, "
+            "McNemar's exact p = 0.031."
+        )
     document = json.loads(call("compare", a.path, b.path, "--json").stdout)
     clean, aa = document["differences"]
     assert (clean["protocol"], clean["difference"], clean["p"], clean["told_apart"]) == ("clean", 0, 1, False)
@@ -176,8 +179,38 @@ def test_compare_says_which_is_better_and_by_how_much(tmp_path: Path) -> None:
 def test_compare_says_when_nothing_can_be_said(tmp_path: Path) -> None:
     a, b = sides(tmp_path, 16, 11)
     text = call("compare", a.path, b.path).stdout
-    assert text.startswith(f"{a.path.name} and {b.path.name} cannot be told apart under aa on the same 20 images")
-    assert "the difference is +25.0 points" in text and "p = 0.062" in text
+    assert text.startswith(
+        f"A ({a.path.name}) and B ({b.path.name}) cannot be told apart under aa at n = 20: A - B is "
+    )
+    assert "+25.0 points (95 % interval +10.0 to +45.0)" in text and "p = 0.062" in text
+
+
+def test_compare_takes_the_checkpoint_and_the_images_that_both_have(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, 16, 10)
+    verdict(a, "aa", 3, n=20, total=20, checkpoint="best")  # b has none
+    verdict(a, "aa", 4, n=5, total=20)
+    verdict(b, "aa", 2, n=5, total=20)
+    verdict(a, "unbounded", 0, n=20, total=20)
+    verdict(b, "unbounded", 0, n=20, total=20)  # measured for the trust checks alone
+    verdict(a, "pgd20", 0, n=20, total=20)
+    verdict(b, "pgd20", 0, n=20, total=20, version=2)
+    document = json.loads(call("compare", a.path, b.path, "--json").stdout)
+    found = [(one["protocol"], one["n"]) for one in document["differences"]]
+    assert (document["checkpoint"], document["about"], found) == ("last", "aa", [("clean", 20), ("aa", 20)])
+    assert "pgd20 was measured in another version" in call("compare", a.path, b.path).stdout
+    fewer = json.loads(call("compare", a.path, b.path, "--json", "--n", 5).stdout)
+    assert [(one["protocol"], one["alone"]) for one in fewer["differences"]] == [("aa", [2, 0])]
+    verdict(b, "aa", 2, n=20, total=20, checkpoint="best")
+    assert json.loads(call("compare", a.path, b.path, "--json").stdout)["checkpoint"] == "best"
+
+
+def test_clean_accuracies_are_compared_whatever_the_threat(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, 16, 10)
+    for protocol in ("clean", "aa"):
+        verdict(b, protocol, 10, n=20, total=20, threat={"norm": "l2", "eps": 0.5})
+    assert " is better than " in call("compare", a.path, b.path).stdout
+    refused = call("compare", a.path, b.path, "--protocol", "aa")
+    assert refused.exit_code == 2 and "under another threat" in refused.stderr
 
 
 def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
@@ -196,7 +229,8 @@ def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
             )
     text = call("compare", f"{suite}:a", f"{suite}:b", "--runs", tmp_path).stdout
     assert text.startswith(
-        "a is better than b on clean images by 60.0 points [48.7, 71.3], over 3 and 3 seeds; Welch's p"
+        "A (a) is better than B (b) on clean images by 60.0 points (95 % interval 48.7 to 71.3) at n = 20 over 3 and 3 seeds; "
+        "Welch's p"
     )
     assert "85.0 ± 5.0 (3)" in text
 
@@ -206,8 +240,11 @@ def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
     [
         (["{a}", "nowhere"], "nowhere is not a run directory"),
         (["{a}", "{b}", "--protocol", "cw20"], "Unknown protocol that both"),
-        (["{a}", "{b}", "--n", "7"], "have no evaluation of one protocol on as many images"),
-        (["{a}", "{b}", "--checkpoint", "averaged"], "have no evaluation of one protocol"),
+        (["{a}", "{b}", "--n", "7"], "have no evaluation of one protocol on 7 images"),
+        (
+            ["{a}", "{b}", "--checkpoint", "averaged"],
+            "have no evaluation of one protocol at checkpoint averaged on as many images",
+        ),
         (["{a}", "digits:nothing"], "Unknown run of suite digits: 'nothing'"),
         (["{a}", "{other}"], "that are not the same ones"),
         (["{a}", "{unfinished}"], "is not finished"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ardbench.reports.compare import Difference
     from ardbench.runs import Run
 
+CHECKPOINTS = ("best", "last", "averaged")
+"""The first at which both were measured is compared."""
 COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "only B", "p")
 
 
@@ -29,7 +31,7 @@ COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "o
 @click.option(
     "--checkpoint",
     type=click.Choice(["last", "best", "averaged"]),
-    help="Which checkpoint of both; without it the selected one, or the last where nothing selects.",
+    help="Which checkpoint of both; without it best, or else last, where both were measured at it.",
 )
 @click.option(
     "--n",
@@ -46,73 +48,104 @@ def compare(
     A and B are run directories, or SUITE:NAME for a run of a suite with all of its seeds. One seed each is compared image
     by image (McNemar's exact test, bootstrap interval), several by their means (Welch).
     """
-    from ardbench.reports.compare import compare as compared
-    from ardbench.reports.results import protocol_order, threat_name
-
-    sides = [_side(text, checkpoint, runs) for text in (a, b)]
-    alike = {(name, count) for name, count in sides[0].found.keys() & sides[1].found.keys() if n in (None, count)}
-    shared = protocol_order(name for name, _ in alike)
-    if not shared:
-        raise ArdbenchError(
-            f"{a} and {b} have no evaluation of one protocol on as many images: evaluate both alike with ardbench eval."
-        )
-    if protocol and protocol not in shared:
-        raise unknown(f"protocol that both {a} and {b} have:", protocol, shared)
-    differences = {}
-    for name in shared:
-        largest = max(count for other, count in alike if other == name)
-        first, second = (side.found[name, largest] for side in sides)
-        differences[name] = compared(first, second, threat_name(**first[0].threat))
-    chosen = protocol or min(shared, key=lambda name: differences[name].a + differences[name].b)
+    sides = (_side(a, runs), _side(b, runs))
+    where, shared = _shared(sides, protocol, checkpoint, n)
+    differences, refused = _differences(sides, where, shared)
+    if protocol in refused or not differences:
+        raise refused.get(protocol or "", next(iter(refused.values())))
+    about = protocol or min(differences, key=lambda name: differences[name].a + differences[name].b)
+    sentence = differences[about].sentence(sides[0].name, sides[1].name)
     output = Output(as_json)
-    output.line(differences[chosen].sentence(sides[0].name, sides[1].name))
-    output.line("\n".join(f"{letter}: {side.about}" for letter, side in zip("AB", sides, strict=True)))
+    output.line(sentence)
+    for letter, side in zip("AB", sides, strict=True):
+        output.line(f"{letter}: {', '.join(side.runs)} ({where})")
     output.show(table(COLUMNS, [_row(one) for one in differences.values()], COLUMNS[1:]))
+    for error in refused.values():
+        output.line(str(error))
     documents = [one.document() for one in differences.values()]
-    output.document({"a": sides[0].about, "b": sides[1].about, "about": chosen, "differences": documents})
+    names = {"a": sides[0].runs, "b": sides[1].runs, "checkpoint": where, "about": about}
+    output.document(names | {"sentence": sentence, "differences": documents})
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its short name, what it is in whole, and its evaluations by (protocol, n), one a seed."""
+    """One of the two: its short name, its runs, and its evaluations by (checkpoint, protocol, n), one a seed."""
 
     name: str
-    about: str
-    found: dict[tuple[str, int], list[Verdicts]]
+    runs: tuple[str, ...]
+    found: dict[tuple[str, str, int], list[Verdicts]]
 
 
-def _side(text: str, checkpoint: str | None, root: Path) -> Side:
+def _side(text: str, root: Path) -> Side:
     """Return what was measured of a run, or of a suite's run over its seeds."""
     from ardbench.runs import Run
 
     suite, colon, name = text.rpartition(":")
     if not colon or Path(text).is_dir():
-        return _of_runs(Path(text).name, [Run.open(Path(text))], checkpoint)
+        return _of_runs(Path(text).name, [Run.open(Path(text))])
     _, cells = planned(suite, root)
     named = [cell.run for cell in cells if cell.name == name]
     if not named:
         raise unknown(f"run of suite {suite}:", name, [cell.name for cell in cells])
-    return _of_runs(name, named, checkpoint)
+    return _of_runs(name, named)
 
 
-def _of_runs(name: str, runs: Sequence[Run], checkpoint: str | None) -> Side:
+def _of_runs(name: str, runs: Sequence[Run]) -> Side:
     """Return the evaluations that all seeds have, of the weights that they have now."""
     from ardbench.evaluation.trust import FOR_CHECKS
     from ardbench.reports.results import evaluations
     from ardbench.suites import of_present_weights
-    from ardbench.teachers import default_checkpoint
 
-    found: dict[tuple[str, int], list[Verdicts]] = {}
+    found: dict[tuple[str, str, int], list[Verdicts]] = {}
     for run in runs:
         if run.done is None:
             raise ArdbenchError(f"{run.path} is not finished: type its command again to finish it first.")
-        chosen = checkpoint or default_checkpoint(run.recipe)
         for where, _, verdicts in evaluations(run):
-            counts = where == chosen and verdicts.protocol not in FOR_CHECKS
-            if counts and of_present_weights(run, where, verdicts):
-                found.setdefault((verdicts.protocol, verdicts.n), []).append(verdicts)
-    about = f"{name}, {checkpoint or default_checkpoint(runs[0].recipe)}: {', '.join(run.path.name for run in runs)}"
-    return Side(name, about, {key: several for key, several in found.items() if len(several) == len(runs)})
+            if verdicts.protocol not in FOR_CHECKS and of_present_weights(run, where, verdicts):
+                found.setdefault((where, verdicts.protocol, verdicts.n), []).append(verdicts)
+    whole = {key: several for key, several in found.items() if len(several) == len(runs)}
+    return Side(name, tuple(run.path.name for run in runs), whole)
+
+
+def _shared(
+    sides: tuple[Side, Side], protocol: str | None, checkpoint: str | None, n: int | None
+) -> tuple[str, dict[str, int]]:
+    """Return the checkpoint to compare, and its protocols that both sides have with the number of images."""
+    from ardbench.reports.results import protocol_order
+
+    first, second = sides
+    found: dict[str, dict[str, int]] = {place: {} for place in ([checkpoint] if checkpoint else CHECKPOINTS)}
+    for place, name, count in sorted(first.found.keys() & second.found.keys()):
+        if place in found and n in (None, count):
+            found[place][name] = count  # the most images come last
+    where = next((place for place, names in found.items() if names and protocol in (None, *names)), None)
+    if where:
+        return where, {name: found[where][name] for name in protocol_order(found[where])}
+    names = {name for protocols in found.values() for name in protocols}
+    if protocol and names:
+        raise unknown(f"protocol that both {first.name} and {second.name} have:", protocol, names)
+    raise ArdbenchError(
+        f"{first.name} and {second.name} have no evaluation of one protocol"
+        f"{f' at checkpoint {checkpoint}' if checkpoint else ''} on {n or 'as many'} images: "
+        "evaluate both alike with ardbench eval."
+    )
+
+
+def _differences(
+    sides: tuple[Side, Side], where: str, shared: dict[str, int]
+) -> tuple[dict[str, Difference], dict[str, ArdbenchError]]:
+    """Return what was measured alike, and for the other protocols why it was not."""
+    from ardbench.reports.compare import compare
+    from ardbench.reports.results import threat_name
+
+    differences, refused = {}, {}
+    for name, count in shared.items():
+        first, second = (side.found[where, name, count] for side in sides)
+        try:
+            differences[name] = compare(first, second, threat_name(**first[0].threat))
+        except ArdbenchError as error:
+            refused[name] = error
+    return differences, refused
 
 
 def _row(one: Difference) -> tuple[str, ...]:

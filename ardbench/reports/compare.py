@@ -8,11 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation.statistics import bootstrap_difference, mcnemar, welch
+from ardbench.evaluation.statistics import LIMITS, bootstrap_difference, mcnemar, welch
 from ardbench.evaluation.verdicts import Verdicts
-
-SIGNIFICANT = 0.05
-"""The p-value below which one is called better; differences have 95 % intervals."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,25 @@ class Difference:
     @property
     def told_apart(self) -> bool:
         """Whether one is better at all."""
-        return self.p < SIGNIFICANT
+        return self.p < LIMITS.significant
 
     def sentence(self, a: str, b: str) -> str:
         """Return which of the two is better, by how much, and why that is said."""
         under = "on clean images" if self.protocol == "clean" else f"under {self.protocol}"
         if self.alone is None:
-            count = f"over {self.seeds[0]} and {self.seeds[1]} seeds"
+            count = f"n = {self.n} over {self.seeds[0]} and {self.seeds[1]} seeds"
             why = f"Welch's p = {self.p:.2g}"
         else:
-            count = f"on the same {self.n} images"
-            why = f"{self.alone[0]} are right in A alone, {self.alone[1]} in B alone, McNemar's exact p = {self.p:.2g}"
+            count = f"n = {self.n}"
+            why = f"A alone is right on {self.alone[0]} images, B alone on {self.alone[1]}, McNemar's exact p = {self.p:.2g}"
+        a, b = f"A ({a})", f"B ({b})"
         if not self.told_apart:
-            gap = f"the difference is {_points(self.difference)} points [{_points(self.low)}, {_points(self.high)}]"
-            return f"{a} and {b} cannot be told apart {under} {count}: {gap}; {why}."
+            gap = f"A - B is {_points(self.difference)} points (95 % interval {_points(self.low)} to {_points(self.high)})"
+            return f"{a} and {b} cannot be told apart {under} at {count}: {gap}; {why}."
         better, worse = (a, b) if self.difference > 0 else (b, a)
         low, high = (self.low, self.high) if self.difference > 0 else (-self.high, -self.low)
-        gap = f"{100 * abs(self.difference):.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
-        return f"{better} is better than {worse} {under} by {gap}, {count}; {why}."
+        gap = f"{100 * abs(self.difference):.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+        return f"{better} is better than {worse} {under} by {gap} at {count}; {why}."
 
     def document(self) -> dict[str, Any]:
         """Return all of it as JSON holds it."""
@@ -91,7 +89,8 @@ def compare(first: Sequence[Verdicts], second: Sequence[Verdicts], threat: str) 
                 f"{one.protocol} was measured on {one.n} and on {other.n} images that are not the same ones: "
                 "evaluate both with the same --n."
             )
-        if (other.version, other.threat) != (one.version, one.threat):
+        attacked = one.protocol != "clean"
+        if other.version != one.version or (attacked and other.threat != one.threat):
             raise ArdbenchError(
                 f"{one.protocol} was measured in another version or under another threat: evaluate both again, alike."
             )
@@ -109,4 +108,4 @@ def compare(first: Sequence[Verdicts], second: Sequence[Verdicts], threat: str) 
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0: no -0.0

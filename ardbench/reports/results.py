@@ -141,27 +141,34 @@ Points = list[tuple[float, float, float, float]]
 def sweeps(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, Points]]:
     """Return accuracy against eps by (protocol, norm) and then by checkpoint, where two or more eps were measured.
 
-    Evaluations of the most images count, those in eval-other as well; the clean accuracy stands at eps = 0.
+    All points of a line are of the same images: those measured at the most eps, of equals the most images. Evaluations in
+    eval-other count as well; the clean accuracy of these images stands at eps = 0.
     """
     found: dict[tuple[str, str], dict[str, Points]] = {}
     for run in runs:
-        several: dict[tuple[str, str, str], dict[float, Verdicts]] = {}
-        for path in sorted(run.path.glob("eval/*/*.json")) + sorted(run.path.glob("eval-other/*/*/*.json")):
-            if path.name.endswith(".state.json") or trust.is_trust(path):
-                continue
-            verdicts = load_verdicts(path)
-            if verdicts.seed == 0 and of_present_weights(run, path.parent.name, verdicts):
-                threat = verdicts.threat
-                eps = 0.0 if verdicts.protocol == "clean" else threat["eps"]
-                at = several.setdefault((verdicts.protocol, threat["norm"], path.parent.name), {})
-                if eps not in at or verdicts.n > at[eps].n:
-                    at[eps] = verdicts
-        for (protocol, norm, checkpoint), at in several.items():
-            clean = several.get(("clean", run.recipe.evaluation.norm, checkpoint), {})
-            if len(at) > 1 and protocol not in trust.FOR_CHECKS:
+        lines: dict[tuple[str, str, str], dict[tuple[int, ...], dict[float, Verdicts]]] = {}
+        for checkpoint, verdicts in _at_any_eps(run):
+            protocol, norm, eps = verdicts.protocol, verdicts.threat["norm"], verdicts.threat["eps"]
+            place = ("clean", "", checkpoint) if protocol == "clean" else (protocol, norm, checkpoint)
+            at = lines.setdefault(place, {}).setdefault(tuple(verdicts.index), {})
+            at[0.0 if protocol == "clean" else eps] = verdicts
+        for (protocol, norm, checkpoint), several in lines.items():
+            index, at = max(several.items(), key=lambda one: (len(one[1]), len(one[0])))
+            if len(at) > 1:
+                clean = lines.get(("clean", "", checkpoint), {}).get(index, {})
                 points = [(eps, one.accuracy, *one.interval) for eps, one in sorted((clean | at).items())]
-                found.setdefault((protocol, norm), {})[f"{run.path.name}, {checkpoint}"] = points
+                found.setdefault((protocol, norm), {})[f"{run.path.name}, {checkpoint}, n = {len(index)}"] = points
     return found
+
+
+def _at_any_eps(run: Run) -> Iterator[tuple[str, Verdicts]]:
+    """Yield (checkpoint, verdicts) of the present weights at the run's own threat and at others, with the attacks' seed 0."""
+    for path in sorted(run.path.glob("eval/*/*.json")) + sorted(run.path.glob("eval-other/*/*/*.json")):
+        if not path.name.endswith(".state.json") and not trust.is_trust(path):
+            verdicts = load_verdicts(path)
+            present = of_present_weights(run, path.parent.name, verdicts)
+            if present and verdicts.seed == 0 and verdicts.protocol not in trust.FOR_CHECKS:
+                yield path.parent.name, verdicts
 
 
 def environment(run: Run) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output
+from ardbench.cli.output import Output, say
 from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
 
@@ -89,10 +89,19 @@ def _page(
     from ardbench.runs import write_atomic
 
     there = [run for run in runs if run.metrics]
-    networks = {run.recipe.student: run.recipe.data.name for run in there}
-    costs = {model: cost(model, data.info(dataset)) for model, dataset in networks.items()}
-    kept = [images for run in there for images in _kept(run, data_root)]
-    write_atomic(path, page(name, frame, runs, matrix=matrix, kept=kept, costs=costs).encode())
+    costs: dict[str, dict[str, tuple[int, int]]] = {}
+    for model, dataset in dict.fromkeys((run.recipe.student, run.recipe.data.name) for run in there):
+        costs.setdefault(model, {})[dataset] = cost(model, data.info(dataset))
+    kept: list[Kept] = []
+    unseen: dict[str, None] = {}
+    for run in there:
+        try:
+            kept += _kept(run, data_root)
+        except ArdbenchError as error:
+            unseen[f"Images were kept, and the clean ones to show beside them are not at hand: {error}"] = None
+    for reason in unseen:
+        say(reason)
+    write_atomic(path, page(name, frame, runs, matrix=matrix, kept=kept, unseen=list(unseen), costs=costs).encode())
     return path
 
 
@@ -111,8 +120,13 @@ def _matrix(suite: Suite, cells: Sequence[Cell], runs: Path) -> Matrix | None:
 
 def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
     """Yield some of the images with which each attack fooled a run's network, as far as they were kept."""
-    paths = sorted(run.path.glob("eval/*/*.adversarial.safetensors"))
-    if not paths:
+    ending = ".adversarial.safetensors"
+    found = [
+        (path, path.with_name(path.name.replace(ending, ".json")))
+        for path in sorted(run.path.glob(f"eval/*/*{ending}"))
+    ]
+    finished = [(images, file) for images, file in found if file.is_file()]
+    if not finished:
         return
     import torch
     from safetensors.torch import load_file
@@ -120,11 +134,14 @@ def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
     from ardbench.data.load import load
     from ardbench.evaluation.verdicts import load_verdicts
     from ardbench.reports.page import Kept
+    from ardbench.suites import of_present_weights
 
-    split = load(run.recipe.data.name, torch.device("cpu"), data_root).test
+    split = load(run.recipe.data.name, torch.device("cpu"), data_root, download=False).test
     names = split.info.classes or tuple(map(str, range(split.info.num_classes)))
-    for path in paths:
-        verdicts = load_verdicts(path.with_name(path.name.replace(".adversarial.safetensors", ".json")))
+    for path, file in finished:
+        verdicts = load_verdicts(file)
+        if not of_present_weights(run, path.parent.name, verdicts):
+            continue
         x_adv, x = load_file(path)["x_adv"], split.pixels(torch.tensor(verdicts.index))  # (n, C, H, W)
         moved = ((x_adv - x).abs().flatten(1).amax(dim=1) > 0).tolist()
         rows = [i for i, robust in enumerate(verdicts.robust) if moved[i] and not robust][:SHOWN]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ardbench.data import info
 from ardbench.errors import ArdbenchError
-from ardbench.reports.figures import CELL, PALETTE, PRINTED, figure, heat, save
+from ardbench.reports.figures import CELL, DASHES, PALETTE, PRINTED, figure, heat, save
 from ardbench.runs import Run
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ ACCURACY: Panel = (1, "Accuracy of the student in %")
 RELIABLE = 2  # a panel for each teacher
 ATTACKED: Panel = (3, "Accuracy on the student's x' in %")
 WEIGHTS: Panel = (4, "Weights of the teachers")
-DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
 
 def draw(runs: Sequence[Run], out: Path | None) -> list[Path]:

@@ -13,7 +13,7 @@ import pandas as pd
 from ardbench.evaluation import trust
 from ardbench.reports.classes import accuracies_by_class, class_tables
 from ardbench.reports.curves import class_maps, curves
-from ardbench.reports.figures import bands, bars, image_of, pictures
+from ardbench.reports.figures import bands, bars, image_of, png
 from ardbench.reports.files import provenance
 from ardbench.reports.results import sweeps
 from ardbench.reports.tables import Entry, Row, Table, tables
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ardbench.reports.transfer import Matrix
 
 
+Sizes = Mapping[str, Mapping[str, tuple[int, int]]]
+"""Architecture -> data set -> parameters and multiply-accumulates."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """An image inside the page.
@@ -32,14 +36,29 @@ class Figure:
     Args:
         source: a data URI.
         caption: one line, also what a screen reader says.
-        style: "chart", which is inverted in the dark, or "pixels", which is not.
-        folded: behind a line that opens it.
+        folded: behind a line that opens it, unless the page is printed.
     """
 
     source: str
     caption: str
-    style: str = "chart"
     folded: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One image of a grid: as it is, its perturbation and the sum, each a data URI with words for a screen reader."""
+
+    images: Sequence[tuple[str, str]]
+    label: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What one attack did to some images."""
+
+    about: str
+    columns: Sequence[Column]
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class Section:
     table: Table | None = None
     styles: Mapping[str, str] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
+    grids: Sequence[Grid] = ()
     folded: Sequence[tuple[str, str]] = ()
 
 
@@ -78,7 +98,8 @@ def page(
     *,
     matrix: Matrix | None = None,
     kept: Sequence[Kept] = (),
-    costs: Mapping[str, tuple[int, int]] | None = None,
+    unseen: Sequence[str] = (),
+    costs: Sizes | None = None,
 ) -> str:
     """Return the page; the same runs give the same bytes.
 
@@ -88,7 +109,8 @@ def page(
         runs: that are shown.
         matrix: how the adversarial examples of a suite's teachers transfer.
         kept: images for the grids.
-        costs: parameters and multiply-accumulates of each architecture.
+        unseen: why images that were kept are not among them, and what to type instead.
+        costs: parameters and multiply-accumulates of each architecture on each data set.
     """
     from jinja2 import Environment
 
@@ -101,14 +123,15 @@ def page(
         *_curves(there),
         *_sweeps(there),
         *_transfer(matrix),
-        *_images(kept),
+        *_images(kept, unseen),
         _provenance(there),
     ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["blocks"] = _blocks
     template = resources.files("ardbench.reports").joinpath("page.html").read_text(encoding="utf-8")
     about = (
-        f"{len(there)} runs. Made by ardbench from per-example verdicts; every figure and style is inside this file."
+        f"{len(there)} runs. Made by ardbench from per-example verdicts; every figure and style is inside this file. "
+        "A column's heading sorts its table."
     )
     return environment.from_string(template).render(title=title, about=about, sections=sections)
 
@@ -125,33 +148,37 @@ def _blocks(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield block
 
 
-def _with_sizes(table: Table, costs: Mapping[str, tuple[int, int]]) -> Table:
+def _with_sizes(table: Table, costs: Sizes) -> Table:
     """Return the table of costs with parameters and MACs beside; any other as it is."""
     if not costs or "images/s" not in table.header:
         return table
     rows = []
     for row in table.rows:
-        parameters, macs = costs.get(row.entries[1].text, (0, 0))
-        sizes = (Entry(f"{parameters / 1e6:.3g}"), Entry(f"{macs / 1e6:.4g}")) if parameters else (Entry(), Entry())
-        rows.append(Row((*row.entries, *sizes), row.opens, row.quoted))
-    notes = (
+        sizes = costs.get(row.entries[1].text, {}).values()
+        cells = [" / ".join(f"{number / 1e6:.4g}" for number in numbers) for numbers in zip(*sizes, strict=True)]
+        rows.append(Row((*row.entries, *map(Entry, cells or ["", ""])), row.opens, row.quoted))
+    notes = [
         *table.footnotes,
         "MACs: multiply-accumulates of one forward of one image, of the student as it is deployed.",
-    )
-    return Table(table.title, (*table.header, "M parameters", "M MACs"), table.labels, tuple(rows), notes)
+    ]
+    notes += [f"{name}: its sizes on {' / '.join(sizes)}." for name, sizes in costs.items() if len(sizes) > 1]
+    return Table(table.title, (*table.header, "M parameters", "M MACs"), table.labels, tuple(rows), tuple(notes))
 
 
 def _trust(runs: Sequence[Run]) -> Iterator[Section]:
-    """Yield what the trust checks say of every evaluation that has been checked."""
+    """Yield what the trust checks say of every evaluation that has been checked on the weights that are there."""
     rows = []
     for run in runs:
         for path in sorted(run.path.glob(f"eval/*/{trust.STEM}*.json")):
-            findings, _ = trust.load(path)
+            findings, weights = trust.load(path)
+            if (run.done or {}).get("weights", {}).get(path.parent.name, weights) != weights:
+                continue
+            images = path.stem.removeprefix(trust.STEM).removeprefix("-n") or "all"
             for place, one in enumerate(findings):
-                words = (run.path.name, path.parent.name) if not place else ("", "")
+                words = ("", "", "") if place else (run.path.name, path.parent.name, images)
                 rows.append(Row(tuple(map(Entry, (*words, one.level, one.check, one.reason))), opens=not place))
     if rows:
-        header = ("run", "checkpoint", "verdict", "check", "reason")
+        header = ("run", "checkpoint", "test images", "verdict", "check", "reason")
         notes = (
             "Signs that an attack has failed rather than that the network held: all ok proves nothing, it only lacks them.",
         )
@@ -164,11 +191,11 @@ def _by_class(runs: Sequence[Run]) -> Iterator[Section]:
     frame = accuracies_by_class(runs)
     figures = []
     for (run, checkpoint), group in frame.groupby(["run", "checkpoint"], sort=False):
-        attacks = [name for name in ("aa", "pgd20") if name in set(group["protocol"])]
-        shown = [name for name in ("clean", *attacks[:1]) if name in set(group["protocol"])]
+        means = group.groupby("protocol")["value"].mean().drop("clean", errors="ignore")
+        strongest = ["aa"] if "aa" in means else [str(means.idxmin())] if len(means) else []
+        shown = [name for name in ("clean", *strongest) if name in set(group["protocol"])]
         parts = {name: _shares(group[group["protocol"] == name]) for name in shown}
-        if shown:
-            figures.append(Figure(image_of(bars(parts)), f"{run}, {checkpoint}", folded=True))
+        figures.append(Figure(image_of(bars(parts)), f"{run}, {checkpoint}", folded=True))
     if figures:
         yield Section("Accuracy by class", figures=figures)
 
@@ -190,12 +217,19 @@ def _curves(runs: Sequence[Run]) -> Iterator[Section]:
 
 def _sweeps(runs: Sequence[Run]) -> Iterator[Section]:
     """Yield accuracy against eps, a figure for each protocol and norm that was measured under several."""
-    figures = [
-        Figure(image_of(bands(lines, f"eps ({norm})", "accuracy in %")), f"{protocol}, {norm}")
-        for (protocol, norm), lines in sweeps(runs).items()
-    ]
+    figures = []
+    for (protocol, norm), lines in sweeps(runs).items():
+        scale, unit = (255, "eps in 1/255 (linf)") if norm == "linf" else (1, f"eps ({norm})")
+        scaled = {
+            name: [(scale * eps, share, low, high) for eps, share, low, high in points]
+            for name, points in lines.items()
+        }
+        figures.append(Figure(image_of(bands(scaled, unit, "accuracy in %")), f"{protocol}, {norm}"))
     if figures:
-        text = "Each line is a checkpoint; shaded are the 95 % Wilson intervals. At eps = 0 stands the clean accuracy."
+        text = (
+            "Each line is a checkpoint, all its points on the same images; shaded are the 95 % Wilson intervals. "
+            "At eps = 0 stands the clean accuracy."
+        )
         yield Section("Accuracy against eps", texts=[text], figures=figures)
 
 
@@ -206,18 +240,23 @@ def _transfer(matrix: Matrix | None) -> Iterator[Section]:
         )
 
 
-def _images(kept: Sequence[Kept]) -> Iterator[Section]:
+def _images(kept: Sequence[Kept], unseen: Sequence[str]) -> Iterator[Section]:
     """Yield grids of clean images, their perturbations, scaled to be seen, and adversarial images."""
-    figures = []
-    for one in kept:
-        words = [f"{label} / {said}" for label, said in zip(one.labels, one.said, strict=True)]
-        figures.append(Figure(image_of(pictures(one.clean, one.adversarial, words), "png"), one.about, "pixels"))
-    if figures:
-        text = (
-            "From above: the clean image, the perturbation (grey is zero, scaled to the largest), the adversarial image. "
-            "Below: the class / what the network says under attack."
+    if kept or unseen:
+        text = "From above: the clean image, the perturbation (grey is zero, scaled to the largest), the adversarial image."
+        yield Section(
+            "Adversarial images", texts=[*([text] if kept else []), *unseen], grids=[_grid(one) for one in kept]
         )
-        yield Section("Adversarial images", texts=[text], figures=figures)
+
+
+def _grid(kept: Kept) -> Grid:
+    change = kept.adversarial - kept.clean
+    visible = 0.5 + change / (2 * max(abs(change).max(), 1e-12))
+    columns = []
+    for *images, label, said in zip(kept.clean, visible, kept.adversarial, kept.labels, kept.said, strict=True):
+        words = (label, f"the perturbation of {label}", f"{label}, taken for {said}")
+        columns.append(Column(list(zip(map(png, images), words, strict=True)), label, said))
+    return Grid(kept.about, columns)
 
 
 def _provenance(runs: Sequence[Run]) -> Section:

@@ -26,7 +26,8 @@ from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.progress import Progress
-from ardbench.reports.card import card, trust_findings, without_folder
+from ardbench.reports.card import card, trust_findings
+from ardbench.reports.files import without_folder
 from ardbench.runs import Run, sha256_of, write_json
 
 ROOT = Path(__file__).parents[1]

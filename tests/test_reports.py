@@ -322,10 +322,16 @@ def test_regenerating_gives_the_same_bytes_and_the_csv_is_enough(tmp_path: Path)
 
 
 def test_provenance_sums_and_names(tmp_path: Path) -> None:
-    run = make_run(tmp_path, recipe())
+    teacher = Teacher("/home/me/runs/wide", "robust", "id", "wrn", "nowhere", "ab")
+    run = make_run(tmp_path, recipe(), (teacher,))
+    typed = ["ardbench", "distill", "rslad", "--teacher", "/home/me/runs/wide", "--runs", "/home/me/runs"]
+    write_json(run.path / "env.json", json.loads((run.path / "env.json").read_text()) | {"argv": typed})
     verdict(run, "clean", 6)
     write(collect([run]), tmp_path / "out", "t", [run])
-    found = json.loads((tmp_path / "out" / "t.provenance.json").read_text())
+    found = json.loads(text := (tmp_path / "out" / "t.provenance.json").read_text())
+    assert "/home/me" not in text  # whose machine it was is nobody's business
+    assert found["runs"][0]["environment"]["argv"] == [*typed[:4], "wide", "--runs", "runs"]
+    assert found["runs"][0]["teachers"][0]["source"] == "wide"
     assert found["training_device_hours"] == {"cpu": 0.5}
     assert found["evaluation_hours"] == 0.01
     assert found["runs"][0]["environment"]["git_sha"] == "abc"

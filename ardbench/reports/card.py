@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from ardbench import __version__, data
 from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.classes import class_tables
+from ardbench.reports.files import without_folder
 from ardbench.reports.footnotes import SINGLE_SEED
 from ardbench.reports.rendering import markdown
 from ardbench.reports.results import environment, evaluations, protocol_order, threat_name, training_seconds
@@ -200,11 +200,6 @@ def _training(run: Run, config: Mapping[str, Any]) -> Iterator[str]:
         commit = f", commit {known['git_sha']}{changed}" if known["git_sha"] else ""
         yield f"ardbench {known['ardbench']}{commit}, torch {known['torch']}, begun {known['started']}."
     yield f"Weights: `model.safetensors`, sha256 `{config['sha256']}`."
-
-
-def without_folder(word: str) -> str:
-    """Return a word of a command line with absolute folders cut off: whose machine it was is nobody's business."""
-    return re.sub(r"(^|=)(?:~|/)(?:[^=]*/)?(?=[^/=]+/?$)", r"\1", word)
 
 
 def _limits(run: Run, checkpoint: str, config: Mapping[str, Any], found: Sequence[Verdicts]) -> Iterator[str]:

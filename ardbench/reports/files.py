@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,8 @@ def _run(run: Run) -> dict[str, Any]:
         "device": done.get("device") or known.get("device", ""),
         "training_seconds": training_seconds(run),
         "weights": done.get("weights", {}),
-        "teachers": [{"source": t.source, "role": t.role, "sha256": t.sha256} for t in run.teachers],
-        "environment": known,
+        "teachers": [{"source": without_folder(t.source), "role": t.role, "sha256": t.sha256} for t in run.teachers],
+        "environment": known | {"argv": [without_folder(word) for word in known.get("argv", ())]},
         "evaluations": [
             {
                 "file": str(path.relative_to(run.path)),
@@ -95,3 +96,8 @@ def _run(run: Run) -> dict[str, Any]:
             for _, path, verdicts in evaluations(run)
         ],
     }
+
+
+def without_folder(word: str) -> str:
+    """Return a word of a command line with absolute folders cut off: whose machine it was is nobody's business."""
+    return re.sub(r"(^|=)(?:~|/)(?:[^=]*/)?(?=[^/=]+/?$)", r"\1", word)

@@ -12,7 +12,7 @@ from rich.console import Console
 from test_reports import lines_of, make_run, recipe, verdict
 
 from ardbench.reports import collect, console, write
-from ardbench.reports.classes import accuracies_by_class, class_tables, confusions
+from ardbench.reports.classes import accuracies_by_class, class_tables, confusions, read_evaluated
 from ardbench.runs import Run, sha256_of
 
 LABELS = [0, 0, 0, 0, 3, 3, 3, 3, 3, 8]
@@ -29,7 +29,7 @@ def evaluated(root: Path, **changes: object) -> Run:
 
 
 def test_each_class_is_counted_with_its_interval(tmp_path: Path) -> None:
-    frame = accuracies_by_class([evaluated(tmp_path)])
+    frame = accuracies_by_class(read_evaluated([evaluated(tmp_path)]))
     attacked = frame[frame["protocol"] == "aa"].set_index("class")
     assert attacked["value"].to_dict() == {"0": 0.5, "3": 0.2, "8": 1.0}
     assert attacked["n"].to_dict() == {"0": 4, "3": 5, "8": 1}
@@ -41,14 +41,14 @@ def test_each_class_is_counted_with_its_interval(tmp_path: Path) -> None:
 
 
 def test_confusion_counts_what_is_taken_for_what(tmp_path: Path) -> None:
-    frame = confusions([evaluated(tmp_path)])
+    frame = confusions(read_evaluated([evaluated(tmp_path)]))
     attacked = frame[frame["protocol"] == "aa"]
     counts = {(row["class"], row["said"]): row["count"] for _, row in attacked.iterrows()}
     assert counts == {("0", "1"): 1, ("0", "6"): 1, ("3", "5"): 3, ("3", "9"): 1}
 
 
 def test_the_table_names_the_worst_class_and_the_spread(tmp_path: Path) -> None:
-    (table,) = class_tables([evaluated(tmp_path)])
+    (table,) = class_tables(read_evaluated([evaluated(tmp_path)]))
     assert table.title == "Classes on digits (linf, eps 8/255)"
     assert table.header[4:] == (
         "worst class, clean",
@@ -72,7 +72,7 @@ def test_the_table_names_the_worst_class_and_the_spread(tmp_path: Path) -> None:
 def test_classes_that_are_equally_bad_are_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path, recipe())
     verdict(run, "clean", 0, labels=[2, 2, 4, 4, 7, 7], predictions=[2, 2, 4, 0, 1, 7], index=list(range(6)), n=6)
-    (table,) = class_tables([run])
+    (table,) = class_tables(read_evaluated([run]))
     assert [cell.text for cell in table.rows[0].entries[4:]] == ["4 (+1) 50.0", "50.0"]
 
 
@@ -81,19 +81,21 @@ def test_without_autoattack_the_strongest_attack_stands_in(tmp_path: Path) -> No
     for protocol, correct in {"pgd20": 6, "cw20": 4, "fgsm": 8}.items():
         verdict(run, protocol, correct)
     verdict(run, "pgd10", 0, threat={"norm": "linf", "eps": 1.0})  # another threat is in no table of this one
-    (table,) = class_tables([run])
+    (table,) = class_tables(read_evaluated([run]))
     assert table.header[4:] == ("worst class, cw20", "spread, cw20", "most confused, cw20")
-    assert set(accuracies_by_class([run])["protocol"]) == {"pgd20", "cw20", "fgsm", "pgd10"}
+    assert set(accuracies_by_class(read_evaluated([run]))["protocol"]) == {"pgd20", "cw20", "fgsm", "pgd10"}
 
 
 def test_more_images_and_present_weights_count(tmp_path: Path) -> None:
     run = evaluated(tmp_path)
     verdict(run, "aa", 2, n=2)
-    assert set(accuracies_by_class([run]).query("protocol == 'aa'")["n"]) == {4, 5, 1}
+    assert set(accuracies_by_class(read_evaluated([run])).query("protocol == 'aa'")["n"]) == {4, 5, 1}
     verdict(run, "aa", 0, labels=LABELS, predictions=ATTACKED, key={"weights": "0" * 64})
     verdict(run, "clean", 0, labels=LABELS, predictions=CLEAN, key={"weights": sha256_of(run.weights("last"))})
-    assert set(accuracies_by_class([run]).query("protocol == 'aa'")["n"]) == {1}  # the two images that are left
-    (table,) = class_tables([run])
+    assert set(accuracies_by_class(read_evaluated([run])).query("protocol == 'aa'")["n"]) == {
+        1
+    }  # the two images that are left
+    (table,) = class_tables(read_evaluated([run]))
     assert table.footnotes[-1] == "Left out, for their run has other weights now: 1 evaluation."
 
 
@@ -101,8 +103,8 @@ def test_classes_without_names_are_numbers_and_unfinished_runs_are_marked(tmp_pa
     wanted = {"name": "tiny-imagenet", "validation": 100, "augment": "none", "batch": 64}
     run = make_run(tmp_path, recipe(data=wanted), finished=False)
     verdict(run, "clean", 0, labels=[150, 7], predictions=[7, 7], n=2)
-    assert list(accuracies_by_class([run])["class"]) == ["7", "150"]
-    (table,) = class_tables([run])
+    assert list(accuracies_by_class(read_evaluated([run]))["class"]) == ["7", "150"]
+    (table,) = class_tables(read_evaluated([run]))
     assert table.rows[0].entries[0].text.endswith("‡ (partial)")
     assert table.header[4:] == ("worst class, clean", "spread, clean")
 
@@ -113,7 +115,7 @@ def test_overfitting_is_best_minus_last_on_the_same_images(tmp_path: Path) -> No
         verdict(run, "aa", correct, checkpoint=checkpoint)
     verdict(run, "clean", 9, checkpoint="best")
     verdict(run, "clean", 4, n=5, checkpoint="last")  # other images: no gap
-    _, table = class_tables([run])
+    _, table = class_tables(read_evaluated([run]))
     assert table.title == "Overfitting on digits (linf, eps 8/255)"
     assert table.header[3:] == ("checkpoint", "aa")
     assert table.rows[0].entries[3].text == "best (by test!) - last"
@@ -137,6 +139,6 @@ def test_reports_carry_the_tables_and_their_files(tmp_path: Path) -> None:
 
 def test_nothing_measured_gives_no_table_by_class(tmp_path: Path) -> None:
     run = make_run(tmp_path, recipe())
-    assert class_tables([run]) == []
+    assert class_tables(read_evaluated([run])) == []
     assert "t.classes.csv" not in {path.name for path in write(collect([run]), tmp_path / "out", "t", [run])}
     assert json.loads((tmp_path / "out" / "t.provenance.json").read_text())["runs"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.console import RenderableType
 
-from ardbench.reports.classes import class_tables
+from ardbench.reports.classes import class_tables, read_evaluated
 from ardbench.reports.files import write
 from ardbench.reports.rendering import renderable
 from ardbench.reports.results import collect, collect_suite, read
@@ -19,4 +19,4 @@ __all__ = ["Table", "collect", "collect_suite", "console", "read", "tables", "wr
 
 def console(frame: pd.DataFrame, runs: Sequence[Run] = ()) -> RenderableType:
     """Return the tables of the results for a rich console, those by class as well where the runs are given."""
-    return renderable([*tables(frame), *class_tables(runs)])
+    return renderable([*tables(frame), *class_tables(read_evaluated(runs))])

@@ -11,7 +11,7 @@ from typing import Any
 from ardbench import __version__, data
 from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
-from ardbench.reports.classes import class_tables
+from ardbench.reports.classes import class_tables, read_evaluated
 from ardbench.reports.files import without_folder
 from ardbench.reports.footnotes import SINGLE_SEED
 from ardbench.reports.rendering import markdown
@@ -163,7 +163,9 @@ def _results(run: Run, checkpoint: str, found: Sequence[Verdicts]) -> str:
         *dict.fromkeys(f"{verdicts.protocol}: {note}" for verdicts in found for note in verdicts.notes),
         *trust_findings(run.path / "eval" / checkpoint),
     ]
-    return markdown([Table("Results", header, 2, tuple(rows), tuple(notes)), *class_tables([run])]).rstrip("\n")
+    return markdown(
+        [Table("Results", header, 2, tuple(rows), tuple(notes)), *class_tables(read_evaluated([run]))]
+    ).rstrip("\n")
 
 
 def _cells(verdicts: Verdicts) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ LABELS = ("run", "student", "teachers", "checkpoint")
 
 
 @dataclass(frozen=True)
-class _Evaluated:
+class Evaluated:
     """A run and the verdicts on its present weights, the newest version and most images of each checkpoint and protocol."""
 
     run: Run
@@ -49,44 +49,9 @@ class _Evaluated:
         return tuple(Entry(text) for text in (*texts, checkpoint))
 
 
-def accuracies_by_class(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return a row for each run, checkpoint, protocol and class; value, low and high (95 % Wilson) are fractions."""
-
-    def counted(one: _Evaluated, verdicts: Verdicts) -> Iterator[tuple[Any, ...]]:
-        for label, (robust, n) in verdicts.by_class.items():
-            yield one.named(label), robust / n, n, *wilson(robust, n)
-
-    return _tidy(runs, COUNTED, counted)
-
-
-def confusions(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return how often an image of a class was said to be of another, under each protocol, where that happened at all."""
-
-    def confused(one: _Evaluated, verdicts: Verdicts) -> Iterator[tuple[Any, ...]]:
-        for (label, said), count in sorted(verdicts.confusion.items()):
-            if label != said:
-                yield one.named(label), one.named(said), count
-
-    return _tidy(runs, CONFUSED, confused)
-
-
-def class_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return for each data set and threat the table "Classes" and, where best and last were measured alike, "Overfitting"."""
-    found: dict[tuple[str, str], list[_Evaluated]] = {}
-    for one in _evaluated(runs):
-        own_threat = one.run.recipe.evaluation.model_dump(mode="json")
-        own = {key: verdicts for key, verdicts in one.verdicts.items() if verdicts.threat == own_threat}
-        if own:
-            found.setdefault((one.dataset, threat_name(**own_threat)), []).append(replace(one, verdicts=own))
-    made = []
-    for (dataset, threat), group in found.items():
-        where = f"on {dataset} ({threat})"
-        made += [_classes(group, where), *_overfitting(group, where)]
-    return made
-
-
-def _evaluated(runs: Sequence[Run]) -> Iterator[_Evaluated]:
-    """Yield the runs that have been evaluated at all."""
+def read_evaluated(runs: Sequence[Run]) -> list[Evaluated]:
+    """Return the runs that have been evaluated at all, with their verdicts: read once for all that is told by class."""
+    found = []
     for run in runs:
         kept: dict[tuple[str, str], Verdicts] = {}
         gone = 0
@@ -100,17 +65,54 @@ def _evaluated(runs: Sequence[Run]) -> Iterator[_Evaluated]:
             if (verdicts.version, verdicts.n) > (other.version, other.n):
                 kept[checkpoint, verdicts.protocol] = verdicts
         if kept:
-            yield _Evaluated(run, run.recipe.data.name, state_of(run), kept, gone)
+            found.append(Evaluated(run, run.recipe.data.name, state_of(run), kept, gone))
+    return found
+
+
+def accuracies_by_class(several: Sequence[Evaluated]) -> pd.DataFrame:
+    """Return a row for each run, checkpoint, protocol and class; value, low and high (95 % Wilson) are fractions."""
+
+    def counted(one: Evaluated, verdicts: Verdicts) -> Iterator[tuple[Any, ...]]:
+        for label, (robust, n) in verdicts.by_class.items():
+            yield one.named(label), robust / n, n, *wilson(robust, n)
+
+    return _tidy(several, COUNTED, counted)
+
+
+def confusions(several: Sequence[Evaluated]) -> pd.DataFrame:
+    """Return how often an image of a class was said to be of another, under each protocol, where that happened at all."""
+
+    def confused(one: Evaluated, verdicts: Verdicts) -> Iterator[tuple[Any, ...]]:
+        for (label, said), count in sorted(verdicts.confusion.items()):
+            if label != said:
+                yield one.named(label), one.named(said), count
+
+    return _tidy(several, CONFUSED, confused)
+
+
+def class_tables(several: Sequence[Evaluated]) -> list[Table]:
+    """Return for each data set and threat the table "Classes" and, where best and last were measured alike, "Overfitting"."""
+    found: dict[tuple[str, str], list[Evaluated]] = {}
+    for one in several:
+        own_threat = one.run.recipe.evaluation.model_dump(mode="json")
+        own = {key: verdicts for key, verdicts in one.verdicts.items() if verdicts.threat == own_threat}
+        if own:
+            found.setdefault((one.dataset, threat_name(**own_threat)), []).append(replace(one, verdicts=own))
+    made = []
+    for (dataset, threat), group in found.items():
+        where = f"on {dataset} ({threat})"
+        made += [_classes(group, where), *_overfitting(group, where)]
+    return made
 
 
 def _tidy(
-    runs: Sequence[Run],
+    several: Sequence[Evaluated],
     columns: Sequence[str],
-    rows_of: Callable[[_Evaluated, Verdicts], Iterator[tuple[Any, ...]]],
+    rows_of: Callable[[Evaluated, Verdicts], Iterator[tuple[Any, ...]]],
 ) -> pd.DataFrame:
     """Return the rows of every evaluation behind what it is an evaluation of."""
     rows = []
-    for one in _evaluated(runs):
+    for one in several:
         for (checkpoint, protocol), verdicts in one.verdicts.items():
             threat = verdicts.threat
             about = (
@@ -126,7 +128,7 @@ def _tidy(
     return pd.DataFrame(rows, columns=[*ABOUT, *columns])
 
 
-def _classes(group: Sequence[_Evaluated], where: str) -> Table:
+def _classes(group: Sequence[Evaluated], where: str) -> Table:
     """Return the worst class and the spread, clean and under one attack."""
     attack = _telling(group)
     shown = [name for name in ("clean", attack) if any(name == other for one in group for _, other in one.verdicts)]
@@ -146,7 +148,7 @@ def _classes(group: Sequence[_Evaluated], where: str) -> Table:
     return Table(f"Classes {where}", (*LABELS, *header, *confusion), 4, tuple(lines), tuple(_notes(group, used)))
 
 
-def _telling(group: Sequence[_Evaluated]) -> str:
+def _telling(group: Sequence[Evaluated]) -> str:
     """Return AutoAttack where any run has it, else the attack with the lowest mean accuracy; nothing where there is none."""
     found: dict[str, list[float]] = {}
     for one in group:
@@ -156,7 +158,7 @@ def _telling(group: Sequence[_Evaluated]) -> str:
     return "aa" if "aa" in found else min(found, key=lambda name: fmean(found[name]), default="")
 
 
-def _extremes(one: _Evaluated, verdicts: Verdicts | None) -> tuple[Entry, Entry]:
+def _extremes(one: Evaluated, verdicts: Verdicts | None) -> tuple[Entry, Entry]:
     """Return the worst class with its accuracy, and by how many points the best class is above it."""
     if verdicts is None:
         return Entry(), Entry()
@@ -172,7 +174,7 @@ def _extremes(one: _Evaluated, verdicts: Verdicts | None) -> tuple[Entry, Entry]
     )
 
 
-def _most_confused(one: _Evaluated, verdicts: Verdicts | None) -> Entry:
+def _most_confused(one: Evaluated, verdicts: Verdicts | None) -> Entry:
     """Return the class that most often is said to be one other, with how often."""
     wrong = {pair: count for pair, count in (verdicts.confusion if verdicts else {}).items() if pair[0] != pair[1]}
     if verdicts is None or not wrong:
@@ -181,7 +183,7 @@ def _most_confused(one: _Evaluated, verdicts: Verdicts | None) -> Entry:
     return Entry(f"{one.named(label)} as {one.named(said)}", f"({wrong[label, said]} of {verdicts.by_class[label][1]})")
 
 
-def _notes(group: Sequence[_Evaluated], used: Sequence[Verdicts]) -> list[str]:
+def _notes(group: Sequence[Evaluated], used: Sequence[Verdicts]) -> list[str]:
     sizes = [n for verdicts in used for _, n in verdicts.by_class.values()]
     widest = 100 * max(high - low for v in used for low, high in (wilson(*counts) for counts in v.by_class.values()))
     a_class = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]}"
@@ -194,7 +196,7 @@ def _notes(group: Sequence[_Evaluated], used: Sequence[Verdicts]) -> list[str]:
     ]
 
 
-def _standing(group: Sequence[_Evaluated]) -> list[str]:
+def _standing(group: Sequence[Evaluated]) -> list[str]:
     unfinished = any(one.state != "done" for one in group)
     gone = sum(one.gone for one in group)
     return [
@@ -203,7 +205,7 @@ def _standing(group: Sequence[_Evaluated]) -> list[str]:
     ]
 
 
-def _overfitting(group: Sequence[_Evaluated], where: str) -> list[Table]:
+def _overfitting(group: Sequence[Evaluated], where: str) -> list[Table]:
     """Return the table of best minus last, or none where no run has both on the same images."""
     gaps = [(one, found) for one in group if (found := _gaps(one))]
     if not gaps:
@@ -228,7 +230,7 @@ def _overfitting(group: Sequence[_Evaluated], where: str) -> list[Table]:
     return [Table(f"Overfitting {where}", (*LABELS, *protocols), 4, tuple(lines), tuple(notes))]
 
 
-def _gaps(one: _Evaluated) -> dict[str, Entry]:
+def _gaps(one: Evaluated) -> dict[str, Entry]:
     """Return the gap under each protocol that measured best and last on the same images."""
     found = {}
     for (checkpoint, name), best in one.verdicts.items():

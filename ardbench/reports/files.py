@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ardbench.reports.classes import accuracies_by_class, class_tables, confusions
+from ardbench.reports.classes import accuracies_by_class, class_tables, confusions, read_evaluated
 from ardbench.reports.rendering import latex, markdown
 from ardbench.reports.results import environment, evaluations, training_seconds
 from ardbench.reports.tables import tables
@@ -32,7 +32,8 @@ def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), t
     Raises:
         ArdbenchError: the folder cannot be written.
     """
-    made = [*tables(frame), *class_tables(runs)]
+    evaluated = read_evaluated(runs)
+    made = [*tables(frame), *class_tables(evaluated)]
     contents = {
         "csv": _csv(frame),
         "md": f"# {title or name}\n\n{markdown(made)}",
@@ -41,9 +42,9 @@ def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), t
     if runs:
         contents["md"] += f"\nVersions, commits, devices, commands and hashes of every run: `{name}.provenance.json`.\n"
         contents["provenance.json"] = json.dumps(provenance(runs), indent=2) + "\n"
-    by_class = accuracies_by_class(runs)
+    by_class = accuracies_by_class(evaluated)
     if not by_class.empty:
-        contents |= {"classes.csv": _csv(by_class), "confusion.csv": _csv(confusions(runs))}
+        contents |= {"classes.csv": _csv(by_class), "confusion.csv": _csv(confusions(evaluated))}
     paths = []
     for ending, text in contents.items():
         path = out / f"{name}.{ending}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ardbench.evaluation import trust
-from ardbench.reports.classes import accuracies_by_class, class_tables
+from ardbench.reports.classes import Evaluated, accuracies_by_class, class_tables, read_evaluated
 from ardbench.reports.curves import class_maps, curves
 from ardbench.reports.figures import bands, bars, image_of, png
 from ardbench.reports.files import provenance
@@ -115,11 +115,12 @@ def page(
     from jinja2 import Environment
 
     there = [run for run in runs if (run.path / "config.json").is_file()]
+    evaluated = read_evaluated(there)
     sections = [
         *(Section(table.title, table=_with_sizes(table, costs or {})) for table in tables(frame)),
         *_trust(there),
-        *(Section(table.title, table=table) for table in class_tables(there)),
-        *_by_class(there),
+        *(Section(table.title, table=table) for table in class_tables(evaluated)),
+        *_by_class(evaluated),
         *_curves(there),
         *_sweeps(there),
         *_transfer(matrix),
@@ -186,9 +187,9 @@ def _trust(runs: Sequence[Run]) -> Iterator[Section]:
         yield Section("Trust checks", table=Table("", header, len(header), tuple(rows), notes), styles=styles)
 
 
-def _by_class(runs: Sequence[Run]) -> Iterator[Section]:
+def _by_class(evaluated: Sequence[Evaluated]) -> Iterator[Section]:
     """Yield bars of clean and attacked accuracy by class, one figure a run and checkpoint."""
-    frame = accuracies_by_class(runs)
+    frame = accuracies_by_class(evaluated)
     figures = []
     for (run, checkpoint), group in frame.groupby(["run", "checkpoint"], sort=False):
         means = group.groupby("protocol")["value"].mean().drop("clean", errors="ignore")

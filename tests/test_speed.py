@@ -160,7 +160,7 @@ def test_a_row_that_is_there_is_not_measured_again(
         options = training.parse([*TINY, "--out", str(tmp_path), "--variants", variants])
         training.measure("peeraid", options.of("peeraid"), CPU)
     assert measured == ["reference", "fp32", "reference", "bf16"]
-    rows = report.read(tmp_path / "cpu.csv")
+    rows = report.open_table(tmp_path / "cpu.csv").rows()
     assert [(row["method"], row["variant"], row["teacher"], row["batch"]) for row in rows] == [
         ("peeraid", "fp32", "resnet8-tiny", "8"),
         ("peeraid", "bf16", "resnet8-tiny", "8"),

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
-import platform
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 
 import torch
-
-from ardbench.runs import write_atomic
+from tables import Cells, Seconds, Table, markdown, name_of, where
 
 NOTE = """\
 Synthetic uint8 images of CIFAR-10's shape, freshly initialised networks, the as-released recipe's attack (PGD-10) and a
@@ -28,14 +24,6 @@ medians, the ratio is the median of paired samples with the least and largest in
 processor time, which busy neighbours disturb less. Memory is the peak above what the process held before images and
 networks were made, each side in a process of its own.
 """
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """What one step took, on the wall and of all processors together."""
-
-    wall: float
-    processor: float
 
 
 @dataclass
@@ -72,15 +60,10 @@ class Row:
         cls, device: torch.device, model: str, teacher: str, batch: int, method: str, tf32: bool, gradient: str
     ) -> Row:
         """Return an unmeasured row of this machine."""
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         threads = torch.get_num_threads()
-        return cls(device.type, name, torch.__version__, threads, model, teacher, batch, method, "", tf32, gradient)
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What makes two rows the same measurement."""
-        names = [field.name for field in fields(self)]
-        return tuple(str(getattr(self, name)) for name in names[: names.index("gradient") + 1])
+        return cls(
+            device.type, name_of(device), torch.__version__, threads, model, teacher, batch, method, "", tf32, gradient
+        )
 
     def of(self, variant: str) -> Row:
         """Return the row of one precision."""
@@ -102,61 +85,25 @@ class Row:
         self.repeats, self.steps, self.date = len(ratios), steps, datetime.date.today().isoformat()
 
 
-def processor() -> str:
-    """Return the CPU's name, with the bf16 instructions that it has."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    told = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    name = told.get("model name", platform.processor()).strip(" \t:")
-    extra = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in told.get("flags", "").split()]
-    return " ".join([name, *extra])
+def open_table(path: Path) -> Table:
+    """Return the table in a CSV."""
+    names = [field.name for field in fields(Row)]
+    return Table(path, tuple(names[: names.index("gradient") + 1]), page)
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV, none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def known(path: Path) -> set[tuple[str, ...]]:
-    """Return the keys of the rows that a CSV holds."""
-    return {_key(row) for row in read(path)}
-
-
-def write(path: Path, row: Row) -> None:
-    """Add a row to the CSV, in the place of the one with its key, and make the table anew."""
-    rows = [old for old in read(path) if _key(old) != row.key]
-    rows.append({name: "" if value is None else str(value) for name, value in asdict(row).items()})
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(asdict(row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, buffer.getvalue().encode())
-    write_atomic(path.with_suffix(".md"), table(rows).encode())
-
-
-def table(rows: list[dict[str, str]]) -> str:
+def page(rows: list[Cells]) -> str:
     """Return the Markdown page of the rows."""
     heads = ["method", "student", "teacher", "batch", "ours", "s/step", "images/s", "reference", "s/step", "images/s"]
     heads += ["faster by", "peak MB", "reference MB", "on"]
-    lines = ["# Training speed", "", NOTE, "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    lines = []
     for r in rows:
-        tf32 = ", TF32" if r["tf32"] == "True" else ""
-        where = f"{r['name']}, {r['threads']} threads, torch {r['torch_version']}{tf32}, {r['date']}"
         ratio = f"{float(r['ratio']):.2f}x [{float(r['ratio_min']):.2f}, {float(r['ratio_max']):.2f}]"
         ratio += f", processor {float(r['processor_ratio']):.2f}x" if r["processor_ratio"] else ""
         cells = [r["method"], r["model"], r["teacher"], r["batch"], r["variant"], _three(r["seconds"])]
         cells += [r["images_per_second"], r["gradient"], _three(r["reference_seconds"])]
-        cells += [r["reference_images_per_second"], ratio, r["peak_mb"], r["reference_peak_mb"], where]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _key(row: dict[str, str]) -> tuple[str, ...]:
-    names = [field.name for field in fields(Row)]
-    return tuple(row.get(name, "") for name in names[: names.index("gradient") + 1])
+        cells += [r["reference_images_per_second"], ratio, r["peak_mb"], r["reference_peak_mb"], where(r)]
+        lines.append(cells)
+    return f"# Training speed\n\n{NOTE}\n{markdown(heads, lines)}"
 
 
 def _three(seconds: str) -> str:

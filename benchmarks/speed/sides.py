@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from reference import Images, Script
 from reference_losses import METHODS
+from tables import Runner
 from torch import nn
 
 from ardbench import data
@@ -55,14 +55,6 @@ class Options:
     def of(self, method: str) -> Options:
         """Return the options with the batch at which the method is measured."""
         return replace(self, batch=self.batch or (LARGE if method in AT_LARGE else SMALL))
-
-
-@dataclass(frozen=True)
-class Runner:
-    """One side of a comparison: `prepare` sets the process up as this side's users have it, `step` trains a batch."""
-
-    prepare: Callable[[], None]
-    step: Callable[[], None]
 
 
 def recipe_of(method: str, variant: str, options: Options) -> Recipe:

@@ -14,14 +14,14 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 from reference import GRADIENTS
 from reference_losses import METHODS
-from report import Row, Seconds, known, write
-from sides import AT_LARGE, LARGE, SMALL, Options, Runner, gradient_of, ours, reference, synthetic
+from report import Row, open_table
+from sides import AT_LARGE, LARGE, SMALL, Options, gradient_of, ours, reference, synthetic
+from tables import Runner, alternate
 
 from ardbench.engine import device as devices
 from ardbench.methods import method_class
@@ -64,31 +64,6 @@ def parse(arguments: list[str] | None = None) -> Options:
     )  # fmt: skip
 
 
-def seconds_of(runner: Runner, steps: int, device: torch.device) -> Seconds:
-    """Return the seconds of one step, the mean of `steps` in a row."""
-    runner.prepare()
-    _wait(device)
-    began, busy = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        runner.step()
-    _wait(device)
-    return Seconds((time.perf_counter() - began) / steps, (time.process_time() - busy) / steps)
-
-
-def alternate(runners: dict[str, Runner], options: Options, device: torch.device) -> dict[str, list[Seconds]]:
-    """Return the samples of every side, taken in turn; the first round warms up and is thrown away."""
-    samples: dict[str, list[Seconds]] = {name: [] for name in runners}
-    for repeat in range(options.repeats + 1):
-        for name, runner in runners.items():
-            taken = seconds_of(runner, options.steps, device)
-            print(
-                f"  round {repeat}/{options.repeats} {name}: {taken.wall:.3f} s ({taken.processor:.3f} s of processor)"
-            )
-            samples[name] += [taken] if repeat else []
-        sys.stdout.flush()
-    return samples
-
-
 def alone(method: str, side: str, options: Options, device: torch.device) -> Runner:
     """Return one side, holding its own form of the images and not the other's."""
     images, splits = synthetic(device)
@@ -120,23 +95,24 @@ def peak_of(method: str, side: str, options: Options) -> float:
 
 def measure(method: str, options: Options, device: torch.device) -> None:
     """Measure the missing rows of one method and write them."""
-    path, gradient, kind = options.out / f"{device.type}.csv", gradient_of(method, options), method_class(method)
+    gradient, kind = gradient_of(method, options), method_class(method)
+    table = open_table(options.out / f"{device.type}.csv")
     teacher = options.teacher if kind.roles or kind.peer else ""
     facts = Row.here(device, options.model, teacher, options.batch, method, options.tf32, gradient)
     rows = {variant: facts.of(variant) for variant in options.variants}
-    missing = {v: row for v, row in rows.items() if options.again or row.key not in known(path)}
+    missing = {v: row for v, row in rows.items() if options.again or not table.holds(row)}
     if not missing:
-        print(f"{method}: every row is in {path} already (--again measures anew)")
+        print(f"{method}: every row is in {table.path} already (--again measures anew)")
         return
     print(f"{method}: reference ({gradient}) against {', '.join(missing)}")
     peaks = {side: peak_of(method, side, options) for side in ("reference", *missing)}
     images, splits = synthetic(device)
     runners = {"reference": reference(method, options, images, device)}
     runners |= {variant: ours(method, variant, options, splits) for variant in missing}
-    samples = alternate(runners, options, device)
+    samples = alternate(runners, options.repeats, options.steps, device)
     for variant, row in missing.items():
         row.measured(samples[variant], samples["reference"], peaks[variant], peaks["reference"], options.steps)
-        write(path, row)
+        table.write(row)
 
 
 def _resident(what: str) -> float:
@@ -146,11 +122,6 @@ def _resident(what: str) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     found = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(what))
     return int(found.split()[1]) / 1024
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main() -> None:

@@ -1,0 +1,135 @@
+"""What every speed benchmark shares: paired samples, and rows in a CSV with a Markdown page beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ardbench.runs import write_atomic
+
+Cells = Mapping[str, str]
+"""A row as the CSV has it: every value as text, "" for none."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What one step took, on the wall and of all processors together."""
+
+    wall: float
+    processor: float
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One side of a comparison: `prepare` sets the process up as this side's users have it, `step` does the work once."""
+
+    prepare: Callable[[], None]
+    step: Callable[[], None]
+
+
+def seconds_of(runner: Runner, steps: int, device: torch.device) -> Seconds:
+    """Return the seconds of one step, the mean of `steps` in a row."""
+    runner.prepare()
+    wait_for(device)
+    began, busy = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        runner.step()
+    wait_for(device)
+    return Seconds((time.perf_counter() - began) / steps, (time.process_time() - busy) / steps)
+
+
+def alternate(
+    runners: Mapping[str, Runner], repeats: int, steps: int, device: torch.device
+) -> dict[str, list[Seconds]]:
+    """Return `repeats` samples of every side, taken in turn; a first round warms up and is thrown away."""
+    samples: dict[str, list[Seconds]] = {name: [] for name in runners}
+    for repeat in range(repeats + 1):
+        for name, runner in runners.items():
+            taken = seconds_of(runner, steps, device)
+            print(f"  round {repeat}/{repeats} {name}: {taken.wall:.3f} s ({taken.processor:.3f} s of processor)")
+            samples[name] += [taken] if repeat else []
+        sys.stdout.flush()
+    return samples
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def name_of(device: torch.device) -> str:
+    """Return the device's name: the GPU's, or the processor's with the bf16 instructions that it has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    told = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    name = told.get("model name", platform.processor()).strip(" \t:")
+    extra = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in told.get("flags", "").split()]
+    return " ".join([name, *extra])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Measured rows, kept in a CSV, each in the place of the one with its key.
+
+    Args:
+        path: of the CSV; the page lies beside it as .md.
+        key: the columns that make two rows the same measurement.
+        page: makes the Markdown of all rows.
+    """
+
+    path: Path
+    key: tuple[str, ...]
+    page: Callable[[list[Cells]], str]
+
+    def rows(self) -> list[Cells]:
+        """Return the rows of the CSV, none where there is no file."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def holds(self, row: Any) -> bool:
+        """Return whether a row, a dataclass, has been measured."""
+        return self._key(_cells(row)) in map(self._key, self.rows())
+
+    def write(self, row: Any) -> None:
+        """Add a row, a dataclass, and make the page anew."""
+        cells = _cells(row)
+        rows = [old for old in self.rows() if self._key(old) != self._key(cells)] + [cells]
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(cells), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.path, buffer.getvalue().encode())
+        write_atomic(self.path.with_suffix(".md"), self.page(rows).encode())
+
+    def _key(self, cells: Cells) -> tuple[str, ...]:
+        return tuple(cells.get(name, "") for name in self.key)
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows]) + "\n"
+
+
+def where(cells: Cells) -> str:
+    """Return on what, with what and when a row was measured, in words."""
+    tf32 = ", TF32" if cells.get("tf32") == "True" else ""
+    return f"{cells['name']}, {cells['threads']} threads, torch {cells['torch_version']}{tf32}, {cells['date']}"
+
+
+def _cells(row: Any) -> dict[str, str]:
+    return {name: "" if value is None else str(value) for name, value in asdict(row).items()}

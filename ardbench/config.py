@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -158,6 +158,9 @@ class Average(Section):
 class Precision(Section):
     """Arithmetic of the inner maximisation and of the outer step; weights, losses and projections stay fp32."""
 
+    SAME: ClassVar[frozenset[str]] = frozenset({"compile", "cuda_graph", "cache_gb", "cache_disk"})
+    """What computes the same numbers to rounding in another way, and so is no part of a run's identity."""
+
     attack: Literal["fp32", "bf16"] = "fp32"
     outer: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = False
@@ -165,6 +168,14 @@ class Precision(Section):
     channels_last: bool = True
     fold_bn: bool = True
     """Attacks in eval mode run on a copy whose BatchNorms are folded into the convolutions."""
+    compile: bool = False
+    """Whether torch.compile generates code for the attacked copy and for the networks that are trained."""
+    cuda_graph: bool = False
+    """On CUDA, whether the steps of an attack in eval mode are captured once and replayed."""
+    cache_gb: NonNegative = 4.0
+    """GB (10^9 bytes) that teachers' logits at augmented clean images may take on the device; 0 asks again each time."""
+    cache_disk: bool = False
+    """Whether these logits are kept beside the runs, for other methods, students and seeds."""
 
 
 class Recipe(Section):
@@ -214,6 +225,7 @@ class Recipe(Section):
 
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""
-        science = self.model_dump(mode="json", exclude={"name", "title", "family", "diagnostics"})
+        words = {"name": True, "title": True, "family": True, "diagnostics": True}
+        science = self.model_dump(mode="json", exclude={**words, "precision": set(Precision.SAME)})
         text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

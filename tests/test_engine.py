@@ -165,7 +165,7 @@ def test_clip_bounds_the_gradient(tmp_path: Path) -> None:
     clipped = loop_of("pgd-at", tmp_path, optimizer__clip=1e-3, optimizer__momentum=0, optimizer__nesterov=False,
                       optimizer__weight_decay=0, schedule__kind="constant", schedule__warmup=0)  # fmt: skip
     before = nn.utils.parameters_to_vector(clipped.method.student.parameters()).detach().clone()
-    clipped._step(clipped._batch(0, 0), 0, 0)
+    clipped._step(clipped.batches.batch(0, 0), 0, 0)
     after = nn.utils.parameters_to_vector(clipped.method.student.parameters()).detach()
     assert torch.allclose((after - before).norm(), torch.tensor(0.2 * 1e-3), rtol=1e-2)
 
@@ -350,7 +350,7 @@ def test_a_step_is_sgd_by_hand_with_the_rate_of_the_schedule(tmp_path: Path) -> 
     loop.method.student.train()
     velocity = [torch.zeros_like(p) for p in twin.parameters()]
     for index in (0, 1):
-        batch = loop._batch(0, index)
+        batch = loop.batches.batch(0, index)
         gradients = torch.autograd.grad(nn.functional.cross_entropy(twin(batch.x), batch.y), list(twin.parameters()))
         rate = 0.2 * 0.5 * (1 + math.cos(math.pi * index / 15))  # three epochs of five steps
         with torch.no_grad():

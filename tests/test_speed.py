@@ -73,7 +73,7 @@ def pair(method: str, data: tuple[Any, Any]) -> tuple[Script, Loop, Batch]:
     nets = (script.student, *([script.peer] if script.peer else []))
     for net, learning in zip(nets, loop.trainables.values(), strict=True):
         net.load_state_dict(learning.state_dict())
-    return script, loop, loop._batch(sides.epoch_of(loop), 0)
+    return script, loop, loop.batches.batch(sides.epoch_of(loop), 0)
 
 
 def distance(a: Tensor, b: Tensor) -> float:

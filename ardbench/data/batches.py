@@ -96,11 +96,21 @@ class TrainBatches:
         batch: examples in the global batch.
         drop_last: leave out the last incomplete batch.
         seed: the run's.
+        layout: of the pixels in memory.
         rank, world: of the processes that share every global batch, this one and how many.
     """
 
     def __init__(
-        self, split: Split, augment: str, batch: int, drop_last: bool, seed: int, *, rank: int = 0, world: int = 1
+        self,
+        split: Split,
+        augment: str,
+        batch: int,
+        drop_last: bool,
+        seed: int,
+        *,
+        layout: torch.memory_format = torch.contiguous_format,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         check_augment(split.info, augment)
         if drop_last and batch > len(split):
@@ -108,7 +118,7 @@ class TrainBatches:
                 f"data.batch = {batch} with data.drop_last leaves no batch of {len(split)} training images: lower it."
             )
         self.split, self.augment, self.size, self.drop_last, self.seed = split, augment, batch, drop_last, seed
-        self.rank, self.world = rank, world
+        self.layout, self.rank, self.world = layout, rank, world
         self._epoch, self._permutation = -1, split.labels
 
     def __len__(self) -> int:
@@ -117,15 +127,24 @@ class TrainBatches:
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return this process's rows of one global batch; nothing waits for the device."""
+        rows, view = self.seen(epoch, step)
+        whole = min(self.size, len(self.split) - step * self.size)
+        draws = Draws(self.seed, epoch, step, whole, whole * self.rank // self.world)
+        return Batch(self.pixels(rows, view), self.split.labels[rows], self.split.index[rows], view, draws)
+
+    def seen(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Return which rows (b,) of the split this process sees in one step, and their views (b, 3)."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of an epoch of {len(self)}")
         rows = self._order(epoch)[step * self.size : (step + 1) * self.size]  # (B,)
         view = self._views(epoch, step, len(rows))  # (B, 3)
         first, end = (len(rows) * rank // self.world for rank in (self.rank, self.rank + 1))
-        draws = Draws(self.seed, epoch, step, len(rows), first)
-        rows, view, split = rows[first:end], view[first:end], self.split
-        x = as_pixels(crop_flip(split.images, rows, view, split.info.pad))  # (b, C, H, W)
-        return Batch(x, split.labels[rows], split.index[rows], view, draws)
+        return rows[first:end], view[first:end]
+
+    def pixels(self, rows: Tensor, view: Tensor) -> Tensor:
+        """Return rows (b,) of the split, each under its view (b, 3), as pixels (b, C, H, W) in [0, 1]."""
+        x = as_pixels(crop_flip(self.split.images, rows, view, self.split.info.pad))
+        return x.contiguous(memory_format=self.layout)
 
     def _order(self, epoch: int) -> Tensor:
         """Return the permutation (N,) of an epoch."""
@@ -147,6 +166,19 @@ class TrainBatches:
         if self.augment == "crop-flip":
             view[:, 2] = torch.randint(0, 2, (rows,), generator=source, device=device)
         return view
+
+
+def count_views(augment: str, pad: int) -> int:
+    """Return how many views an image has."""
+    return {"crop-flip": 2, "crop": 1}[augment] * (2 * pad + 1) ** 2 if augment != "none" else 1
+
+
+def number_views(view: Tensor, augment: str, pad: int) -> Tensor:
+    """Return the number (b,) of each view (b, 3), from 0 to `count_views` - 1."""
+    dy, dx, flip = view.unbind(1)
+    if augment == "none":
+        return torch.zeros_like(dy)
+    return (flip * (2 * pad + 1) + dy) * (2 * pad + 1) + dx
 
 
 def crop_flip(images: Tensor, rows: Tensor, view: Tensor, pad: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from ardbench.engine.device import peak_memory
 from ardbench.engine.diagnostics import Diagnostics
 from ardbench.engine.ledger import Ledger
 from ardbench.engine.schedules import factor
+from ardbench.engine.teacher_cache import TeacherCache
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.protocols import protocol
@@ -69,18 +69,31 @@ class Loop:
         self.run, self.recipe, self.method, self.splits = run, recipe, method, splits
         self.stop, self.progress = stop, progress
         self.device = splits.train.images.device
+        layout = torch.channels_last if recipe.precision.channels_last else torch.contiguous_format
         self.batches = TrainBatches(
-            splits.train, recipe.data.augment, recipe.data.batch, recipe.data.drop_last, recipe.seed
+            splits.train, recipe.data.augment, recipe.data.batch, recipe.data.drop_last, recipe.seed, layout=layout
         )
         self.trainables = method.trainables()
         self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}
         self.averaged = _average(method.student, recipe)
+        self.cache: TeacherCache | None = None
+        if method.teachers and recipe.precision.cache_gb:
+            words = (self.batches, method.teachers, method.classes, recipe.precision, run, progress)
+            self.cache = TeacherCache(*words)
+            method.remembered = self.cache.logits
         self.diagnostics = Diagnostics(method, self.device) if recipe.diagnostics else None
         self.at, self.ledger, self.rows = Position(), Ledger(), list[dict[str, Any]]()
 
     def fit(self) -> bool:
         """Train from where the run stands; return whether it is finished (False: stopped and saved)."""
         self._resume()
+        try:
+            return self._train()
+        finally:
+            if self.cache is not None:
+                self.cache.save()
+
+    def _train(self) -> bool:
         for epoch in range(self.at.epoch, self.recipe.schedule.epochs):
             if not self._epoch(epoch):
                 self._save()
@@ -101,7 +114,7 @@ class Loop:
         self.progress.task(f"epoch {epoch + 1}/{self.recipe.schedule.epochs}", total)
         began, before = time.perf_counter(), self.at.seconds
         for index in range(self.at.step, len(self.batches)):
-            batch = self._batch(epoch, index)
+            batch = self.batches.batch(epoch, index)
             self._step(batch, epoch, index)
             self.at.step, self.at.images = index + 1, self.at.images + len(batch.y)
             last = index + 1 == len(self.batches)
@@ -180,15 +193,9 @@ class Loop:
         self._export("last", self.method.deployed(self.method.student))
         if self.averaged is not None:
             epochs = self.recipe.schedule.epochs
-            clean = (self._batch(epochs, index).x for index in range(len(self.batches)))
+            clean = (self.batches.batch(epochs, index).x for index in range(len(self.batches)))
             update_bn(clean, self.averaged)
             self._export("averaged", self.method.deployed(self.averaged.module))
-
-    def _batch(self, epoch: int, index: int) -> Batch:
-        batch = self.batches.batch(epoch, index)
-        if not self.recipe.precision.channels_last:
-            return batch
-        return dataclasses.replace(batch, x=batch.x.contiguous(memory_format=torch.channels_last))
 
     def _averages(self, epoch: int) -> bool:
         return epoch >= epoch_at(self.recipe.average.start, self.recipe.schedule.epochs)

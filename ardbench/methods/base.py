@@ -81,6 +81,8 @@ class Method(ABC, Generic[Config]):
         self.teachers = tuple(FastForm(net, bf16, recipe.precision).settled() for net in context.teachers)
         self.watch: Callable[[Batch, Tensor], None] | None = None
         """Sees each batch and the x' that was crafted on the student, when diagnostics were asked for."""
+        self.remembered: Callable[[Batch, int], Tensor] | None = None
+        """Knows a teacher's logits at the clean view of a batch, when the engine keeps them."""
 
     @abstractmethod
     def step(self, batch: Batch, epoch: int) -> Step:
@@ -154,7 +156,7 @@ class Method(ABC, Generic[Config]):
 
     def teacher_logits(self, batch: Batch, teacher: int = 0) -> Tensor:
         """Return a teacher's logits (B, K) at the clean view of the batch, without gradient."""
-        return self.ask(batch.x, teacher)
+        return self.ask(batch.x, teacher) if self.remembered is None else self.remembered(batch, teacher)
 
     def ask(self, x: Tensor, teacher: int = 0) -> Tensor:
         """Return a teacher's logits (B, K) at any x, in eval mode and without gradient."""

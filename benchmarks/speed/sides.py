@@ -159,7 +159,7 @@ def ours(method: str, variant: str, options: Options, splits: Splits) -> Runner:
     def step() -> None:
         nonlocal made
         index = made % full
-        loop._step(loop._batch(epoch, index), epoch, index)
+        loop._step(loop.batches.batch(epoch, index), epoch, index)
         if loop.device.type == "cpu" or index % LOOK_EVERY == LOOK_EVERY - 1:
             loop.ledger.check(epoch)
         made += 1

@@ -62,7 +62,12 @@ def recipe_of(method: str, variant: str, options: Options) -> Recipe:
 
     Both sides do the same in each step: DARHT's coin always says attack, and nothing is averaged between epochs.
     """
-    precision = {"precision.attack": variant, "precision.outer": variant, "precision.tf32": options.tf32}
+    precision = {
+        "precision.attack": variant,
+        "precision.outer": variant,
+        "precision.tf32": options.tf32,
+        "precision.cache_gb": 0,
+    }
     sets: dict[str, object] = precision | {"data.batch": options.batch, "average.kind": "none"}
     if method_class(method).peer:
         sets["method.peer"] = options.teacher

@@ -42,3 +42,46 @@ def test_a_run_resumes_on_cuda(precision: str, tmp_path: Path) -> None:
         finished = Loop(Run(tmp_path), wanted, kind(Context(wanted, student)), splits, stop, Progress()).fit()
     assert finished
     assert [row["epoch"] for row in Run(tmp_path).metrics] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "rslad", "trades", "adaad"])
+@pytest.mark.parametrize("attack", ["fp32", "bf16"])
+def test_a_replayed_attack_is_the_eager_one_to_the_bit(name: str, attack: str) -> None:
+    found = []
+    for graphed in (False, True):
+        wanted = recipe(name, precision__attack=attack, precision__cuda_graph=graphed)
+        built = method(wanted, to="cuda")
+        seen: list[torch.Tensor] = []
+        built.watch = lambda _, x_adv, seen=seen: seen.append(x_adv)
+        for step in (0, 1, 0):  # recorded, replayed with other images, and replayed with the first again
+            built.step(batch(wanted, step).to("cuda"), 0)
+        assert torch.equal(seen[0], seen[2])
+        found.append(seen)
+    assert all(torch.equal(eager, replayed) for eager, replayed in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("sets", [{}, {"precision__compile": True}, {"precision__cuda_graph": True}], ids=str)
+def test_training_waits_for_the_device_only_where_it_looks(sets: dict[str, bool], tmp_path: Path) -> None:
+    device = torch.device("cuda")
+    wanted = recipe("rslad", precision__attack="bf16", precision__outer="bf16", **sets)
+    splits = load("fake", device, validation=wanted.data.validation)
+    loop = Loop(Run(tmp_path), wanted, method(wanted, to="cuda"), splits, lambda: False, Progress())
+    for index in range(2):  # compiles, records, and asks the teacher about the views of the epoch
+        loop._step(loop.batches.batch(0, index), 0, index)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop._step(loop.batches.batch(0, 2), 0, 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_teacher_cache_on_cuda_says_what_the_teacher_says(tmp_path: Path) -> None:
+    device = torch.device("cuda")
+    wanted = recipe("rslad")
+    splits = load("fake", device, validation=wanted.data.validation)
+    loop = Loop(Run(tmp_path), wanted, method(wanted, to="cuda"), splits, lambda: False, Progress())
+    for step in (0, 1, 0):
+        given = loop.batches.batch(0, step)
+        with torch.no_grad():
+            expected = loop.method.teachers[0](given.x)
+        torch.testing.assert_close(loop.method.teacher_logits(given), expected, rtol=1e-4, atol=1e-4)

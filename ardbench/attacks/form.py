@@ -13,6 +13,13 @@ from torch import Tensor, fx, nn
 from ardbench.config import Precision
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether the device has instructions for bf16, so that it is faster in it than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 @contextmanager
 def frozen(net: nn.Module, mode: str, update: bool = True) -> Iterator[None]:
     """Hold `net` still while it is attacked, and put back every sub-module's mode and every requires_grad after it.
@@ -51,7 +58,7 @@ class FastForm:
     Args:
         net: the network that is copied; it is never touched.
         bf16: whether convolutions and linear layers compute in bf16.
-        precision: whether BatchNorms are folded, and the memory layout.
+        precision: whether BatchNorms are folded, the memory layout, and whether code is generated for it.
     """
 
     def __init__(self, net: nn.Module, bf16: bool, precision: Precision) -> None:
@@ -74,6 +81,7 @@ class FastForm:
         }
         # what is no buffer of the network, such as a plain tensor in its forward, is a constant of its graph
         self._kept = [(tensor, originals[name]) for name, tensor in kept.items() if name in originals]
+        self._forward = torch.compile(self._copy, dynamic=False) if precision.compile else self._copy
         self.refresh()
 
     @torch.no_grad()
@@ -96,9 +104,9 @@ class FastForm:
     def __call__(self, x: Tensor) -> Tensor:
         """Return fp32 logits (B, K) of x (B, C, H, W)."""
         if not self.bf16:
-            return self._copy(x)  # type: ignore[no-any-return]
+            return self._forward(x)  # type: ignore[no-any-return]
         with torch.autocast(x.device.type, torch.bfloat16):
-            logits: Tensor = self._copy(x)
+            logits: Tensor = self._forward(x)
         return logits.float()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ardbench.attacks.form import FastForm, frozen
+from ardbench.attacks.graph import Graphs
 from ardbench.attacks.threat import ascend, per_example, start_at
 from ardbench.config import Attack, Precision, Threat
 from ardbench.draws import Draws
@@ -24,8 +26,9 @@ class Maximiser:
     Args:
         threat: the ball; the box is always [0, 1].
         attack: steps, step size, start, BatchNorm mode, restarts.
-        precision: with `attack.bn = "eval"`, whether the network is attacked as a folded or bf16 copy. With "train" it
-            is never a copy: each crafting forward uses batch statistics and moves the network's own running statistics.
+        precision: with `attack.bn = "eval"`, whether the network is attacked as a folded, bf16 or compiled copy, and whether
+            the steps are replayed as a CUDA graph. With "train" it is never a copy: each crafting forward uses batch
+            statistics and moves the network's own running statistics.
         momentum: decay of the gradients that are summed over the steps, each of L1 norm 1; 0 sums nothing. Source: Y. Dong
             et al., "Boosting adversarial attacks with momentum", CVPR 2018, eq. 6.
     """
@@ -33,6 +36,7 @@ class Maximiser:
     def __init__(self, threat: Threat, attack: Attack, precision: Precision, momentum: float = 0.0) -> None:
         self.threat, self.attack, self.precision, self.momentum = threat, attack, precision, momentum
         self._forms: WeakKeyDictionary[nn.Module, FastForm] = WeakKeyDictionary()
+        self._graphs: WeakKeyDictionary[FastForm, Graphs] = WeakKeyDictionary()
 
     def __call__(
         self,
@@ -79,7 +83,14 @@ class Maximiser:
     def _search(
         self, objective: Objective, net: Net, x: Tensor, aux: tuple[Tensor, ...], draws: Draws, purpose: str
     ) -> Tensor:
-        x_adv = start_at(x, self.attack.start, self.threat, draws, purpose)
+        start = start_at(x, self.attack.start, self.threat, draws, purpose)
+        if not (self.precision.cuda_graph and x.is_cuda and isinstance(net, FastForm)):
+            return self._climb(objective, net, x, start, *aux)
+        graphs = self._graphs.setdefault(net, Graphs())
+        return graphs(objective, partial(self._climb, objective, net), x, start, *aux)
+
+    def _climb(self, objective: Objective, net: Net, x: Tensor, x_adv: Tensor, *aux: Tensor) -> Tensor:
+        """Return where the steps lead from the first x'."""
         summed: Tensor | float = 0.0
         for _ in range(self.attack.steps):
             gradient = input_gradient(objective, net, x_adv, aux)
@@ -91,8 +102,8 @@ class Maximiser:
 
     def _form(self, net: nn.Module) -> Net:
         """Return the network's fast copy with its present weights, or the network itself where a copy gains nothing."""
-        bf16 = self.precision.attack == "bf16"
-        if not bf16 and not self.precision.fold_bn:
+        bf16, precision = self.precision.attack == "bf16", self.precision
+        if not (bf16 or precision.fold_bn or precision.compile or precision.cuda_graph):
             return net
         if net not in self._forms:
             self._forms[net] = FastForm(net, bf16, self.precision)

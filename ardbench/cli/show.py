@@ -29,6 +29,7 @@ def show(
     dataset: str | None,
     seed: int | None,
     epochs: int | None,
+    fast: bool,
     sets: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -45,6 +46,7 @@ def show(
         return
     from ardbench.recipes import resolve
 
+    sets = (*(options.FAST if fast else ()), *sets)
     recipe = resolve(what, dataset=dataset, student=student, seed=seed, epochs=epochs, sets=sets)
     given = {"student": student, "data.name": dataset, "seed": seed, "schedule.epochs": epochs}
     typed = {key for key, value in given.items() if value is not None}

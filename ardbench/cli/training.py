@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED
+from ardbench.cli.options import FAST
 from ardbench.cli.output import Output, say, typed_again
 from ardbench.cli.progress import shown
 from ardbench.errors import ArdbenchError
@@ -30,6 +31,7 @@ class Wanted:
     seed: int | None
     epochs: int | None
     sets: tuple[str, ...]
+    fast: bool
     device: str
     data_root: Path | None
     runs: Path
@@ -41,8 +43,9 @@ class Wanted:
         """Return the recipe with its changes."""
         from ardbench.recipes import resolve
 
+        sets = (*(FAST if self.fast else ()), *self.sets)
         return resolve(
-            self.recipe, dataset=self.dataset, student=self.student, seed=self.seed, epochs=self.epochs, sets=self.sets
+            self.recipe, dataset=self.dataset, student=self.student, seed=self.seed, epochs=self.epochs, sets=sets
         )
 
 

@@ -97,6 +97,7 @@ class TrainBatches:
         drop_last: leave out the last incomplete batch.
         seed: the run's.
         layout: of the pixels in memory.
+        compiled: whether code is generated for the augmentation.
         rank, world: of the processes that share every global batch, this one and how many.
     """
 
@@ -109,6 +110,7 @@ class TrainBatches:
         seed: int,
         *,
         layout: torch.memory_format = torch.contiguous_format,
+        compiled: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -119,6 +121,7 @@ class TrainBatches:
             )
         self.split, self.augment, self.size, self.drop_last, self.seed = split, augment, batch, drop_last, seed
         self.layout, self.rank, self.world = layout, rank, world
+        self._augmented = torch.compile(crop_flip, dynamic=False) if compiled else crop_flip
         self._epoch, self._permutation = -1, split.labels
 
     def __len__(self) -> int:
@@ -143,7 +146,7 @@ class TrainBatches:
 
     def pixels(self, rows: Tensor, view: Tensor) -> Tensor:
         """Return rows (b,) of the split, each under its view (b, 3), as pixels (b, C, H, W) in [0, 1]."""
-        x = as_pixels(crop_flip(self.split.images, rows, view, self.split.info.pad))
+        x = as_pixels(self._augmented(self.split.images, rows, view, self.split.info.pad))
         return x.contiguous(memory_format=self.layout)
 
     def _order(self, epoch: int) -> Tensor:

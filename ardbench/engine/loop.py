@@ -69,9 +69,14 @@ class Loop:
         self.run, self.recipe, self.method, self.splits = run, recipe, method, splits
         self.stop, self.progress = stop, progress
         self.device = splits.train.images.device
-        layout = torch.channels_last if recipe.precision.channels_last else torch.contiguous_format
         self.batches = TrainBatches(
-            splits.train, recipe.data.augment, recipe.data.batch, recipe.data.drop_last, recipe.seed, layout=layout
+            splits.train,
+            recipe.data.augment,
+            recipe.data.batch,
+            recipe.data.drop_last,
+            recipe.seed,
+            layout=torch.channels_last if recipe.precision.channels_last else torch.contiguous_format,
+            compiled=recipe.precision.compile,
         )
         self.trainables = method.trainables()
         self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}

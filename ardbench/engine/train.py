@@ -17,7 +17,7 @@ from ardbench import methods
 from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks
-from ardbench.engine.device import allow_tf32, describe
+from ardbench.engine.device import allow_tf32, check_precision, describe
 from ardbench.engine.loop import Loop
 from ardbench.engine.stopping import stopping
 from ardbench.methods.base import Context, Method
@@ -48,16 +48,19 @@ def train(
     Raises:
         ArdbenchError: whatever the user can mend; what was saved before stays.
     """
+    listener = progress or Progress()
     with run.lock(), stopping(time_limit) as stop:
         run.create(recipe, teachers, environment(device))
         if run.done is not None:
             return True
         splits = load(
-            recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images, progress=progress
+            recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images, progress=listener
         )
+        for note in check_precision(recipe.precision, device):
+            listener.note(note)
         allow_tf32(recipe.precision.tf32)
         method = build_method(recipe, teachers, device)
-        loop = Loop(run, recipe, method, splits, stop, progress or Progress())
+        loop = Loop(run, recipe, method, splits, stop, listener)
         if not loop.fit():
             return False
         write_json(

@@ -18,7 +18,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from ardbench.attacks.form import FastForm
+from ardbench.attacks.form import FastForm, computes_bf16
 from ardbench.config import Precision, Threat
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import processes
@@ -32,8 +32,6 @@ from ardbench.runs import read_json, write_json
 
 if TYPE_CHECKING:
     from ardbench.data.batches import Split
-
-HALF = Precision(attack="bf16")
 
 
 @dataclass
@@ -136,14 +134,14 @@ class Driver:
                 plain = self._form(self.net, state, classes, fast=False)
                 form = plain
                 if self.protocol.fast:
-                    form = self._form(FastForm(self.net, True, HALF), state, classes, fast=True)
+                    form = self._form(FastForm(self.net, computes_bf16(device), Precision()), state, classes, fast=True)
                 while state.current < len(self.protocol.attacks):
                     self._attack(form, plain, state, path, labels)
                     state.current, state.pending, state.position = state.current + 1, [], 0
             except KeyboardInterrupt:
                 raise self._paused(path) from None
         if self.protocol.fast:
-            add(state.notes, _about_fast(state))
+            add(state.notes, _about_fast(state, device))
         return state
 
     def _found(self, path: Path | None, key: dict[str, Any]) -> State | None:
@@ -298,12 +296,12 @@ def _enter(state: State, name: str, done: Fooled, first: bool, labels: Sequence[
         add(state.notes, note)
 
 
-def _about_fast(state: State) -> str:
+def _about_fast(state: State, device: torch.device) -> str:
     """Return what the reader of a fast number has to know."""
     counts = ", ".join(f"{count} of {name}" for name, count in state.unconfirmed.items()) or "none"
+    form = "in bf16" if computes_bf16(device) else "with BatchNorms folded, in fp32 for want of bf16 instructions"
     return (
-        "attacked in bf16, every success confirmed in fp32. Unconfirmed at first, and attacked again in fp32: "
-        f"{counts}."
+        f"attacked {form}, every success confirmed in fp32. Unconfirmed at first, and attacked again in fp32: {counts}."
     )
 
 

@@ -83,6 +83,7 @@ class Method(ABC, Generic[Config]):
         """Sees each batch and the x' that was crafted on the student, when diagnostics were asked for."""
         self.remembered: Callable[[Batch, int], Tensor] | None = None
         """Knows a teacher's logits at the clean view of a batch, when the engine keeps them."""
+        self._compiled: dict[nn.Module, Net] = {}
 
     @abstractmethod
     def step(self, batch: Batch, epoch: int) -> Step:
@@ -140,9 +141,11 @@ class Method(ABC, Generic[Config]):
         """Return the student's (or `net`'s) logits (B, K) in the precision of the outer step, as fp32 numbers."""
         import torch
 
-        bf16 = self.recipe.precision.outer == "bf16"
+        net, bf16 = self.student if net is None else net, self.recipe.precision.outer == "bf16"
+        if self.recipe.precision.compile and isinstance(net, torch.nn.Module):
+            net = self._compiled.setdefault(net, torch.compile(net, dynamic=False))
         with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", torch.bfloat16, enabled=bf16):
-            logits: Tensor = (self.student if net is None else net)(x)
+            logits: Tensor = net(x)
         return logits.float() if bf16 else logits
 
     def eval_logits(self, x: Tensor, net: nn.Module) -> Tensor:

@@ -17,6 +17,8 @@ from ardbench.cli.progress import shown
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
+    import torch
+
     from ardbench.config import Recipe
     from ardbench.runs import Run, Teacher
 
@@ -76,12 +78,37 @@ def _train(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run
     from ardbench.engine.device import choose, describe
     from ardbench.engine.train import train
 
-    device = choose(wanted.device)
+    device, begun = choose(wanted.device), len(run.metrics)
     say(f"Device: {describe(device)}")
     with output.working(), shown(wanted.quiet) as progress:
-        return train(
+        finished = train(
             recipe, teachers, run, device, data_root=wanted.data_root, time_limit=wanted.time_limit, progress=progress
         )
+    if finished and (rows := run.metrics[begun:]):
+        with output.working():
+            speed = _speed(recipe, teachers, rows, device)
+        output.line(f"Speed: {speed}.")
+    return finished
+
+
+def _speed(recipe: Recipe, teachers: Sequence[Teacher], rows: Sequence[dict[str, Any]], device: torch.device) -> str:
+    """Return how fast these epochs were and, where a step can be counted, how near that is to the device's limit."""
+    import torch
+
+    from ardbench.engine.counting import StepCounter
+    from ardbench.engine.device import matrix_rate
+
+    images, seconds = (sum(row[name] for row in rows) for name in ("images", "seconds"))
+    text = f"{images / seconds:,.1f} images/s"
+    try:
+        flop = StepCounter().flop(recipe, teachers, range(rows[0]["epoch"], rows[-1]["epoch"] + 1))
+    except ArdbenchError:  # a method of another package may look at values
+        return text
+    rate, precision = flop * images / seconds, recipe.precision
+    bf16 = precision.outer == "bf16" or (recipe.attack is not None and precision.attack == "bf16")
+    share = rate / matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+    products = "bf16" if bf16 else "TF32" if precision.tf32 and device.type == "cuda" else "fp32"
+    return f"{text}, {rate / 1e12:.3g} TFLOP/s, {100 * share:.0f} % of what this device reaches in {products} products"
 
 
 def _check_existing(run: Run, recipe: Recipe, teachers: Sequence[Teacher]) -> None:

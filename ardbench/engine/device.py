@@ -7,6 +7,8 @@ import os
 import platform
 import resource
 import shutil
+import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -98,3 +100,41 @@ def allow_tf32(allowed: bool) -> None:
     backends: Any = torch.backends
     for operator in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
         operator.fp32_precision = "tf32" if allowed else "ieee"
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the FLOP/s that the device reaches in products of this dtype, on the CPU in 3x3 convolutions if these are faster.
+
+    It takes well under a second. fp32 on CUDA is TF32 where `allow_tf32` allows that.
+    """
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    rate = 2 * side**3 / _least_seconds(lambda: a @ b, device)
+    if device.type == "cpu":  # oneDNN's fp32 products are half as fast as its convolutions
+        x = torch.randn(64, 128, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
+        weight = torch.randn(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+        flop = 2 * x.numel() * weight[0].numel()
+        rate = max(rate, flop / _least_seconds(lambda: torch.conv2d(x, weight, padding=1), device))
+    return rate
+
+
+def _least_seconds(work: Callable[[], object], device: torch.device, budget: float = 0.2) -> float:
+    """Return the least seconds that `work` takes once it is warm, by the device's own clock."""
+    work()
+    taken, until = list[float](), time.perf_counter() + budget
+    while not taken or time.perf_counter() < until:
+        taken.append(_seconds(work, device))
+    return min(taken)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cpu":
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cli_call import call
 from small import CPU
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "speed"))
 
 import reference_losses
 import report
 import sides
+import tables
 import training
 from reference import Script, attack
 
 from ardbench.attacks.form import frozen
 from ardbench.attacks.pgd import input_gradient
 from ardbench.data.batches import Batch
+from ardbench.engine import device as devices
+from ardbench.engine.counting import StepCounter
 from ardbench.engine.loop import Loop
+from ardbench.errors import ArdbenchError
+from ardbench.runs import Run
 
 TINY = ["--model", "resnet8-tiny", "--teacher", "resnet8-tiny", "--batch", "8", "--repeats", "1"]
 
@@ -73,7 +81,7 @@ def pair(method: str, data: tuple[Any, Any]) -> tuple[Script, Loop, Batch]:
     nets = (script.student, *([script.peer] if script.peer else []))
     for net, learning in zip(nets, loop.trainables.values(), strict=True):
         net.load_state_dict(learning.state_dict())
-    return script, loop, loop.batches.batch(sides.epoch_of(loop), 0)
+    return script, loop, loop.batches.batch(sides.epoch_of(loop.recipe), 0)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -115,7 +123,7 @@ def test_same_objective_loss_and_gradient_as_ours_at_the_same_adversarial_exampl
 
     monkeypatch.setattr(reference_losses, "attack", theirs)
     monkeypatch.setattr(loop.method, "maximise", ours)
-    expected, actual = script.loss(script, batch.x, batch.y), loop.method.step(batch, sides.epoch_of(loop)).loss
+    expected, actual = script.loss(script, batch.x, batch.y), loop.method.step(batch, sides.epoch_of(loop.recipe)).loss
     assert distance(actual, expected) < 1e-4  # ARD's t^2 = 900 widens the rounding
     towards = [up / up.norm() for up in upward]  # only signs are followed, so a scale does not matter
     assert distance(*towards) < 1e-4
@@ -135,7 +143,7 @@ def test_a_step_costs_the_passes_that_the_scripts_were_counted_to_make(method: s
     with Products() as theirs:
         script.loss(script, batch.x, batch.y).backward()
     with Products() as ours:
-        loop.method.step(batch, sides.epoch_of(loop)).loss.backward()
+        loop.method.step(batch, sides.epoch_of(loop.recipe)).loss.backward()
     counted = tuple(round(side.flop / forward.flop) for side in (theirs, ours))
     assert counted == PASSES[method]  # the first layer's input has no gradient: a tenth of a forward less an outer pass
 
@@ -155,10 +163,12 @@ def test_a_row_that_is_there_is_not_measured_again(
 ) -> None:
     measured = []
     monkeypatch.setattr(training, "synthetic", lambda device: data)
-    monkeypatch.setattr(training, "peak_of", lambda method, side, options: measured.append(side) or 1.0)
-    for variants in ("fp32", "fp32,bf16"):
-        options = training.parse([*TINY, "--out", str(tmp_path), "--variants", variants])
-        training.measure("peeraid", options.of("peeraid"), CPU)
+    monkeypatch.setattr(training, "peak_of", lambda method, side, options, device: measured.append(side) or 1.0)
+    for variants in ("fp32", "fp32,bf16", "fp32"):
+        monkeypatch.setattr(
+            sys, "argv", ["", *TINY, "--methods", "peeraid", "--out", str(tmp_path), "--variants", variants]
+        )
+        training.main()
     assert measured == ["reference", "fp32", "reference", "bf16"]
     rows = report.open_table(tmp_path / "cpu.csv").rows()
     assert [(row["method"], row["variant"], row["teacher"], row["batch"]) for row in rows] == [
@@ -166,3 +176,85 @@ def test_a_row_that_is_there_is_not_measured_again(
         ("peeraid", "bf16", "resnet8-tiny", "8"),
     ]
     assert (tmp_path / "cpu.md").read_text(encoding="utf-8").count("| peeraid |") == 2
+
+
+def test_no_row_is_begun_after_the_time_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    works = [("a", 1.0), ("b", 3.0)]
+    assert list(tables.paced(works, None)) == ["a", "b"]
+    assert list(tables.paced(works, 0)) == []
+    assert "2 of 2 are left to the next call" in capsys.readouterr().out
+
+
+def test_the_rest_takes_as_long_as_its_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables.time, "monotonic", itertools.count(0, 60).__next__)
+    assert list(tables.paced([("a", 1.0), ("b", 3.0)], None)) == ["a", "b"]
+    assert "1 of 2 done, about 3.0 min left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", sorted(PASSES))
+def test_the_flop_of_a_row_are_those_of_its_step(method: str, data: tuple[Any, Any]) -> None:
+    _, loop, batch = pair(method, data)
+    counted = sides.flop_of(method, "fp32", training.parse(TINY), StepCounter())
+    with Products() as made:
+        loop.method.step(batch, sides.epoch_of(loop.recipe)).loss.backward()
+    assert counted * len(batch.y) == pytest.approx(made.flop, rel=1e-4)  # CRDND's relations grow with the batch
+
+
+def test_a_row_tells_what_it_makes_of_the_device_and_an_older_one_leaves_that_blank(tmp_path: Path) -> None:
+    row = report.Row.here(CPU, "resnet18", "", 100, "pgd-at", False, "backward").of("bf16")
+    row.measured([tables.Seconds(2, 4)], [tables.Seconds(6, 12)], 1, 2, 1)
+    row.counted(30e9, 6e12)  # 100 images in 2 s are 1.5 TFLOP/s
+    table = report.open_table(tmp_path / "cpu.csv")
+    table.write(row)
+    written = {name: value for name, value in table.rows()[0].items() if name not in ("tflops", "utilisation")}
+    lines = report.page([table.rows()[0], written]).splitlines()[-2:]
+    cells = [line.split(" | ")[6:10] for line in lines]
+    assert cells == [["50.0", "30", "1.5", "25 %"], ["50.0", "", "", ""]]
+
+
+# What the device reaches ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_matrix_rate_is_the_flop_of_the_best_kernel_by_its_seconds(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices.time, "perf_counter", itertools.count().__next__)  # so that each takes a second
+    with FlopCounterMode(display=False) as counter:
+        rate = devices.matrix_rate(CPU, dtype)
+    flop = {str(name): by for name, by in counter.get_flop_counts()["Global"].items()}
+    assert rate == max(flop["aten.mm"], flop["aten.convolution"]) / 2  # warm, and timed once
+
+
+def trained(root: Path, *words: str) -> tuple[Run, str]:
+    """Train two epochs; return the run and the line about its speed."""
+    small = ["--dataset", "fake", "--epochs", "2", "--set", "data.train_images=64", "--set", "data.validation=20"]
+    small += ["--set", "attack.steps=1", "--set", "selection.protocol=fgsm", "--device", "cpu", "--runs", str(root)]
+    result = call("train", "pgd-at-digits", *small, *words)
+    assert result.exit_code == 0
+    return Run(Path(result.stdout.splitlines()[0])), "".join(re.findall(r"Speed: .*\n", result.stdout))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_finished_run_says_what_it_made_of_the_device(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(devices, "matrix_rate", lambda device, dtype: asked.append((device, dtype)) or 1e12)
+    run, line = trained(tmp_path, "--set", f"precision.attack={precision}")
+    images, seconds = (sum(row[name] for row in run.metrics) for name in ("images", "seconds"))
+    tflops = images / seconds * StepCounter().flop(run.recipe, (), range(2)) / 1e12
+    share = f"{tflops:.3g} TFLOP/s, {100 * tflops:.0f} % of what this device reaches in {precision} products"
+    assert line == f"Speed: {images / seconds:,.1f} images/s, {share}.\n"
+    assert asked == [(CPU, training.DTYPES[precision])]
+    assert trained(tmp_path, "--set", f"precision.attack={precision}")[1] == "", "nothing was trained"
+
+
+def test_a_run_whose_step_cannot_be_counted_tells_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> float:
+        raise ArdbenchError("looks at a value")
+
+    monkeypatch.setattr(StepCounter, "flop", refuse)
+    assert re.fullmatch(r"Speed: [\d,.]+ images/s\.\n", trained(tmp_path)[1])

@@ -21,8 +21,10 @@ equal at equal x'. `backward`: its attack calls `loss.backward()`, as the IAD re
 `autograd.grad` to the input, as RSLAD's script. Ours is the engine's own loop; "fp32" and "bf16" name the precision of
 attack and outer step alike, weights and losses being fp32 in both. Both sides run in one process, in turn; seconds are
 medians, the ratio is the median of paired samples with the least and largest in brackets; on the CPU also the ratio of
-processor time, which busy neighbours disturb less. Memory is the peak above what the process held before images and
-networks were made, each side in a process of its own.
+processor time, which busy neighbours disturb less. GFLOP/image is what a step of ours was counted to compute for one image
+(`ardbench/engine/counting.py`), TFLOP/s that times images/s, and "of the device" its share of the rate that the device
+reached, just before, in large products of the same precision (on the CPU in 3x3 convolutions where these are faster).
+Memory is the peak above what the process held before images and networks were made, on the CPU with a process for each side.
 """
 
 
@@ -54,6 +56,9 @@ class Row:
     repeats: int = 0
     steps: int = 0
     date: str = ""
+    gflop_per_image: float | None = None
+    tflops: float | None = None
+    utilisation: float | None = None
 
     @classmethod
     def here(
@@ -84,6 +89,12 @@ class Row:
         self.peak_mb, self.reference_peak_mb = round(peak), round(reference_peak)
         self.repeats, self.steps, self.date = len(ratios), steps, datetime.date.today().isoformat()
 
+    def counted(self, flop: float, rate: float) -> None:
+        """Fill in what a measured row makes of the device: FLOP of ours for one image, and the FLOP/s that it could reach."""
+        reached = flop * self.batch / self.seconds
+        figures = (flop / 1e9, reached / 1e12, reached / rate)
+        self.gflop_per_image, self.tflops, self.utilisation = (float(f"{figure:.4g}") for figure in figures)
+
 
 def open_table(path: Path) -> Table:
     """Return the table in a CSV."""
@@ -93,18 +104,26 @@ def open_table(path: Path) -> Table:
 
 def page(rows: list[Cells]) -> str:
     """Return the Markdown page of the rows."""
-    heads = ["method", "student", "teacher", "batch", "ours", "s/step", "images/s", "reference", "s/step", "images/s"]
-    heads += ["faster by", "peak MB", "reference MB", "on"]
+    heads = ["method", "student", "teacher", "batch", "ours", "s/step", "images/s"]
+    heads += ["GFLOP/image", "TFLOP/s", "of the device", "reference", "s/step", "images/s", "faster by", "peak MB"]
+    heads += ["reference MB", "on"]
     lines = []
     for r in rows:
         ratio = f"{float(r['ratio']):.2f}x [{float(r['ratio_min']):.2f}, {float(r['ratio_max']):.2f}]"
         ratio += f", processor {float(r['processor_ratio']):.2f}x" if r["processor_ratio"] else ""
         cells = [r["method"], r["model"], r["teacher"], r["batch"], r["variant"], _three(r["seconds"])]
-        cells += [r["images_per_second"], r["gradient"], _three(r["reference_seconds"])]
+        cells += [r["images_per_second"], *_work(r), r["gradient"], _three(r["reference_seconds"])]
         cells += [r["reference_images_per_second"], ratio, r["peak_mb"], r["reference_peak_mb"], where(r)]
         lines.append(cells)
     return f"# Training speed\n\n{NOTE}\n{markdown(heads, lines)}"
 
 
-def _three(seconds: str) -> str:
-    return f"{float(seconds):.3g}"
+def _work(r: Cells) -> list[str]:
+    """Return GFLOP/image, TFLOP/s and utilisation; blank in rows that were measured before these were."""
+    if not r.get("utilisation"):
+        return ["", "", ""]
+    return [_three(r["gflop_per_image"]), _three(r["tflops"]), f"{100 * float(r['utilisation']):.0f} %"]
+
+
+def _three(number: str) -> str:
+    return f"{float(number):.3g}"

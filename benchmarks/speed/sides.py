@@ -14,17 +14,18 @@ from tables import Runner
 from torch import nn
 
 from ardbench import data
-from ardbench.config import Recipe
+from ardbench.config import Recipe, epoch_at
 from ardbench.data.batches import Split, Splits
 from ardbench.engine import device as devices
 from ardbench.engine import networks
+from ardbench.engine.counting import StepCounter
 from ardbench.engine.loop import LOOK_EVERY, Loop
 from ardbench.methods import method_class
 from ardbench.methods.base import Context
 from ardbench.models.feature_map import FeatureMap
 from ardbench.progress import Progress
 from ardbench.recipes import resolve
-from ardbench.runs import Run
+from ardbench.runs import Run, Teacher
 
 DATASET = "cifar10"
 LARGE, SMALL = 128, 32
@@ -51,6 +52,8 @@ class Options:
     again: bool
     out: Path
     memory_of: str | None
+    limit: float | None = None
+    """Seconds after which no row is begun."""
 
     def of(self, method: str) -> Options:
         """Return the options with the batch at which the method is measured."""
@@ -84,7 +87,7 @@ def synthetic(device: torch.device) -> tuple[Images, Splits]:
     info, source = data.info(DATASET), np.random.default_rng(0)
     images = source.integers(0, 256, (info.train_images, info.size, info.size, info.channels), dtype=np.uint8)
     labels = source.integers(0, info.num_classes, info.train_images)
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous()
     train = Split(pixels, torch.from_numpy(labels).to(device), torch.arange(len(labels), device=device), info)
     return Images(images, labels.tolist(), info.pad), Splits(train, None, train.take([0]))
 
@@ -122,8 +125,8 @@ def reference(method: str, options: Options, images: Images, device: torch.devic
 
     def prepare() -> None:
         torch.backends.cudnn.benchmark = True
-        devices.allow_tf32(False)
-        torch.backends.cudnn.allow_tf32 = options.tf32  # torch's default: convolutions in TF32, products in fp32
+        devices.allow_tf32(options.tf32)
+        torch.backends.cuda.matmul.fp32_precision = "ieee"  # torch's default: convolutions in TF32, products in fp32
 
     return Runner(prepare, script_of(method, options, images, device).step)
 
@@ -146,16 +149,25 @@ def loop_of(method: str, variant: str, options: Options, splits: Splits) -> Loop
     return loop
 
 
-def epoch_of(loop: Loop) -> int:
-    """Return the first epoch in which the loss has all of its terms."""
-    share = WHOLE_FROM.get(loop.method.config.name)
-    return loop.method.epoch_of(getattr(loop.method.config, share)) if share else 0
+def epoch_of(recipe: Recipe) -> int:
+    """Return the first epoch in which the loss has all of its terms: the one that is measured."""
+    name = recipe.method["name"]
+    config, share = method_class(name).Config.model_validate(recipe.method), WHOLE_FROM.get(name)
+    return epoch_at(getattr(config, share), recipe.schedule.epochs) if share else 0
+
+
+def flop_of(method: str, variant: str, options: Options, counter: StepCounter) -> float:
+    """Return the FLOP of one image in one measured step of ours."""
+    recipe = recipe_of(method, variant, options)
+    teachers = [Teacher("fresh", "", "", options.teacher, "", "") for _ in method_class(method).roles]
+    epoch = epoch_of(recipe)
+    return counter.flop(recipe, teachers, range(epoch, epoch + 1))
 
 
 def ours(method: str, variant: str, options: Options, splits: Splits) -> Runner:
     """Return the engine's side: batch, step and look at the losses as in `Loop._epoch`."""
     loop = loop_of(method, variant, options, splits)
-    epoch, full, made = epoch_of(loop), len(splits.train) // options.batch, 0
+    epoch, full, made = epoch_of(loop.recipe), len(splits.train) // options.batch, 0
 
     def prepare() -> None:
         torch.backends.cudnn.benchmark = False

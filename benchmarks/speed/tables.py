@@ -7,10 +7,10 @@ import io
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from ardbench.runs import write_atomic
 
 Cells = Mapping[str, str]
 """A row as the CSV has it: every value as text, "" for none."""
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,23 @@ def alternate(
             samples[name] += [taken] if repeat else []
         sys.stdout.flush()
     return samples
+
+
+def paced(works: Sequence[tuple[Job, float]], limit: float | None) -> Iterator[Job]:
+    """Yield what is to be measured, and say after each how long the rest will take; begin nothing after `limit` seconds.
+
+    Args:
+        works: each with its work in any unit, the same for all.
+    """
+    began, done, total = time.monotonic(), 0.0, sum(work for _, work in works)
+    for place, (job, work) in enumerate(works):
+        if limit is not None and time.monotonic() - began >= limit:
+            print(f"--time-limit is over: {len(works) - place} of {len(works)} are left to the next call")
+            return
+        yield job
+        done += work
+        left = (time.monotonic() - began) * (total - done) / done
+        print(f"{place + 1} of {len(works)} done, about {left / 60:.1f} min left", flush=True)
 
 
 def wait_for(device: torch.device) -> None:

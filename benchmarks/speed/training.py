@@ -3,7 +3,7 @@
     python benchmarks/speed/training.py --device cpu --methods pgd-at,rslad
 
 Images are synthetic, of CIFAR-10's shape and number; students, teachers and peers are freshly initialised. Rows go to
-results/speed/<device>.csv one by one, with a Markdown table beside it; rows that are there are not measured again.
+results/speed/<device>.csv method by method, with a Markdown table beside it; rows that are there are not measured again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from reference import GRADIENTS
 from reference_losses import METHODS
 from report import Row, open_table
-from sides import AT_LARGE, LARGE, SMALL, Options, gradient_of, ours, reference, synthetic
-from tables import Runner, alternate
+from sides import AT_LARGE, LARGE, SMALL, Options, flop_of, gradient_of, ours, reference, synthetic
+from tables import Runner, alternate, paced
 
 from ardbench.engine import device as devices
+from ardbench.engine.counting import StepCounter
 from ardbench.methods import method_class
 
-VARIANTS = ("fp32", "bf16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Variant of ours -> the precision of its products."""
 MEMORY_STEPS = 2
 
 
@@ -42,17 +45,18 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--repeats", type=int, default=7, help="timed samples of each side, alternating")
     parser.add_argument("--steps", type=int, default=None, help="steps of one sample (default: 1 on cpu, 20 on cuda)")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated precisions of ours")
+    parser.add_argument("--variants", default=",".join(DTYPES), help="comma-separated precisions of ours")
     parser.add_argument(
         "--reference-gradient", choices=GRADIENTS, default="released", help="how the reference's attack differentiates"
     )
     parser.add_argument("--no-tf32", action="store_true", help="forbid TF32 to both sides (cuda; torch allows it)")
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="begin no row after so many")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "speed")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the child process that measures one side's peak
     given = parser.parse_args(arguments)
     methods, variants = tuple(given.methods.split(",")), tuple(given.variants.split(","))
-    for kind, names, allowed in (("method", methods, METHODS), ("variant", variants, VARIANTS)):
+    for kind, names, allowed in (("method", methods, METHODS), ("variant", variants, DTYPES)):
         for name in names:
             if name not in allowed:
                 parser.error(f"unknown {kind} {name!r}: choose from {', '.join(allowed)}")
@@ -60,7 +64,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     gradient, tf32 = given.reference_gradient, given.device == "cuda" and not given.no_tf32
     return Options(
         given.device, given.model, given.teacher, given.batch, given.repeats, steps, methods, variants, gradient, tf32,
-        given.again, given.out, given.memory_of,
+        given.again, given.out, given.memory_of, given.time_limit,
     )  # fmt: skip
 
 
@@ -72,46 +76,57 @@ def alone(method: str, side: str, options: Options, device: torch.device) -> Run
 
 def peak_here(method: str, side: str, options: Options, device: torch.device) -> float:
     """Return the MB by which training one side raises this process's peak: resident on the CPU, allocated on CUDA."""
-    before = _resident("VmRSS")
-    runner = alone(method, side, options, device)
-    runner.prepare()
+    gc.collect()  # what was measured before
+    before = _resident("VmRSS") if device.type == "cpu" else torch.cuda.memory_allocated(device) / 2**20
+    runner = alone(method, side, replace(options, memory_of=side), device)
     for _ in range(MEMORY_STEPS):
+        runner.prepare()
         runner.step()
     if device.type == "cpu":
         return _resident("VmHWM") - before
     torch.cuda.reset_peak_memory_stats(device)  # forget what cudnn.benchmark tried
+    runner.prepare()
     runner.step()
-    return torch.cuda.max_memory_allocated(device) / 2**20
+    return torch.cuda.max_memory_allocated(device) / 2**20 - before
 
 
-def peak_of(method: str, side: str, options: Options) -> float:
-    """Return the peak memory of one side in MB, measured in a process of its own: a high-water mark never falls."""
-    words = ["--device", options.device, "--model", options.model, "--teacher", options.teacher]
-    words += ["--batch", str(options.batch), "--reference-gradient", options.gradient, "--methods", method]
-    words += ["--memory-of", side] + ([] if options.tf32 else ["--no-tf32"])
+def peak_of(method: str, side: str, options: Options, device: torch.device) -> float:
+    """Return the peak memory of one side in MB, on the CPU in a process of its own: a high-water mark never falls there."""
+    if device.type == "cuda":
+        return peak_here(method, side, options, device)
+    words = ["--model", options.model, "--teacher", options.teacher, "--batch", str(options.batch)]
+    words += ["--reference-gradient", options.gradient, "--methods", method, "--memory-of", side]
     output = subprocess.check_output([sys.executable, __file__, *words], text=True)
     return float(json.loads(output.splitlines()[-1])["peak_mb"])
 
 
-def measure(method: str, options: Options, device: torch.device) -> None:
-    """Measure the missing rows of one method and write them."""
-    gradient, kind = gradient_of(method, options), method_class(method)
+def missing(method: str, options: Options, device: torch.device) -> dict[str, Row]:
+    """Return the rows of one method that are not in the table, by variant."""
     table = open_table(options.out / f"{device.type}.csv")
+    gradient, kind = gradient_of(method, options), method_class(method)
     teacher = options.teacher if kind.roles or kind.peer else ""
     facts = Row.here(device, options.model, teacher, options.batch, method, options.tf32, gradient)
     rows = {variant: facts.of(variant) for variant in options.variants}
-    missing = {v: row for v, row in rows.items() if options.again or not table.holds(row)}
-    if not missing:
+    rows = {variant: row for variant, row in rows.items() if options.again or not table.holds(row)}
+    if not rows:
         print(f"{method}: every row is in {table.path} already (--again measures anew)")
-        return
-    print(f"{method}: reference ({gradient}) against {', '.join(missing)}")
-    peaks = {side: peak_of(method, side, options) for side in ("reference", *missing)}
+    return rows
+
+
+def measure(method: str, rows: dict[str, Row], options: Options, device: torch.device) -> None:
+    """Measure some variants of one method beside the reference, and write their rows."""
+    print(f"{method}: reference ({gradient_of(method, options)}) against {', '.join(rows)}")
+    devices.allow_tf32(options.tf32)
+    rates = {variant: devices.matrix_rate(device, DTYPES[variant]) for variant in rows}
+    peaks = {side: peak_of(method, side, options, device) for side in ("reference", *rows)}
     images, splits = synthetic(device)
     runners = {"reference": reference(method, options, images, device)}
-    runners |= {variant: ours(method, variant, options, splits) for variant in missing}
+    runners |= {variant: ours(method, variant, options, splits) for variant in rows}
     samples = alternate(runners, options.repeats, options.steps, device)
-    for variant, row in missing.items():
+    table, counter = open_table(options.out / f"{device.type}.csv"), StepCounter()
+    for variant, row in rows.items():
         row.measured(samples[variant], samples["reference"], peaks[variant], peaks["reference"], options.steps)
+        row.counted(flop_of(method, variant, options, counter), rates[variant])
         table.write(row)
 
 
@@ -131,8 +146,14 @@ def main() -> None:
     if options.memory_of is not None:
         print(json.dumps({"peak_mb": peak_here(options.methods[0], options.memory_of, options, device)}))
         return
+    counter, works = StepCounter(), list[tuple[tuple[str, dict[str, Row], Options], float]]()
     for method in options.methods:
-        measure(method, options.of(method), device)
+        its = options.of(method)
+        if rows := missing(method, its, device):
+            step = its.batch * flop_of(method, "fp32", its, counter)
+            works.append(((method, rows, its), (1 + len(rows)) * step))  # as if the reference did no more than ours
+    for method, rows, its in paced(works, options.limit):
+        measure(method, rows, its, device)
         gc.collect()
     table = options.out / f"{device.type}.md"
     print(table.read_text(encoding="utf-8") if table.exists() else "")

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-gpu reproduce-tables tables speed clean
+.PHONY: help install format lint type test test-gpu reproduce-tables tables speed speed-gpu clean
 
 help: ## Say what there is
 	@echo "make TARGET [SUITE=digits] [ARGS='...'] [PYTHON=python3.12]"
@@ -52,8 +52,13 @@ reproduce-tables: $(STAMP) ## Train and measure what is missing of SUITE, and ma
 tables: $(STAMP) ## Make the tables of SUITE again from the runs that are there
 	$(BIN)/ardbench report $(SUITE) --out results $(ARGS)
 
-speed: $(STAMP) ## Measure throughput and memory beside a plain training loop; ARGS goes to the script
+speed: $(STAMP) ## Measure training, AutoAttack and how both scale, an hour on a CPU; ARGS goes to all, such as --device cuda
 	$(BIN)/python benchmarks/speed/training.py $(ARGS)
+	$(BIN)/python benchmarks/speed/autoattack.py $(ARGS)
+	$(BIN)/python benchmarks/speed/scaling.py $(ARGS)
+
+speed-gpu: $(STAMP) ## Run all GPU tests and speed measurements in nine minutes; ARGS names the folder of the results
+	PYTHON=$(BIN)/python benchmarks/speed/gpu.sh $(ARGS)
 
 clean: ## Remove what building and testing leave; runs/, data/, results/ and .venv stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov

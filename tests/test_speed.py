@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -258,3 +260,17 @@ def test_a_run_whose_step_cannot_be_counted_tells_its_images(tmp_path: Path, mon
 
     monkeypatch.setattr(StepCounter, "flop", refuse)
     assert re.fullmatch(r"Speed: [\d,.]+ images/s\.\n", trained(tmp_path)[1])
+
+
+# All at once on a GPU -------------------------------------------------------------------------------------------------
+
+
+def test_without_cuda_all_gpu_measurements_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    script = Path(training.__file__).with_name("gpu.sh")
+    hidden = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([script, tmp_path / "out"], env=hidden, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(
+        f"gpu.sh measures on CUDA, and '{sys.executable}' has no torch that sees a CUDA device"
+    )
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Run all GPU tests and all speed measurements on CUDA, in under nine minutes, into one folder.
+#
+#     PYTHON=.venv/bin/python benchmarks/speed/gpu.sh [FOLDER]
+#
+# FOLDER (else $OUT, else results/speed of this checkout) gets the tables and gpu.txt, which is all that was printed; rows
+# that a table has are not measured again. PYTHON (else python3) has torch and what ardbench depends on, ardbench itself is
+# taken from this checkout. Exit code: 0, or 1 if a part failed or was cut off, or 2 where there is no CUDA device.
+set -uo pipefail
+
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+  echo "gpu.sh measures on CUDA, and '$python' has no torch that sees a CUDA device: give one that has, such as" \
+    "PYTHON=.venv/bin/python benchmarks/speed/gpu.sh, or measure on the processor with 'make speed'." >&2
+  exit 2
+fi
+[[ $python == /* || $python != */* ]] || python=$PWD/$python
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+out=${1:-${OUT:-$root/results/speed}}
+mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$root" || exit 1
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+until=$SECONDS # the second at which the present part is cut off; what a part leaves of its time, the next ones have
+code=0
+summary=()
+
+# part NAME SECONDS COMMAND...
+part() {
+  local began=$SECONDS result=0 verdict
+  until=$((until + $2))
+  printf '\n== %s, for at most %d s ==\n' "$1" $((until - SECONDS))
+  timeout --kill-after=5 $((until - SECONDS)) "${@:3}" || result=$?
+  case $result in
+    0) verdict='done' ;;
+    124 | 137) verdict='cut off' ;;
+    *) verdict="failed ($result)" ;;
+  esac
+  ((result == 0)) || code=1
+  summary+=("$(printf '%-28s %-12s %4d s' "$1" "$verdict" $((SECONDS - began)))")
+}
+
+# speed NAME SECONDS SCRIPT OPTIONS...: begins no row in the last 25 seconds
+speed() {
+  local limit=$((until + $2 - SECONDS - 25))
+  part "$1" "$2" "$python" "benchmarks/speed/$3.py" --device cuda --out "$out" --time-limit "$limit" "${@:4}"
+}
+
+versions='import platform, torch, torchvision, ardbench
+print("Python", platform.python_version(), "torch", torch.__version__, "torchvision", torchvision.__version__)
+print("CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version(), "ardbench", ardbench.__version__)'
+
+main() {
+  part 'GPU' 10 nvidia-smi
+  part 'versions' 20 "$python" -c "$versions"
+  part 'GPU tests' 120 "$python" -m pytest -m gpu --continue-on-collection-errors --durations 5 -p no:cacheprovider
+  speed 'training' 170 training --batch 128 --repeats 3 --steps 10
+  speed 'training, RSLAD, WRN-34-10' 40 training --methods rslad --teacher wrn-34-10 --repeats 3 --steps 10
+  speed 'AutoAttack' 90 autoattack
+  speed 'scaling' 60 scaling
+  printf '\n== Summary, %d s ==\n' "$SECONDS"
+  printf '%s\n' "${summary[@]}" "Results: $out"
+  return "$code"
+}
+
+main 2>&1 | tee "$out/gpu.txt"
+exit "${PIPESTATUS[0]}"

@@ -274,3 +274,17 @@ def test_without_cuda_all_gpu_measurements_are_refused_in_a_sentence(tmp_path: P
         f"gpu.sh measures on CUDA, and '{sys.executable}' has no torch that sees a CUDA device"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: torch sees no device")
+def test_rows_of_a_gpu_know_its_memory_and_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--device", "cuda", "--methods", "rslad", "--variants", "fp32,bf16", "--steps", "2", "--out"]
+    monkeypatch.setattr(sys, "argv", ["", *TINY, *words, str(tmp_path)])
+    training.main()
+    rows = report.open_table(tmp_path / "cuda.csv").rows()
+    assert [row["variant"] for row in rows] == ["fp32", "bf16"]
+    for row in rows:
+        assert 146 < float(row["peak_mb"]) < 300  # the images of ours alone are 146.5 MB
+        assert 0 < float(row["reference_peak_mb"]) < 146
+        assert 0 < float(row["utilisation"]) < 1

@@ -204,6 +204,45 @@ def test_the_flop_of_a_row_are_those_of_its_step(method: str, data: tuple[Any, A
     assert counted * len(batch.y) == pytest.approx(made.flop, rel=1e-4)  # CRDND's relations grow with the batch
 
 
+@pytest.mark.parametrize("method", sides.CACHED)
+def test_a_warm_step_is_saved_the_teacher_at_its_views_and_a_cold_one_is_not(
+    method: str, data: tuple[Any, Any]
+) -> None:
+    options, made = training.parse(TINY), {}
+    for variant in ("bf16", "cold", "warm"):
+        runner = sides.ours(method, variant, options, data[1])
+        for _ in range(2):
+            runner.prepare()
+            with Products() as counted:
+                runner.step()
+        made[variant] = counted.flop
+    flop = {variant: options.batch * sides.flop_of(method, variant, options, StepCounter()) for variant in made}
+    assert made["bf16"] == pytest.approx(flop["bf16"], rel=1e-4)
+    assert made["warm"] == pytest.approx(flop["warm"], rel=1e-4) and flop["warm"] < flop["bf16"]
+    assert made["cold"] >= made["bf16"]  # misses may be padded
+
+
+@pytest.mark.parametrize("method", sorted(PASSES))
+def test_the_cache_is_measured_where_a_step_asks_a_teacher_about_clean_views(
+    method: str,
+    data: tuple[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    _, loop, batch = pair(method, data)
+    asked = []
+    monkeypatch.setattr(
+        loop.method,
+        "teacher_logits",
+        lambda batch, teacher=0: asked.append(teacher) or loop.method.ask(batch.x, teacher),
+    )
+    loop.method.step(batch, sides.epoch_of(loop.recipe))
+    options = training.parse([*TINY, "--variants", "warm,bf16", "--out", str(tmp_path)])
+    assert list(training.missing(method, options, CPU)) == (["warm", "bf16"] if asked else ["bf16"])
+    assert ("warm left out" in capsys.readouterr().out) == (not asked)
+
+
 def test_a_row_tells_what_it_makes_of_the_device_and_an_older_one_leaves_that_blank(tmp_path: Path) -> None:
     row = report.Row.here(CPU, "resnet18", "", 100, "pgd-at", False, "backward").of("bf16")
     row.measured([tables.Seconds(2, 4)], [tables.Seconds(6, 12)], 1, 2, 1)

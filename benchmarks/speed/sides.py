@@ -22,6 +22,7 @@ from ardbench.engine.counting import StepCounter
 from ardbench.engine.loop import LOOK_EVERY, Loop
 from ardbench.methods import method_class
 from ardbench.methods.base import Context
+from ardbench.models.cost import cost
 from ardbench.models.feature_map import FeatureMap
 from ardbench.progress import Progress
 from ardbench.recipes import resolve
@@ -31,6 +32,11 @@ DATASET = "cifar10"
 LARGE, SMALL = 128, 32
 """Batches: `LARGE` for the methods of `AT_LARGE`, which is the recipes' own, `SMALL` for the rest."""
 AT_LARGE = ("pgd-at", "rslad", "peeraid", "crdnd")
+VARIANTS = {"fp32": "fp32", "bf16": "bf16", "cold": "bf16", "warm": "bf16"}
+"""Form of ours -> its precision. `CACHES` keep the teacher's logits: cold finds none of a step's views, warm all."""
+CACHES = ("cold", "warm")
+CACHED = ("rslad", "ard", "iad-i", "crdnd")
+"""Methods that ask a teacher about each clean view, which `CACHES` save; AdaAD does with alpha < 1 alone, not as released."""
 WHOLE_FROM = {"iad-i": "begin", "iad-ii": "begin", "darht": "distill_from"}
 """Methods that begin with less than their whole loss -> the field that says where all of its terms are there."""
 
@@ -61,17 +67,15 @@ class Options:
 
 
 def recipe_of(method: str, variant: str, options: Options) -> Recipe:
-    """Return the as-released recipe of a method (DARHT has the level one alone) in one precision, attack and outer step.
+    """Return the as-released recipe of a method (DARHT has the level one alone) for one form of ours.
 
     Both sides do the same in each step: DARHT's coin always says attack, and nothing is averaged between epochs.
     """
-    precision = {
-        "precision.attack": variant,
-        "precision.outer": variant,
-        "precision.tf32": options.tf32,
-        "precision.cache_gb": 0,
-    }
-    sets: dict[str, object] = precision | {"data.batch": options.batch, "average.kind": "none"}
+    precision = VARIANTS[variant]
+    sets: dict[str, object] = {"precision.attack": precision, "precision.outer": precision}
+    sets |= {"precision.tf32": options.tf32, "data.batch": options.batch, "average.kind": "none"}
+    if variant not in CACHES:
+        sets["precision.cache_gb"] = 0
     if method_class(method).peer:
         sets["method.peer"] = options.teacher
     name = f"{method}-{DATASET}"
@@ -161,17 +165,26 @@ def flop_of(method: str, variant: str, options: Options, counter: StepCounter) -
     recipe = recipe_of(method, variant, options)
     teachers = [Teacher("fresh", "", "", options.teacher, "", "") for _ in method_class(method).roles]
     epoch = epoch_of(recipe)
-    return counter.flop(recipe, teachers, range(epoch, epoch + 1))
+    saved = 2 * cost(options.teacher, data.info(DATASET)).macs if variant == "warm" else 0
+    return counter.flop(recipe, teachers, range(epoch, epoch + 1)) - saved
 
 
 def ours(method: str, variant: str, options: Options, splits: Splits) -> Runner:
     """Return the engine's side: batch, step and look at the losses as in `Loop._epoch`."""
     loop = loop_of(method, variant, options, splits)
     epoch, full, made = epoch_of(loop.recipe), len(splits.train) // options.batch, 0
+    cache = loop.cache
+    assert (cache is not None) == (variant in CACHES)
 
     def prepare() -> None:
         torch.backends.cudnn.benchmark = False
         devices.allow_tf32(loop.recipe.precision.tf32)
+        if cache is not None and variant == "cold":
+            cache.forget()
+            cache.ahead = 1  # so that each step asks about its own views
+        elif cache is not None:
+            first = made % full
+            cache.fill(epoch, range(first, min(first + options.steps, full)))
 
     def step() -> None:
         nonlocal made

@@ -21,7 +21,20 @@ import torch
 from reference import GRADIENTS
 from reference_losses import METHODS
 from report import Row, open_table
-from sides import AT_LARGE, LARGE, SMALL, Options, flop_of, gradient_of, ours, reference, synthetic
+from sides import (
+    AT_LARGE,
+    CACHED,
+    CACHES,
+    LARGE,
+    SMALL,
+    VARIANTS,
+    Options,
+    flop_of,
+    gradient_of,
+    ours,
+    reference,
+    synthetic,
+)
 from tables import Runner, alternate, paced
 
 from ardbench.engine import device as devices
@@ -29,7 +42,7 @@ from ardbench.engine.counting import StepCounter
 from ardbench.methods import method_class
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Variant of ours -> the precision of its products."""
+"""Precision -> the type of its products."""
 MEMORY_STEPS = 2
 
 
@@ -45,7 +58,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--repeats", type=int, default=7, help="timed samples of each side, alternating")
     parser.add_argument("--steps", type=int, default=None, help="steps of one sample (default: 1 on cpu, 20 on cuda)")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
-    parser.add_argument("--variants", default=",".join(DTYPES), help="comma-separated precisions of ours")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated forms of ours")
     parser.add_argument(
         "--reference-gradient", choices=GRADIENTS, default="released", help="how the reference's attack differentiates"
     )
@@ -56,7 +69,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the child process that measures one side's peak
     given = parser.parse_args(arguments)
     methods, variants = tuple(given.methods.split(",")), tuple(given.variants.split(","))
-    for kind, names, allowed in (("method", methods, METHODS), ("variant", variants, DTYPES)):
+    for kind, names, allowed in (("method", methods, METHODS), ("variant", variants, VARIANTS)):
         for name in names:
             if name not in allowed:
                 parser.error(f"unknown {kind} {name!r}: choose from {', '.join(allowed)}")
@@ -106,18 +119,20 @@ def missing(method: str, options: Options, device: torch.device) -> dict[str, Ro
     gradient, kind = gradient_of(method, options), method_class(method)
     teacher = options.teacher if kind.roles or kind.peer else ""
     facts = Row.here(device, options.model, teacher, options.batch, method, options.tf32, gradient)
-    rows = {variant: facts.of(variant) for variant in options.variants}
-    rows = {variant: row for variant, row in rows.items() if options.again or not table.holds(row)}
-    if not rows:
+    if without := [variant for variant in options.variants if variant in CACHES and method not in CACHED]:
+        print(f"{method}: {' and '.join(without)} left out: its step asks no teacher about the clean view of an image")
+    rows = {variant: facts.of(variant) for variant in options.variants if variant not in without}
+    absent = {variant: row for variant, row in rows.items() if options.again or not table.holds(row)}
+    if rows and not absent:
         print(f"{method}: every row is in {table.path} already (--again measures anew)")
-    return rows
+    return absent
 
 
 def measure(method: str, rows: dict[str, Row], options: Options, device: torch.device) -> None:
     """Measure some variants of one method beside the reference, and write their rows."""
     print(f"{method}: reference ({gradient_of(method, options)}) against {', '.join(rows)}")
     devices.allow_tf32(options.tf32)
-    rates = {variant: devices.matrix_rate(device, DTYPES[variant]) for variant in rows}
+    rates = {name: devices.matrix_rate(device, DTYPES[name]) for name in {VARIANTS[variant] for variant in rows}}
     peaks = {side: peak_of(method, side, options, device) for side in ("reference", *rows)}
     images, splits = synthetic(device)
     runners = {"reference": reference(method, options, images, device)}
@@ -126,7 +141,7 @@ def measure(method: str, rows: dict[str, Row], options: Options, device: torch.d
     table, counter = open_table(options.out / f"{device.type}.csv"), StepCounter()
     for variant, row in rows.items():
         row.measured(samples[variant], samples["reference"], peaks[variant], peaks["reference"], options.steps)
-        row.counted(flop_of(method, variant, options, counter), rates[variant])
+        row.counted(flop_of(method, variant, options, counter), rates[VARIANTS[variant]])
         table.write(row)
 
 

@@ -125,9 +125,10 @@ def gradient_of(method: str, options: Options) -> str:
 
 
 def reference(method: str, options: Options, images: Images, device: torch.device) -> Runner:
-    """Return the reference loop with torch's defaults and cudnn.benchmark as scripts set it."""
+    """Return the reference loop with torch's and C's defaults and cudnn.benchmark as scripts set it."""
 
     def prepare() -> None:
+        devices.keep_freed_memory(False)
         torch.backends.cudnn.benchmark = True
         devices.allow_tf32(options.tf32)
         torch.backends.cuda.matmul.fp32_precision = "ieee"  # torch's default: convolutions in TF32, products in fp32
@@ -177,6 +178,7 @@ def ours(method: str, variant: str, options: Options, splits: Splits) -> Runner:
     assert (cache is not None) == (variant in CACHES)
 
     def prepare() -> None:
+        devices.keep_freed_memory(loop.device.type == "cpu")
         torch.backends.cudnn.benchmark = False
         devices.allow_tf32(loop.recipe.precision.tf32)
         if cache is not None and variant == "cold":

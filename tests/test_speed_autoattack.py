@@ -6,7 +6,6 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import attacked
 import pytest
@@ -94,7 +93,7 @@ def test_a_differing_verdict_is_told_with_its_side_its_attack_and_the_margin_the
     y, x = split.labels.tolist(), split.pixels(slice(None))
     other = [(label + 1) % 10 for label in y]
     package = Outcome([other[0], y[1], other[2]], 1 - x, {})
-    ours = Outcome([y[0], other[1], other[2]], x, {}, {1: "fab-t", 2: "square"})
+    ours = Outcome([y[0], other[1], other[2]], x, {}, {1: "fab-t"})
     told = autoattack.differences(replace(trained, split=split), package, "aa", ours)
     with torch.no_grad():
         at = [trained.net(1 - x)[0], trained.net(x)[1]]
@@ -141,43 +140,40 @@ def test_a_teacher_is_attacked_on_its_test_images_under_the_usual_threat(tmp_pat
         autoattack.work_of(replace(given, n=10**6), CPU)
 
 
-@pytest.mark.usefixtures("short")
 def test_a_row_that_is_there_is_not_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run: list[str] = []
 
-    def recorded(kind: Any, name: str) -> None:
-        step = kind.step
-        monkeypatch.setattr(kind, "step", lambda self: (run.append(getattr(self, "protocol", name)), step(self)))
+    def quick(self: Package | Ours) -> None:
+        run.append(self.protocol if isinstance(self, Ours) else "package")
+        x, y = self.work.split.pixels(slice(None)), self.work.split.labels
+        self.outcome = Outcome(y.tolist(), x, dict.fromkeys(autoattack_report.ATTACKS, 1.0))
 
-    recorded(Package, "package")
-    recorded(Ours, "ours")
+    for kind in (Package, Ours):
+        monkeypatch.setattr(kind, "step", quick)
     for protocols in ("aa", "aa,aa-fast", "aa,aa-fast"):
         autoattack.measure(options("--out", str(tmp_path), "--protocols", protocols), CPU)
     assert run == ["package", "aa", "package", "aa-fast"]
     autoattack.measure(options("--out", str(tmp_path), "--protocols", "aa", "--again", "--repeats", "2"), CPU)
     assert run[4:] == ["package", "aa", "package", "aa"]
+    autoattack.measure(options("--out", str(tmp_path), "--protocols", "aa", "--package-batch", "4"), CPU)
+    assert run[8:] == ["package", "aa"]  # another package's batch is another row
     rows = autoattack_report.open_table(tmp_path / "autoattack-cpu.csv").rows()
-    assert [(row["protocol"], row["repeats"]) for row in rows] == [("aa-fast", "1"), ("aa", "2")]
-    for row in rows:
-        assert float(row["ratio"]) > 0 and float(row["processor_ratio"]) > 0
-        assert 4 < int(row["robust"]) <= 8 and 4 < int(row["package_robust"]) <= 8
-    assert (rows[1]["robust"], rows[1]["differing"]) == (rows[1]["package_robust"], "0")  # equal batches
-    page = (tmp_path / "autoattack-cpu.md").read_text(encoding="utf-8")
-    assert page.count("| resnet8-tiny | 8 |") == 2
-    assert page.count("only by") == sum(int(row["differing"]) for row in rows)
+    told = [(row["protocol"], row["package_batch"], row["repeats"]) for row in rows]
+    assert told == [("aa-fast", "8", "1"), ("aa", "8", "2"), ("aa", "4", "1")]
 
 
 @pytest.mark.usefixtures("short")
-def test_after_the_time_limit_no_run_is_begun_and_what_is_done_is_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_is_done_when_the_time_is_over_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = iter([0.0, 1.0, 1.0, 11.0])
-    monkeypatch.setattr(
-        autoattack, "time", type("Time", (), {"monotonic": lambda: next(clock), "perf_counter": lambda: 0})
-    )
+    fake = type("Time", (), {"monotonic": lambda: next(clock), "perf_counter": lambda: 0})
+    monkeypatch.setattr(autoattack, "time", fake)
     autoattack.measure(options("--out", str(tmp_path), "--time-limit", "10"), CPU)
-    rows = autoattack_report.open_table(tmp_path / "autoattack-cpu.csv").rows()
-    assert [row["protocol"] for row in rows] == ["aa"]
+    (row,) = autoattack_report.open_table(tmp_path / "autoattack-cpu.csv").rows()
+    assert (row["protocol"], row["repeats"], row["weights"], row["n"]) == ("aa", "1", "fresh", "8")
+    assert float(row["ratio"]) > 0 and float(row["processor_ratio"]) > 0
+    assert 4 < int(row["robust"]) == int(row["package_robust"]) < 8  # in equal batches
+    page = (tmp_path / "autoattack-cpu.md").read_text(encoding="utf-8")
+    assert "| aa | resnet8-tiny | 8 |" in page and page.endswith("None.\n")
 
 
 def test_differences_reach_the_page_and_the_batch_is_tuned_once(

@@ -94,7 +94,7 @@ class Outcome:
         said: (n) classes under attack.
         x_adv: (n, C, H, W) on the CPU; where a point fell the image that took it.
         seconds: of each attack, "clean" first.
-        took: the attack that took each fallen point, where the side tells.
+        took: the attack that took each point that was right at first, where the side tells.
         unconfirmed: claims in bf16 that fp32 did not confirm.
     """
 
@@ -251,7 +251,7 @@ class Watch(Progress):
             self.said.append((description, load_state(path).predictions))
 
     def took(self, labels: list[int], last: list[int]) -> dict[int, str]:
-        """Return the attack that took each fallen point; `last` is what was said in the end."""
+        """Return the attack that took each point that was right at first; `last` is what was said in the end."""
         found: dict[int, str] = {}
         for (name, before), (_, after) in pairwise([*self.said, ("", last)]):
             rows = zip(labels, before, after, strict=True)
@@ -289,7 +289,7 @@ def differences(work: Work, package: Outcome, protocol: str, ours: Outcome) -> l
         fooled = [side.said[row] != y for side in (package, ours)]
         if fooled[0] == fooled[1]:
             continue
-        side, name = (package, "package") if fooled[0] else (ours, f"{protocol} ({ours.took[row]})")
+        side, name = (package, "package") if fooled[0] else (ours, f"{protocol} ({ours.took.get(row, 'clean')})")
         with measuring(work.net, work.split.labels.device):
             logits = finite_logits(work.net, side.x_adv[row : row + 1].to(work.split.labels.device))[0]  # (K,)
         others = logits.clone()

@@ -24,8 +24,9 @@ of its gradient) of a quarter of the images lies, so that about three quarters s
 Seconds are medians; the ratio is the median of paired runs, with the least and largest in brackets where there were more
 than one; on the CPU also that of processor time, which busy neighbours disturb less. Another batch is another noise, so that
 verdicts near the boundary differ: below, each such image with the side and attack that alone took it, and the margin of
-the fp32 logits (that of the label minus the largest other one) at its adversarial image; negative is fooled. "Again" counts
-claims in bf16 that fp32 did not confirm: these points were attacked again in fp32.
+the fp32 logits (that of the label minus the largest other one) at its adversarial image, negative where it is fooled, positive
+where only the package's own arithmetic was, as TF32 may be. "Again" counts claims in bf16 that
+fp32 did not confirm: these points were attacked again in fp32.
 """
 
 ATTACKS = ("clean", "apgd-ce", "apgd-t", "fab-t", "square")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 NOTE = """\
 One training step of PGD adversarial training as the engine makes it (the as-released recipe for CIFAR-10, random images of its
-shape, a fresh student): one base point, and each axis of it varied alone. Seconds of a step are the median of the samples.
+shape, a fresh student): one base point, and each axis of it varied alone. Seconds of a step are the median of the samples,
+and "processor s" those of all processors together, which busy neighbours disturb less.
 An epoch is not run to its end: its seconds are its images by the images/s of the step, and "overhead", what the engine does
 once an epoch, measured by itself between the samples: closing it (a look at all weights; metrics and state written to disk)
 and beginning the next (a permutation). There is no validation in it. GFLOP are counted from the method's own step
@@ -112,7 +113,7 @@ def fixed(row: Cells, axis: str) -> str:
 
 def page(rows: list[Cells]) -> str:
     """Return the Markdown page of the rows: a table for every line along every axis."""
-    heads = ["s/step", "images/s", "GFLOP/image", "TFLOP/s", "s/epoch", "overhead s", "peak MB"]
+    heads = ["s/step", "processor s", "images/s", "GFLOP/image", "TFLOP/s", "s/epoch", "overhead s", "peak MB"]
     parts = ["# How the cost of training grows\n", NOTE]
     for axis, said in AXES.items():
         for line in lines(rows, axis):
@@ -169,6 +170,6 @@ def _panel(axes: Axes, several: list[list[Cells]], axis: str, column: str, said:
 
 def _cells(row: Cells, axis: str) -> list[str]:
     value = row[axis] if axis == "model" else f"{int(row[axis]):,}"
-    rates = [f"{float(row[name]):.3g}" for name in ("seconds",)]
+    rates = [f"{float(row[name]):.3g}" for name in ("seconds", "processor_seconds")]
     rates += [f"{float(row[name]):.4g}" for name in ("images_per_second", "gflop_per_image", "tflops", "epoch_seconds")]
     return [value, *rates, f"{float(row['overhead_seconds']):.2g}", row["peak_mb"]]

@@ -138,7 +138,12 @@ def reference(method: str, options: Options, images: Images, device: torch.devic
 
 def loop_of(method: str, variant: str, options: Options, splits: Splits) -> Loop:
     """Return the engine's own loop on its own networks."""
-    recipe, device = recipe_of(method, variant, options), splits.train.images.device
+    return loop_on(recipe_of(method, variant, options), method, options, splits)
+
+
+def loop_on(recipe: Recipe, method: str, options: Options, splits: Splits) -> Loop:
+    """Return the engine's own loop of a recipe of the method's, with the options' teachers."""
+    device = splits.train.images.device
 
     def build(model: str, purpose: str = "peer") -> nn.Module:
         net: nn.Module = networks.fresh(model, DATASET, recipe.data.normalise, 0, purpose, device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ardbench.attacks import form, pgd
-from ardbench.data.batches import Batch, Splits, TrainBatches
+from ardbench.config import Recipe
+from ardbench.data.batches import Batch, Splits
 from ardbench.engine import device as devices
 from ardbench.engine.checkpoints import load_weights
+from ardbench.engine.loop import Loop
 from ardbench.engine.train import build_method
 from ardbench.methods.base import Method
+from ardbench.progress import Progress
 from ardbench.recipes import resolve
 from ardbench.runs import Run, Teacher
 
@@ -92,11 +96,13 @@ class Outcome:
         loss: scalar, of the outer step.
         outer: its gradient to every parameter that learns, (P,).
         attack: the gradient of the inner objective to the image, (B, C, H, W).
+        found: the adversarial examples of a whole search, (B, C, H, W): of chaos, to be compared where all bits are equal.
     """
 
     loss: Tensor
     outer: Tensor
     attack: Tensor
+    found: Tensor
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class Difference:
     @property
     def equal(self) -> bool:
         """Whether the steps are the same to the bit."""
-        return self.loss == self.outer == self.attack == 0
+        return self.loss == self.outer == self.attack == 0 and torch.equal(self.fast.found, self.plain.found)
 
 
 def error(fast: Tensor, plain: Tensor) -> float:
@@ -144,76 +150,99 @@ def cosine(fast: Tensor, plain: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()))
 
 
+def layout_of(recipe: Recipe) -> torch.memory_format:
+    """Return how a recipe's images lie in memory."""
+    return torch.channels_last if recipe.precision.channels_last else torch.contiguous_format
+
+
+def first_batch(loop: Loop) -> Batch:
+    """Return the first batch of a loop, in the layout of its recipe."""
+    batch = loop.batches.batch(0, 0)
+    return replace(batch, x=batch.x.contiguous(memory_format=layout_of(loop.recipe)))
+
+
 class Bench:
-    """A trained student and one batch of adversarial examples, on which any side makes its step.
+    """A trained student and the adversarial examples of one batch, at which any side makes its step.
 
     Args:
         run: of the student, finished; its recipe decides everything but the precision.
-        plain: the side that crafts the examples, with the recipe's whole attack.
+        plain: the side that crafts the examples.
         teachers: of the method's roles.
         splits: the run's data, on the device.
     """
 
     def __init__(self, run: Run, plain: Side, teachers: Sequence[Teacher], splits: Splits) -> None:
-        self.name, self.model, self.teachers = run.recipe.name, run.recipe.student, teachers
-        self.device, self.weights = splits.train.images.device, load_weights(run.weights("last"))
-        data = run.recipe.data
-        first = TrainBatches(splits.train, data.augment, data.batch, data.drop_last, run.recipe.seed).batch(0, 0)
+        self.run, self.teachers, self.splits = run, teachers, splits
+        self.weights = load_weights(run.weights("last"))
         crafted: list[Tensor] = []
-        method = self._method(plain, {})
-        method.watch = lambda _, x_adv: crafted.append(x_adv)
-        self._step(method, first)
-        self.batch = replace(first, x=crafted[0])
+        loop = self.loop(plain)
+        loop.method.watch = lambda _, x_adv: crafted.append(x_adv)
+        self._step(loop)
+        self.x_adv = crafted[0]
+
+    def loop(self, side: Side) -> Loop:
+        """Return the engine's loop as a side has it; nothing is written."""
+        recipe, device = self.run.recipe, self.splits.train.images.device
+        recipe = resolve(recipe.name, student=recipe.student, sets=side.sets)
+        method = build_method(recipe, self.teachers, device)
+        return Loop(Run(Path("nowhere")), recipe, method, self.splits, lambda: False, Progress())
 
     def outcome(self, side: Side) -> Outcome:
-        """Return what a side computes at the examples, in its second step: by then everything kept from the first is used."""
+        """Return what a side computes in its second step: by then everything that was kept from the first is used."""
         devices.allow_tf32(side.tf32)
-        method = self._method(side, {"attack.steps": 0, "attack.start": "none"})
-        gradients = observe(method)
-        layout = torch.channels_last if dict(side.settings).get("channels_last") else torch.contiguous_format
-        batch = replace(self.batch, x=self.batch.x.contiguous(memory_format=layout))
+        loop = self.loop(side)
+        gradients, found = observe(loop.method, self.x_adv)
         with side.attacking():
             for _ in range(2):
-                loss = self._step(method, batch)
-        learnt = [parameter.grad for net in method.trainables().values() for parameter in net.parameters()]
+                loss = self._step(loop)
+        learnt = [parameter.grad for net in loop.trainables.values() for parameter in net.parameters()]
         outer = torch.cat([gradient.flatten() for gradient in learnt if gradient is not None])
-        return Outcome(loss, outer, gradients[-1])
+        return Outcome(loss, outer, gradients[-1], found[-1])
 
     def difference(self, fast: Side, plain: Side) -> Difference:
         """Return how far the step of a fast side lies from that of a plain one."""
         return Difference(self.outcome(fast), self.outcome(plain))
 
-    def _method(self, side: Side, sets: dict[str, object]) -> Method[Any]:
-        recipe = resolve(self.name, student=self.model, sets=sets | side.sets)
-        return build_method(recipe, self.teachers, self.device)
-
-    def _step(self, method: Method[Any], batch: Batch) -> Tensor:
+    def _step(self, loop: Loop) -> Tensor:
         """Make one step from the trained weights and statistics, and return its loss; gradients stay."""
-        method.student.load_state_dict(self.weights)
-        method.student.train()
-        method.student.zero_grad()
-        loss = method.step(batch, 0).loss
+        student = loop.method.student
+        student.load_state_dict(self.weights)
+        student.train()
+        student.zero_grad()
+        loss = loop.method.step(first_batch(loop), 0).loss
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
 
-def observe(method: Method[Any]) -> list[Tensor]:
-    """Return a list to which each inner maximisation of the method adds its objective's gradient at the batch itself.
+def observe(method: Method[Any], x_adv: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Have each inner maximisation of the method answer with `x_adv`, and return the lists to which each adds what it did.
 
-    It is taken through the form in which the network is attacked, whatever that is: a target is handed just that.
+    Returns:
+        (gradients of its objective at `x_adv`, examples that it has found). The gradient is taken through the form in which
+        the network is attacked, whatever that is: a target is handed just that.
     """
-    seen: list[Tensor] = []
-    maximise = method.maximise
+    gradients, found, maximise = list[Tensor](), list[Tensor](), method.maximise
+    layout = layout_of(method.recipe)
 
     def watched(
         objective: Objective, batch: Batch, aux: tuple[Tensor, ...] = (), target: Target | None = None, **others: Any
     ) -> Tensor:
-        def look(attacked: Net, x: Tensor) -> Tensor:
-            own = () if target is None else (target(attacked, x),)
-            seen.append(pgd.input_gradient(objective, attacked, x, (*aux, *own)))
-            return own[0] if own else x
+        at = x_adv.contiguous(memory_format=layout)
 
-        return maximise(objective, batch, aux, look, **others)
+        def look(attacked: Net, x: Tensor) -> Tensor:
+            answer = x if target is None else target(attacked, x)
+            known = aux if target is None else (*aux, answer)
+            gradients.append(pgd.input_gradient(objective, attacked, at, known))
+            return answer
+
+        found.append(maximise(blind(objective) if target is None else objective, batch, aux, look, **others))
+        return at
 
     method.maximise = watched  # type: ignore[assignment, method-assign]
-    return seen
+    return gradients, found
+
+
+@cache
+def blind(objective: Objective) -> Objective:
+    """Return the objective that does not see the last of its `aux`: one object for each, as a captured attack wants it."""
+    return lambda net, x_adv, *aux: objective(net, x_adv, *aux[:-1])

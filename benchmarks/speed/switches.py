@@ -24,7 +24,7 @@ import sides
 import torch
 import training
 from scipy.special import stdtrit
-from step import FROZEN, Bench, Side
+from step import FROZEN, Bench, Side, first_batch
 from switch_rows import Row, open_table
 from tables import Runner, Seconds, alternate
 
@@ -121,7 +121,10 @@ class Runs:
         once = {"selection.by": "last", "selection.every": 1000, "seed": seed}  # validated at the end alone
         recipe = resolve(f"{side.method}-{REAL}", sets=once | self.sets | side.sets)
         teachers = [of_run(self.teacher, role, "last") for role in map(str, method_class(side.method).roles)]
-        run = Run.place(self.root / f"{FROZEN}-{dict(side.settings)[FROZEN]}", recipe, teachers)
+        folder = "-".join(
+            str(value) for _, value in side.settings
+        )  # a run's own name leaves out what changes no number
+        run = Run.place(self.root / folder, recipe, teachers)
         with side.attacking():
             train(recipe, teachers, run, self.device)
         return run
@@ -181,7 +184,7 @@ def runner(side: Side, options: sides.Options, splits: Splits) -> Runner:
 
     def step() -> None:
         with side.attacking():
-            loop._step(loop._batch(0, 0), 0, 0)
+            loop._step(first_batch(loop), 0, 0)
 
     return Runner(prepare, step)
 

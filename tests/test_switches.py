@@ -160,8 +160,9 @@ def test_a_switch_that_is_there_is_not_measured_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(switches, "Runs", Known)
     monkeypatch.setattr(switches, "timed", known_seconds)
     for only in ("fold_bn", "fold_bn,channels_last", "fold_bn"):
-        switches.measure(*measured(only, tmp_path), CPU)
-    assert timed == [["fold_bn"], ["channels_last"]]
+        switches.measure(*asked(only, tmp_path), CPU)
+    switches.measure(*asked("attack", tmp_path, "--time-limit", "0"), CPU)
+    assert timed == [["fold_bn"], ["channels_last"], ["attack"]]
     folded, layout = switch_rows.open_table(tmp_path / "switches-cpu.csv").rows()
     assert [folded[name] for name in ("switch", "seeds", "ratio", "ratio_min", "ratio_max")] == [
         "fold_bn", "3", "1.0", "0.5", "2.0",
@@ -174,9 +175,8 @@ def test_a_switch_that_is_there_is_not_measured_again(monkeypatch: pytest.Monkey
     assert "+26.00 [+23.52, +28.48], **zero outside**" in page and "+0.00 [+0.00, +0.00], zero inside" in page
 
 
-def measured(only: str, out: Path) -> tuple[list[str], Any, int]:
-    wanted, options, seeds = switches.parse(["--only", only, "--seeds", "3", "--out", str(out)])
-    return wanted, options, seeds
+def asked(only: str, out: Path, *words: str) -> tuple[list[str], Any, int, float]:
+    return switches.parse(["--only", only, "--seeds", "3", "--out", str(out), *words])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -197,8 +198,9 @@ def timed(wanted: Sequence[str], options: sides.Options, device: torch.device) -
     return {side: samples[label(side)] for side in both}
 
 
-def measure(wanted: Sequence[str], options: sides.Options, seeds: int, device: torch.device) -> None:
-    """Measure the switches whose rows are missing, and write them one by one."""
+def measure(wanted: Sequence[str], options: sides.Options, seeds: int, limit: float, device: torch.device) -> None:
+    """Measure the switches whose rows are missing, and write them one by one; begin none after `limit` seconds."""
+    until = time.monotonic() + limit
     table = open_table(options.out / f"switches-{device.type}.csv")
     rows = {name: Row.here(device, options.model, options.batch, method_of(name), seeds, name) for name in wanted}
     missing = {name: row for name, row in rows.items() if options.again or not table.holds(row)}
@@ -208,7 +210,10 @@ def measure(wanted: Sequence[str], options: sides.Options, seeds: int, device: t
     seconds = timed(list(missing), options, device)
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder), device)
-        for name, row in missing.items():
+        for place, (name, row) in enumerate(missing.items()):
+            if time.monotonic() > until:
+                print(f"--time-limit is over: {', '.join([*missing][place:])} are left to the next call")
+                return
             print(name, flush=True)
             fast, plain = pair(name, device.type)
             row.timed(seconds[fast], seconds[plain], options.steps)
@@ -219,8 +224,8 @@ def measure(wanted: Sequence[str], options: sides.Options, seeds: int, device: t
             table.write(row)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[list[str], sides.Options, int]:
-    """Read the command line, or refuse it: the switches, what `training.py` asks for too, and the seeds."""
+def parse(arguments: list[str] | None = None) -> tuple[list[str], sides.Options, int, float]:
+    """Read the command line, or refuse it: the switches, what `training.py` asks for too, the seeds and the time limit."""
     parser = argparse.ArgumentParser(description="Measure each switch of the fast path alone, and all together.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", default="resnet18", help="what is timed, teachers too")
@@ -228,6 +233,7 @@ def parse(arguments: list[str] | None = None) -> tuple[list[str], sides.Options,
     parser.add_argument("--repeats", type=int, default=7, help="timed samples of each side, alternating")
     parser.add_argument("--seeds", type=int, default=5, help="runs on digits with each switch and without it")
     parser.add_argument("--only", default="", help="comma-separated switches (default: all that the device has)")
+    parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds after which no switch is begun")
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "speed")
     given = parser.parse_args(arguments)
@@ -240,18 +246,19 @@ def parse(arguments: list[str] | None = None) -> tuple[list[str], sides.Options,
             parser.error(str(unknown(f"switch on {given.device}", name, names)))
     words = ["--device", given.device, "--model", given.model, "--teacher", given.model, "--batch", str(given.batch)]
     words += ["--repeats", str(given.repeats), "--out", str(given.out)] + (["--again"] if given.again else [])
-    return wanted, training.parse(words), given.seeds
+    return wanted, training.parse(words), given.seeds, given.time_limit
 
 
 def main() -> None:
     """Measure every switch that was asked for."""
-    wanted, options, seeds = parse()
+    wanted, options, seeds, limit = parse()
     try:
-        measure(wanted, options, seeds, devices.choose(options.device))
+        measure(wanted, options, seeds, limit, devices.choose(options.device))
     except ArdbenchError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    print((options.out / f"switches-{options.device}.md").read_text(encoding="utf-8"))
+    table = options.out / f"switches-{options.device}.md"
+    print(table.read_text(encoding="utf-8") if table.exists() else "")
 
 
 if __name__ == "__main__":

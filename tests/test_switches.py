@@ -32,8 +32,9 @@ from ardbench.engine.checkpoints import load_weights
 PLAIN = Side.of("pgd-at", switches.PLAIN)
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: torch sees no device")]
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
+SLOW = [pytest.mark.slow]
 ALONE = [
-    pytest.param(device, name, marks=GPU if device == "cuda" else ())
+    pytest.param(device, name, marks=GPU if device == "cuda" else SLOW if name == "compile" else ())
     for device in ("cpu", "cuda")
     for name in switches.names_on(device)
     if name != switches.ALL
@@ -46,7 +47,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
 
     @cache
     def bench(device: str, method: str) -> step.Bench:
-        runs = switches.Runs(tmp_path_factory.mktemp("runs"), torch.device(device), {"schedule.epochs": 4})
+        runs = switches.Runs(tmp_path_factory.mktemp("runs"), torch.device(device), {"schedule.epochs": 3})
         return runs.bench(Side.of(method, switches.PLAIN))
 
     return bench
@@ -159,18 +160,18 @@ def test_a_switch_that_is_there_is_not_measured_again(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(switches, "Runs", Known)
     monkeypatch.setattr(switches, "timed", known_seconds)
-    for only in ("fold_bn", "fold_bn,channels_last", "fold_bn"):
+    for only in ("fold_bn", "fold_bn,frozen", "fold_bn"):
         switches.measure(*asked(only, tmp_path), CPU)
     switches.measure(*asked("attack", tmp_path, "--time-limit", "0"), CPU)
-    assert timed == [["fold_bn"], ["channels_last"], ["attack"]]
-    folded, layout = switch_rows.open_table(tmp_path / "switches-cpu.csv").rows()
+    assert timed == [["fold_bn"], ["frozen"], ["attack"]]
+    folded, frozen = switch_rows.open_table(tmp_path / "switches-cpu.csv").rows()
     assert [folded[name] for name in ("switch", "seeds", "ratio", "ratio_min", "ratio_max")] == [
         "fold_bn", "3", "1.0", "0.5", "2.0",
     ]  # fmt: skip
     assert float(folded["attack_error"]) == pytest.approx(0.5 / 15**0.5)
     assert (float(folded["robust_difference"]), float(folded["plain_robust"])) == pytest.approx((0.26, 0.25))
     assert float(folded["clean_low"]) == float(folded["clean_high"]) == 0
-    assert layout["clean_difference"] == ""
+    assert frozen["clean_difference"] == ""
     page = (tmp_path / "switches-cpu.md").read_text(encoding="utf-8")
     assert "+26.00 [+23.52, +28.48], **zero outside**" in page and "+0.00 [+0.00, +0.00], zero inside" in page
 

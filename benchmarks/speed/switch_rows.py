@@ -11,9 +11,10 @@ import torch
 from tables import Cells, Seconds, Table, markdown, name_of, where
 
 NOTE = """\
-Each switch alone, everything else off, against the same step without it; `all` is every switch of the method together. The
-plain step is fp32, contiguous, the network attacked as it is and its parameters frozen meanwhile; `frozen` is that against
-an attack which calls `loss.backward()`, as scripts do. `cache_gb` is RSLAD's, the others are PGD-AT's.
+Each switch alone, everything else off, against the same step without it; `all` is every switch of the method together but
+`compile`, which pays back in long runs alone. The plain step is fp32, contiguous, the network attacked as it is and its
+parameters frozen meanwhile; `frozen` is that against an attack which calls `loss.backward()`, as scripts do. `cache_gb` is
+RSLAD's with everything kept, the others are PGD-AT's.
 **Faster by**: seconds of the plain step over those of the fast one, medians of paired samples that alternate in one process,
 with the least and largest; synthetic images of CIFAR-10's shape, PGD-10, a freshly initialised student.
 **Error of one step**, from the same weights of a network trained on digits at the same adversarial examples: relative error of
@@ -21,7 +22,7 @@ the loss, of the outer step's gradient, of the input gradient; share of pixels a
 **Runs**: `resnet8-tiny` on digits with and without the switch, the same seeds on both sides, the last network on all 360 test
 images: accuracy without it, and the mean difference that it makes, in points, with Student's 95 % interval over the seeds.
 Training is chaotic: rounding alone gives another network, so paired seeds differ as much as other seeds do. What is
-equal to the bit in a step was not trained twice.
+equal to the bit in every step was not trained twice.
 """
 POINTS = 100
 

@@ -46,9 +46,12 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], st
     """For a device and a method, a network that has trained for a few epochs and its adversarial examples."""
 
     @cache
+    def runs(device: str) -> switches.Runs:
+        return switches.Runs(tmp_path_factory.mktemp("runs"), torch.device(device), {"schedule.epochs": 3})
+
+    @cache
     def bench(device: str, method: str) -> step.Bench:
-        runs = switches.Runs(tmp_path_factory.mktemp("runs"), torch.device(device), {"schedule.epochs": 3})
-        return runs.bench(Side.of(method, switches.PLAIN))
+        return runs(device).bench(Side.of(method, switches.PLAIN))
 
     return bench
 

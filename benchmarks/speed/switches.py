@@ -57,6 +57,7 @@ class Switch:
         attack, outer: what it does to the gradients of the inner maximisation and of the outer step.
         method: whose step and runs show it.
         devices: where it can be on.
+        apart: whether it is left out of all together, as what pays back only in long runs.
     """
 
     off: object
@@ -65,6 +66,7 @@ class Switch:
     outer: Effect
     method: str = "pgd-at"
     devices: tuple[str, ...] = ("cpu", "cuda")
+    apart: bool = False
 
 
 SWITCHES: dict[str, Switch] = {
@@ -74,6 +76,9 @@ SWITCHES: dict[str, Switch] = {
     "attack": Switch("fp32", "bf16", "rough", "equal"),
     "outer": Switch("fp32", "bf16", "equal", "rough"),
     "tf32": Switch(False, True, "rough", "rough", devices=("cuda",)),
+    "compile": Switch(False, True, "rounding", "rounding", apart=True),
+    "cuda_graph": Switch(False, True, "equal", "equal", devices=("cuda",)),
+    "cache_gb": Switch(0.0, 4.0, "rounding", "rounding", method="rslad"),
 }
 """Every switch by its field of `[precision]`; `frozen` has none, being always on."""
 PLAIN = {name: switch.off for name, switch in SWITCHES.items()} | {FROZEN: True}
@@ -93,7 +98,11 @@ def method_of(name: str) -> str:
 def pair(name: str, device: str) -> tuple[Side, Side]:
     """Return the side with a switch on and the one without, everything else being off."""
     method = method_of(name)
-    together = [other for other in names_on(device) if other != ALL and method_of(other) == method]
+    together = [
+        other
+        for other, switch in SWITCHES.items()
+        if device in switch.devices and switch.method == method and not switch.apart
+    ]
     changed = together if name == ALL else [name]
     on = {field: SWITCHES[field].on for field in changed}
     off = {} if name == ALL else {name: SWITCHES[name].off}

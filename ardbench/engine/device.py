@@ -84,6 +84,18 @@ def describe(device: torch.device) -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
+def hardware_name(device: torch.device) -> str:
+    """Return the device's own name: the GPU's, or the processor's with the bf16 instructions that it has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    told = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    name = told.get("model name", platform.processor()).strip(" \t:")
+    extra = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in told.get("flags", "").split()]
+    return " ".join([name, *extra])
+
+
 def peak_memory(device: torch.device) -> int:
     """Return the most bytes that this process has held: allocated on CUDA, resident on the CPU."""
     if device.type == "cuda":

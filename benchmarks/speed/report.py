@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tables import Cells, Seconds, Table, markdown, name_of, where
+from tables import Cells, Seconds, Table, markdown, where
+
+from ardbench.engine.device import hardware_name
 
 NOTE = """\
 Synthetic uint8 images of CIFAR-10's shape, freshly initialised networks, the as-released recipe's attack (PGD-10) and a
@@ -70,7 +72,17 @@ class Row:
         """Return an unmeasured row of this machine."""
         threads = torch.get_num_threads()
         return cls(
-            device.type, name_of(device), torch.__version__, threads, model, teacher, batch, method, "", tf32, gradient
+            device.type,
+            hardware_name(device),
+            torch.__version__,
+            threads,
+            model,
+            teacher,
+            batch,
+            method,
+            "",
+            tf32,
+            gradient,
         )
 
     def of(self, variant: str) -> Row:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,18 +82,6 @@ def wait_for(device: torch.device) -> None:
     """Wait until the device has done what it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def name_of(device: torch.device) -> str:
-    """Return the device's name: the GPU's, or the processor's with the bf16 instructions that it has."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    told = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    name = told.get("model name", platform.processor()).strip(" \t:")
-    extra = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in told.get("flags", "").split()]
-    return " ".join([name, *extra])
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Run:
         """What `create` recorded."""
         return read_json(self.path / "config.json")
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         try:

@@ -30,6 +30,11 @@ SETTINGS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_speed_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def suite_file(folder: Path, more: str = "") -> Path:
     """Write a suite of a teacher and two students."""
     path = folder / "tiny.toml"
@@ -69,10 +74,33 @@ def test_reproduce_does_what_is_missing_and_then_nothing(tmp_path: Path, jobs: i
     assert (
         len(list((tmp_path / "runs").glob("*/eval/last/*.json"))) == 3 * 5
     )  # two verdicts, two for the checks, and the checks
+    assert "No prediction: nothing measured on this device yet." in result.stdout
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     again = call(*words)
-    assert again.exit_code == 0 and "Nothing is missing" in again.stderr
+    assert again.exit_code == 0 and "Nothing is missing" in again.stderr and "redict" not in again.output
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_forecast_is_printed_beside_what_it_took(tmp_path: Path) -> None:
+    path = suite_file(tmp_path)
+    words = ["reproduce", path, "--runs", tmp_path / "runs", "--jobs", "1", "--device", "cpu"]
+    table = tmp_path / "results" / "speed" / "cpu.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("name,model,method,variant,tflops\nname,resnet18,rslad,fp32,fast\n")
+    damaged = call(*words)
+    assert damaged.exit_code == 0
+    assert "No prediction: results/speed/cpu.csv, line 2: could not convert string to float: 'fast'" in damaged.stdout
+    path.write_text(path.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))
+    told = call(*words).stdout
+    clock = r"\d+ min \d\d s"
+    assert re.search(
+        rf"Predicted {clock}, took {clock} with 1 at once "
+        rf"\(training {clock}, predicted {clock}; evaluation {clock}, predicted {clock};",
+        told,
+    )
+    path.write_text(path.read_text().replace("seeds = [0, 1, 2]", "seeds = [0, 1, 2, 3]"))
+    stopped = call(*words, "--time-limit", "0.001s")
+    assert stopped.exit_code == 3 and "redict" not in stopped.stdout
 
 
 def numbers(line: str) -> list[float]:

@@ -16,10 +16,14 @@ from ardbench.config import Recipe, Threat
 from ardbench.data.batches import Split, TrainBatches
 from ardbench.data.load import load
 from ardbench.engine.counting import StepCounter
-from ardbench.engine.device import describe
-from ardbench.engine.estimate import ROBUST, estimate, forwards, images_per_epoch
+from ardbench.engine.device import describe, hardware_name
+from ardbench.engine.estimate import estimate, images_per_epoch
+from ardbench.engine.forecast import Seconds, Watch, makespan, predict
+from ardbench.engine.rates import read_table
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.cost import ROBUST, flop, forwards
 from ardbench.evaluation.measure import evaluate
+from ardbench.evaluation.verdicts import Verdicts, file_name
 from ardbench.losses import cross_entropy
 from ardbench.methods.base import Method, Step
 from ardbench.recipes import resolve
@@ -187,7 +191,7 @@ def begin(cell: Cell, epochs: int, seconds: float = 2.0, device: str = describe(
 
 
 def of_one(cell: Cell, root: Path, tflops: float | None = None) -> Any:
-    return estimate([cell], root, CPU, tflops)[0]
+    return estimate([cell], root, CPU, tflops, root / "speed")[0]
 
 
 def test_a_partial_run_costs_the_rest_and_a_finished_one_its_evaluations(tmp_path: Path) -> None:
@@ -218,11 +222,11 @@ def test_a_rate_is_the_runs_own_or_that_of_its_like_or_of_all(tmp_path: Path) ->
     epoch = of_one(cell, tmp_path).training / 8
     begin(planned(tmp_path, "pgd-at", seed=9), 1, seconds=1e-3, device="cuda (NVIDIA H200)")
     assert of_one(cell, tmp_path).rate is None, "another device tells nothing"
-    other = planned(tmp_path, "pgd-at", seed=1)
-    begin(other, 1, seconds=1.0)
+    begin(planned(tmp_path, "pgd-at", seed=1), 1, seconds=1.0)
     one = of_one(planned(tmp_path, "pgd-at", seed=2), tmp_path)
     assert of_one(cell, tmp_path).rate == pytest.approx(one.training / 8)
-    assert of_one(cell, tmp_path).source == "reached by all runs there"
+    assert of_one(cell, tmp_path).source == "reached by the same student"
+    assert of_one(planned(tmp_path, student="resnet8"), tmp_path).source == "reached by all runs there"
     for seed, seconds in ((1, 4.0), (2, 2.0), (3, 1.0)):
         begin(planned(tmp_path, seed=seed), 2, seconds)
     assert of_one(cell, tmp_path).rate == pytest.approx(epoch / 2)
@@ -231,6 +235,96 @@ def test_a_rate_is_the_runs_own_or_that_of_its_like_or_of_all(tmp_path: Path) ->
     own = of_one(planned(tmp_path, state="partial"), tmp_path)
     assert own.rate == pytest.approx(epoch / 8)
     assert own.hours == pytest.approx(7 * 8 / 3600)
+
+
+def measure(cell: Cell, protocol: str, seconds: float, device: str = "cpu", n: int = 64) -> None:
+    """Write an evaluation of a run's last checkpoint that took so long."""
+    zeros, threat = [0] * n, {"norm": "linf", "eps": 0.1}
+    told = Verdicts(protocol, 1, threat, zeros, zeros, zeros, seconds, 64, 0, 64, environment={"device": device})
+    told.save(cell.run.path / "eval" / "last" / file_name(protocol, None if n == 64 else n))
+
+
+def test_evaluation_has_the_rate_that_earlier_evaluations_reached(tmp_path: Path) -> None:
+    cell = planned(tmp_path, state="done", missing=(("last", "pgd20"), ("last", "clean")))
+    begin(planned(tmp_path, seed=1), 1)
+    assert of_one(cell, tmp_path).evaluation_rate is None
+    assert of_one(cell, tmp_path).seconds == (0, of_one(cell, tmp_path).flop / of_one(cell, tmp_path).rate)
+    measure(planned(tmp_path, seed=1), "pgd20", 9.0, "NVIDIA H200")
+    assert of_one(cell, tmp_path).evaluation_rate is None, "another device tells nothing"
+    measure(planned(tmp_path, seed=1), "pgd20", 8.0)
+    pgd20, clean = (flop(name, 64, "resnet8-tiny", "fake") for name in ("pgd20", "clean"))
+    assert of_one(cell, tmp_path).evaluation_rate == pytest.approx(pgd20 / 8)  # clean has the rate of all there is
+    begin(planned(tmp_path, seed=2), 1)
+    measure(planned(tmp_path, seed=2), "clean", 0.0)  # taken over from the same network
+    measure(planned(tmp_path, seed=2), "pgd20", 2.0, n=32)
+    assert of_one(cell, tmp_path).evaluation_rate == pytest.approx(pgd20 * 1.5 / 10)
+    measure(planned(tmp_path, seed=1), "clean", 3.0)
+    assert of_one(cell, tmp_path).seconds == pytest.approx((0, 10 / 1.5 + 3))
+    assert of_one(cell, tmp_path).evaluation == pytest.approx(pgd20 + clean)
+
+
+HEAD = "name,model,method,variant,tflops"
+
+
+def write_table(root: Path, *rows: str, head: str = HEAD) -> Path:
+    path = root / "speed" / "cpu.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join([head, *rows, ""]))
+    return path
+
+
+def test_a_table_tells_the_rate_where_no_run_does_and_the_nearest_rows_of_it(tmp_path: Path) -> None:
+    here, cell = hardware_name(CPU), planned(tmp_path)
+    rows: list[str] = []
+    for row, expected in (
+        ("another device,resnet8-tiny,standard,fp32,9", (None, "")),
+        (f"{here},resnet18,standard,fp32,", (None, "")),
+        (f"{here},resnet18,standard,bf16,8", (8, "by the speed table, all rows")),
+        (f"{here},resnet18,pgd-at,fp32,1", (1, "by the speed table, same precision")),
+        (f"{here},resnet18,rslad,fp32,2", (1.5, "by the speed table, same precision")),
+        (f"{here},resnet18,standard,fp32,3", (3, "by the speed table, same method and precision")),
+        (f"{here},resnet8-tiny,mart,bf16,4", (4, "by the speed table, same student, all rows")),
+        (f"{here},resnet8-tiny,mart,fp32,5", (5, "by the speed table, same student, same precision")),
+    ):
+        rows.append(row)
+        write_table(tmp_path, *rows)
+        found = of_one(cell, tmp_path)
+        assert (found.rate and found.rate / 1e12, found.source) == expected
+    assert found.hours == pytest.approx(found.flop / 5e12 / 3600)
+    mixed = {"precision__attack": "bf16", "precision__outer": "fp32"}
+    assert of_one(planned(tmp_path, **mixed), tmp_path).source == "by the speed table, same student, all rows"
+    begin(planned(tmp_path, "pgd-at", seed=1), 1)
+    assert of_one(cell, tmp_path).source == "reached by the same student"
+
+
+def test_a_table_of_before_tflops_tells_nothing(tmp_path: Path) -> None:
+    assert read_table(write_table(tmp_path, "n,resnet18,rslad,fp32", head="name,model,method,variant"), "n") == []
+    assert read_table(tmp_path / "absent.csv", "n") == []
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("n,resnet18,rslad,fp32,fast", "could not convert string to float: 'fast'"),
+        ("n,resnet18,rslad,fp32,-1", "tflops is -1, which no device reaches"),
+        ("n,resnet18,rslad,fp32,nan", "tflops is nan, which no device reaches"),
+        ("n,resnet18,rslad", "longer or shorter than the head"),
+        ("n,resnet18,rslad,fp32,1,2", "longer or shorter than the head"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_file_and_line(tmp_path: Path, row: str, said: str) -> None:
+    write_table(tmp_path, "n,resnet18,rslad,fp32,1", row)
+    with pytest.raises(ArdbenchError, match=rf"cpu\.csv, line 3: .*{said}"):
+        of_one(planned(tmp_path), tmp_path)
+
+
+def test_a_table_without_a_column_or_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "n,1", head="name,tflops")
+    with pytest.raises(ArdbenchError, match=r"cpu\.csv, line 2: there is no column 'method'"):
+        read_table(path, "n")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ArdbenchError, match=r"cpu\.csv cannot be read as a speed table"):
+        read_table(path, "n")
 
 
 def test_a_given_rate_is_believed(tmp_path: Path) -> None:
@@ -247,3 +341,44 @@ def test_a_run_whose_method_is_gone_tells_nothing(tmp_path: Path) -> None:
     document["recipe"]["method"]["name"] = "gone"
     write_json(cell.run.path / "config.json", document)
     assert of_one(cell, tmp_path).rate is None
+
+
+# Forecasts ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_cell_is_done_when_the_campaigns_order_says(tmp_path: Path) -> None:
+    """A teacher, its two students, and a run that learns from nobody, each 3 s of training and 2 s of evaluation."""
+    teacher = planned(tmp_path, missing=(("last", "clean"),))
+    taught = [Teacher("teacher", "robust", "identity", "resnet8-tiny", str(teacher.run.weights("last")), "")]
+    students = [
+        Cell("student", Run.place(tmp_path, made, taught), made, tuple(taught), "missing", (("last", "clean"),))
+        for made in (recipe("rslad", seed=seed) for seed in range(2))
+    ]
+    cells = [teacher, *students, planned(tmp_path, seed=1, missing=(("last", "clean"),))]
+    each = [(3.0, 2.0)] * 4
+    assert makespan(cells, each, 1) == 4 * 5
+    assert makespan(cells, each, 2) == 10  # teacher and loner, then both students
+    assert makespan(cells, each, 4) == 3 + 5  # students begin when the teacher is trained, not when it is measured
+    done = Cell(teacher.name, teacher.run, teacher.recipe, (), "done", ())
+    assert makespan([done, *cells[1:]], each, 3) == 5
+
+
+def test_a_plan_is_predicted_and_a_watch_tells_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no speed table
+    pairs = (("last", "clean"), ("last", "pgd20"))
+    cells = [
+        planned(tmp_path, state="partial", missing=pairs),
+        planned(tmp_path, seed=1, state="done", missing=pairs[:1]),
+    ]
+    assert predict(cells, tmp_path, CPU, 1) is None
+    for cell in cells:
+        begin(cell, 6, seconds=4.0)
+    measure(cells[1], "pgd20", 5.0)
+    measure(cells[1], "clean", 1.0)
+    assert predict(cells, tmp_path, CPU, 2) == Seconds(pytest.approx(14), pytest.approx(8), pytest.approx(7))
+    watch = Watch(cells)
+    begin(cells[0], 8, seconds=5.0)
+    measure(cells[0], "clean", 0.5)
+    measure(cells[0], "pgd20", 3.0)
+    told = watch.read()
+    assert (told.training, told.evaluation) == (8 * 5 - 6 * 4, 0.5 + 3 + 1) and told.wall > 0

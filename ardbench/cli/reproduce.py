@@ -20,6 +20,7 @@ from ardbench.errors import ArdbenchError
 if TYPE_CHECKING:
     from ardbench.engine.campaign import Outcome
     from ardbench.engine.estimate import Estimate
+    from ardbench.engine.forecast import Seconds
     from ardbench.suites import Cell, Choice, Suite
 
 COSTS = ("M images", "PFLOP", "hours")
@@ -69,11 +70,13 @@ def reproduce(
     if tflops is not None:
         raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
     output = Output(as_json=False)
-    outcome = _execute(cells, device, data_root, jobs, time_limit, quiet)
+    outcome, comparison = _execute(cells, device, data_root, runs, jobs, time_limit, quiet)
     found, cells = planned(suite, runs)
     _tables(found.name, cells, out, output)
     if found.transfer and not (outcome.stopped or outcome.failed):
         _transfer(found, found.transfer, cells, device, data_root, runs, out, quiet, output)
+    if comparison:
+        output.line(comparison)
     output.line(f"This call took {_clock(time.monotonic() - began)}; {_spent(cells)}.")
     _end(outcome, cells, output)
 
@@ -122,6 +125,8 @@ def _add_estimates(
 
 def _total(found: Sequence[Estimate], runs: Path, device: str) -> list[str]:
     """Return what all rows come to, how fast that was taken to go, and what is assumed."""
+    from ardbench.engine.rates import TABLES
+
     trained, evaluated = (
         _digits(sum(images) / 1e6) for images in ([c.trained for c in found], [c.evaluated for c in found])
     )
@@ -133,15 +138,20 @@ def _total(found: Sequence[Estimate], runs: Path, device: str) -> list[str]:
     if not rates:
         return [
             work,
-            f"No hours: no run in {runs} was trained on {device}; give --tflops NUMBER, the TFLOP/s that training reaches.",
+            f"No hours: no run in {runs} was trained on {device}, and no speed table in {TABLES} names its TFLOP/s; give "
+            "--tflops NUMBER, the TFLOP/s that training reaches.",
         ]
     speed = " to ".join(dict.fromkeys(map(_digits, (rates[0], rates[-1]))))
     sources = ", ".join(f"{source} ({n})" for source, n in Counter(c.source for c in found if c.rate).items())
     hours = _digits(sum(c.hours or 0 for c in found))
-    return [
-        work,
-        f"{hours} h for one run after the other, at {speed} TFLOP/s {sources}, evaluation as fast as training.",
-    ]
+    return [work, f"{hours} h for one run after the other, at {speed} TFLOP/s {sources}, {_evaluating(found)}."]
+
+
+def _evaluating(found: Sequence[Estimate]) -> str:
+    rates = sorted(c.evaluation_rate / 1e12 for c in found if c.evaluation_rate)
+    if not rates:
+        return "evaluation as fast as training"
+    return f"evaluation at {' to '.join(dict.fromkeys(map(_digits, (rates[0], rates[-1]))))} reached by earlier ones"
 
 
 def _digits(number: float) -> str:
@@ -150,26 +160,55 @@ def _digits(number: float) -> str:
 
 
 def _execute(
-    cells: Sequence[Cell], device: str, data_root: Path | None, jobs: int | None, time_limit: float | None, quiet: bool
-) -> Outcome:
-    """Do what is missing; without anything missing not even torch is imported."""
+    cells: Sequence[Cell], device: str, data_root: Path | None, runs: Path, jobs: int | None, time_limit: float | None,
+    quiet: bool,
+) -> tuple[Outcome, str]:  # fmt: skip
+    """Do what is missing, and say how long that was predicted to take and took, or nothing if it did not come to its end.
+
+    Without anything missing not even torch is imported.
+    """
     from ardbench.engine import campaign
 
     count = len(campaign.unfinished(cells))
     if not count:
         say("Nothing is missing: the tables are made again from what is there.")
-        return campaign.Outcome()
+        return campaign.Outcome(), ""
     from ardbench.cli.campaign import listening
     from ardbench.engine.device import choose, describe
+    from ardbench.engine.forecast import Watch, predict
 
     chosen = choose(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = min(jobs or (1 if chosen.type == "cuda" else cores), count)
     threads = max(1, cores // at_once) if at_once > 1 else None
     say(f"Device: {describe(chosen)}; {count} of {len(cells)} runs are to be done, {at_once} at once.")
+    reason, expected = "nothing measured on this device yet", None
+    try:
+        expected = predict(cells, runs, chosen, at_once)
+    except ArdbenchError as error:
+        reason = str(error).rstrip(".")
     settings = campaign.Settings(chosen.type, data_root, threads)
+    watch = Watch(cells)
     with listening(cells, quiet) as listen:
-        return campaign.reproduce(cells, settings, listen, jobs=at_once, time_limit=time_limit)
+        outcome = campaign.reproduce(cells, settings, listen, jobs=at_once, time_limit=time_limit)
+    if outcome.stopped or outcome.failed:
+        return outcome, ""
+    return outcome, _compared(expected, watch.read(), at_once) if expected else f"No prediction: {reason}."
+
+
+def _compared(expected: Seconds, taken: Seconds, jobs: int) -> str:
+    """Return how long the runs were predicted to take and took, and their parts, each run taken alone."""
+    parts = [
+        f"{name} {_clock(took)}, predicted {_clock(predicted)}"
+        for name, predicted, took in (
+            ("training", expected.training, taken.training),
+            ("evaluation", expected.evaluation, taken.evaluation),
+        )
+    ]
+    return (
+        f"Predicted {_clock(expected.wall)}, took {_clock(taken.wall)} with {jobs} at once ({'; '.join(parts)}; "
+        "loading and checks are not predicted)."
+    )
 
 
 def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> None:

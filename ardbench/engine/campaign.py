@@ -196,7 +196,7 @@ class _Campaign:
         self.cells, self.settings, self.on_event, self.deadline = cells, settings, on_event, deadline
         self.waiting = unfinished(cells)
         self.trained = {index for index, cell in enumerate(cells) if cell.state == "done"}
-        self.teachers = [_teaching(cell, cells) for cell in cells]
+        self.teachers = [teaching(cell, cells) for cell in cells]
         self.outcome = Outcome()
 
     def here(self) -> None:
@@ -269,7 +269,7 @@ class _Campaign:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
-def _teaching(cell: Cell, cells: Sequence[Cell]) -> set[int]:
+def teaching(cell: Cell, cells: Sequence[Cell]) -> set[int]:
     """Return the cells whose runs teach this one."""
     folders = {Path(teacher.weights).resolve().parent for teacher in cell.teachers}
     return {index for index, other in enumerate(cells) if other.run.path.resolve() in folders}

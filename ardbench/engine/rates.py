@@ -1,0 +1,206 @@
+"""How fast a device is, in FLOP/s: by the runs that it has trained and evaluated, or else by the speed table.
+
+The table is what `benchmarks/speed/training.py` writes; only its rows of a device of the same name tell anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ardbench import models
+from ardbench.config import Recipe
+from ardbench.engine.counting import StepCounter
+from ardbench.engine.device import describe, hardware_name
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.cost import flop
+from ardbench.evaluation.verdicts import file_name, load_verdicts
+from ardbench.methods import available
+from ardbench.runs import Run, all_runs, read_json
+from ardbench.suites import Cell
+
+TABLES = Path("results/speed")
+"""Where the speed tables lie, <device>.csv each: below the working directory, beside the tables of suites."""
+SAMPLES = 20
+"""Evaluations that are read for each protocol and student; more of them tell no more."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with finished epochs."""
+
+    run: Run
+    counted: StepCounter
+
+    @property
+    def alike(self) -> tuple[str, str]:
+        """Method and student."""
+        return self.run.recipe.method["name"], self.run.recipe.student
+
+    @cached_property
+    def rate(self) -> float:
+        """The FLOP/s that its epochs have reached; counted when it is asked for."""
+        rows = self.run.metrics
+        images, seconds = (sum(row[name] for row in rows) for name in ("images", "seconds"))
+        return float(images * self.counted.flop(self.run.recipe, self.run.teachers, range(len(rows))) / seconds)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one evaluation took; `flop` are counted as those of a planned one."""
+
+    protocol: str
+    student: str
+    flop: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The FLOP/s of a row of the speed table; `precision` is that of attack and outer step, as the row names it."""
+
+    method: str
+    student: str
+    precision: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What is known of a device."""
+
+    trained: Sequence[Trained] = ()
+    evaluated: Sequence[Evaluated] = ()
+    table: Sequence[Timed] = ()
+    """Empty where runs tell."""
+
+    def training(self, cell: Cell) -> tuple[float | None, str]:
+        """Return the rate of the run itself, else of its like, and where it comes from, in words.
+
+        The median where there are several.
+        """
+        like = (cell.recipe.method["name"], cell.recipe.student)
+        runs: list[tuple[str, Sequence[Trained | Timed]]] = [
+            ("reached by the run itself", [one for one in self.trained if one.run.path == cell.run.path]),
+            ("reached by the same method and student", [one for one in self.trained if one.alike == like]),
+            ("reached by the same student", [one for one in self.trained if one.alike[1] == like[1]]),
+            ("reached by all runs there", self.trained),
+        ]
+        for source, chosen in (*runs, *self._tabulated(cell.recipe)):
+            if chosen:
+                return median(one.rate for one in chosen), source
+        return None, ""
+
+    def evaluation(self, protocol: str, student: str) -> float | None:
+        """Return the rate of evaluations of the same protocol and student, else of the protocol, else of all."""
+        of_protocol = [e for e in self.evaluated if e.protocol == protocol]
+        like = [e for e in of_protocol if e.student == student] or of_protocol or self.evaluated
+        return sum(e.flop for e in like) / sum(e.seconds for e in like) if like else None
+
+    def _tabulated(self, recipe: Recipe) -> list[tuple[str, list[Timed]]]:
+        """Return the rows of the table that come nearest to a recipe, nearest first; only its student's if there are any."""
+        precision = recipe.precision.outer if recipe.precision.outer == recipe.precision.attack else None
+        same = [row for row in self.table if row.student == recipe.student]
+        rows, also = (same, ", same student") if same else (list(self.table), "")
+        alike = [row for row in rows if row.precision == precision]
+        like = [row for row in alike if row.method == recipe.method["name"]]
+        by = f"by the speed table{also}"
+        return [(f"{by}, same method and precision", like), (f"{by}, same precision", alike), (f"{by}, all rows", rows)]
+
+
+def measured(
+    root: Path, device: torch.device, protocols: Collection[str], counted: StepCounter, tables: Path = TABLES
+) -> Rates:
+    """Return how fast this device is.
+
+    Args:
+        root: the folder of runs.
+        protocols: of which evaluations are wanted.
+        tables: the folder of speed tables.
+
+    Raises:
+        ArdbenchError: a run directory or the table is damaged.
+    """
+    trained: list[Trained] = []
+    evaluated: list[Evaluated] = []
+    for run in all_runs(root):
+        if run.metrics and _countable(run):
+            trained += [Trained(run, counted)] if _made_on(run, device) else []
+            evaluated += _evaluations(run, device, protocols, evaluated)
+    table = [] if trained else read_table(tables / f"{device.type}.csv", hardware_name(device))
+    return Rates(trained, evaluated, table)
+
+
+def read_table(path: Path, name: str) -> list[Timed]:
+    """Return the rows of a speed table that were measured on the device called `name`; none where there is no file.
+
+    Raises:
+        ArdbenchError: a row is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        reader = csv.DictReader(StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArdbenchError(f"{path} cannot be read as a speed table ({error}): restore or delete it.") from None
+    found = []
+    try:
+        for row in reader:
+            told = _row(row)
+            found += [told] if told and row["name"] == name else []
+    except (csv.Error, KeyError, ValueError) as error:
+        why = f"there is no column {error}" if isinstance(error, KeyError) else error
+        raise ArdbenchError(f"{path}, line {reader.line_num}: {why}; mend or delete that line.") from None
+    return found
+
+
+def _row(row: dict[str, str]) -> Timed | None:
+    """Return what a row tells, or None where it holds no TFLOP/s."""
+    if None in row or None in row.values():
+        raise ValueError("the row is longer or shorter than the head of the table")
+    if not row.get("tflops"):
+        return None
+    rate = float(row["tflops"]) * 1e12
+    if not 0 < rate < math.inf:
+        raise ValueError(f"tflops is {row['tflops']}, which no device reaches")
+    return Timed(row["method"], row["model"], row["variant"], rate)
+
+
+def _evaluations(
+    run: Run, device: torch.device, protocols: Collection[str], known: Sequence[Evaluated]
+) -> list[Evaluated]:
+    """Return what a run's evaluations took; one that was taken over from the same network took nothing."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    student, dataset = run.recipe.student, run.recipe.data.name
+    found = []
+    for protocol in protocols:
+        there = sum((one.protocol, one.student) == (protocol, student) for one in known)
+        stem = file_name(protocol).removesuffix(".json")
+        paths = [*run.path.glob(f"eval/*/{stem}.json"), *run.path.glob(f"eval/*/{stem}-n*[0-9].json")]
+        for path in sorted(paths)[: max(0, SAMPLES - there)]:
+            verdicts = load_verdicts(path)
+            if verdicts.protocol == protocol and verdicts.seconds and verdicts.environment.get("device") == named:
+                cost = flop(protocol, verdicts.n, student, dataset)
+                found.append(Evaluated(protocol, student, cost, verdicts.seconds))
+    return found
+
+
+def _made_on(run: Run, device: torch.device) -> bool:
+    made = read_json(run.path / "env.json")
+    if device.type == "cpu":  # its name is the number of threads, which --jobs changes
+        return made.get("device") == "cpu"
+    return made.get("device_name") == describe(device)
+
+
+def _countable(run: Run) -> bool:
+    """Return whether method and networks are still known here; RobustBench's networks are none of ours."""
+    names = [run.recipe.student, *(teacher.model.partition("@")[0] for teacher in run.teachers)]
+    return run.recipe.method["name"] in available() and all(name in models.MODELS for name in names)

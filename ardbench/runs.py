@@ -6,12 +6,13 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -22,6 +23,10 @@ from ardbench.errors import ArdbenchError
 CHECKPOINTS = ("last", "best", "averaged")
 PARTIAL = ".partial"
 """Ends the name of a file that is being written; one that a killed process left is removed by the next that holds the lock."""
+
+MOMENT = 2_000_000_000
+"""Nanoseconds within which a file may be written twice without looking different."""
+Read = TypeVar("Read")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -67,6 +72,28 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered(read: Callable[[Path], Read]) -> Callable[[Path], Read]:
+    """Return a reader of files that reads each version once: a report asks for the same facts of a run several times.
+
+    What changed a moment ago is read as often as it is asked for, since its next version might look the same.
+    """
+    known: dict[Path, tuple[tuple[int, ...], Read]] = {}
+
+    def reader(path: Path) -> Read:
+        told = path.stat()
+        if time.time_ns() - told.st_ctime_ns < MOMENT:
+            return read(path)
+        version = (told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)
+        if path not in known or known[path][0] != version:
+            known[path] = version, read(path)
+        return known[path][1]
+
+    return reader
+
+
+known_document, known_sha256 = remembered(read_json), remembered(sha256_of)
 
 
 @dataclass(frozen=True)
@@ -142,7 +169,7 @@ class Run:
     def done(self) -> dict[str, Any] | None:
         """The done marker, or None while the run is unfinished."""
         path = self.path / "done"
-        return read_json(path) if path.exists() else None
+        return known_document(path) if path.exists() else None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -174,8 +201,9 @@ class Run:
     def stale(self) -> bool:
         """Whether a teacher's weights are no longer those that this run learnt from (moved teachers are not judged)."""
         return any(
-            Path(teacher.weights).exists() and sha256_of(Path(teacher.weights)) != teacher.sha256
+            path.exists() and known_sha256(path) != teacher.sha256
             for teacher in self.teachers
+            if (path := Path(teacher.weights))
         )
 
     def create(self, recipe: Recipe, teachers: Sequence[Teacher], environment: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ardbench.config import Recipe
 from ardbench.engine.train import train
 from ardbench.errors import ArdbenchError
 from ardbench.recipes import resolve
-from ardbench.runs import Run, Teacher, all_runs, read_json, sha256_of, write_atomic, write_json
+from ardbench.runs import Run, Teacher, all_runs, read_json, remembered, sha256_of, write_atomic, write_json
 from ardbench.teachers import of_run, resolve_teachers
 
 
@@ -289,3 +289,19 @@ def test_the_data_set_is_named_once_and_never_mistaken_for_another(tmp_path: Pat
     assert Run.place(tmp_path, resolve("rslad-digits")).path.name.startswith("rslad-digits-resnet8-tiny-s0-")
     other = resolve("rslad-digits", sets={"name": "rslad-cifar100-like", "data.name": "cifar10"})
     assert Run.place(tmp_path, other).path.name.startswith("rslad-cifar100-like-cifar10-resnet8-tiny-s0-")
+
+
+def test_each_version_of_a_file_is_read_once_unless_it_is_of_this_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, reads = tmp_path / "file", list[Path]()
+    reader = remembered(lambda asked: reads.append(asked) or asked.read_text())
+    for text in ("one", "two"):  # as long, in the same moment, at the same place
+        path.write_text(text)
+        assert reader(path) == text
+    reader(path)
+    assert len(reads) == 3
+    monkeypatch.setattr("ardbench.runs.MOMENT", 0)
+    assert [reader(path), reader(path)] == ["two", "two"] and len(reads) == 4
+    write_atomic(path, b"other")
+    assert [reader(path), reader(path)] == ["other", "other"] and len(reads) == 5

@@ -83,7 +83,7 @@ def _versions_of(rows: pd.DataFrame, protocol: str) -> list[str]:
 
 
 def _versions(rows: pd.DataFrame) -> list[str]:
-    mixed = sorted({name for name in rows["protocol"] if len(_versions_of(rows, name)) > 1})
+    mixed = sorted(name for name in set(rows["protocol"]) if len(_versions_of(rows, name)) > 1)
     return [f"Measured by several versions of {name}: its column compares unlike with unlike." for name in mixed]
 
 

@@ -16,7 +16,7 @@ from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, worst_case
 from ardbench.reports import judging
 from ardbench.reports.published import published_beside
-from ardbench.runs import Run, read_json
+from ardbench.runs import Run, read_json, remembered
 from ardbench.suites import Cell, of_present_weights, state_of
 
 WORST = "worst"
@@ -131,7 +131,10 @@ def evaluations(run: Run) -> Iterator[tuple[str, Path, Verdicts]]:
     """Yield (checkpoint, file, verdicts) of every finished evaluation, in the order of names."""
     for path in sorted((run.path / "eval").glob("*/*.json")):
         if not path.name.endswith(".state.json") and not trust.is_trust(path):
-            yield path.parent.name, path, load_verdicts(path)
+            yield path.parent.name, path, _known_verdicts(path)
+
+
+_known_verdicts = remembered(load_verdicts)
 
 
 Points = list[tuple[float, float, float, float]]

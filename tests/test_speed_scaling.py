@@ -174,7 +174,7 @@ def test_what_cannot_be_measured_is_refused(given: list[str], said: str, capsys:
     assert refused.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_bf16_is_taken_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, precision in (("some avx512_bf16", "bf16"), ("some", "fp32")):
-        monkeypatch.setattr(scaling, "name_of", lambda device, name=name: name)
-        assert scaling.parse([]).precision == precision
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_is_taken_where_the_processor_has_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "computes_bf16", lambda device: has)
+    assert scaling.parse([]).precision == ("bf16" if has else "fp32")

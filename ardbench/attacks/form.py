@@ -16,7 +16,7 @@ from ardbench.config import Precision
 def computes_bf16(device: torch.device) -> bool:
     """Return whether the device has instructions for bf16, so that it is faster in it than in fp32."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

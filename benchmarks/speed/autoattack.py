@@ -24,7 +24,7 @@ import torch
 from autoattack_report import Row, open_table
 from pyautoattack import AutoAttack
 from safetensors.torch import load_file
-from tables import Runner, Seconds, name_of, seconds_of
+from tables import Runner, Seconds, seconds_of
 from torch import Tensor, nn
 
 from ardbench import data
@@ -35,6 +35,7 @@ from ardbench.data.batches import Split
 from ardbench.data.load import load
 from ardbench.engine import device as devices
 from ardbench.engine import networks
+from ardbench.engine.device import hardware_name
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.autoattack import load_state
 from ardbench.evaluation.batch_size import remembered
@@ -344,7 +345,7 @@ def measure(options: Options, device: torch.device) -> None:
 
 def tuned(work: Work, options: Options, device: torch.device) -> int:
     """Return the batch that this network and device want, remembered beside the results."""
-    name = f"{work.model}, {name_of(device)}, {torch.get_num_threads()} threads"
+    name = f"{work.model}, {hardware_name(device)}, {torch.get_num_threads()} threads"
     return remembered(options.out / "autoattack-batches.json", name, work.net, work.split.pixels(slice(0, 1)))
 
 

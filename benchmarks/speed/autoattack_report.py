@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tables import Cells, Seconds, Table, markdown, name_of, where
+from tables import Cells, Seconds, Table, markdown, where
+
+from ardbench.engine.device import hardware_name
 
 NOTE = """\
 AutoAttack standard under L-inf, in one process, in turn, on the same network and images. "Package" is `pyautoattack` as a
@@ -77,7 +79,7 @@ class Row:
         tf32: bool,
     ) -> Row:
         """Return an unmeasured row of this machine."""
-        facts = (device.type, name_of(device), torch.__version__, torch.get_num_threads())
+        facts = (device.type, hardware_name(device), torch.__version__, torch.get_num_threads())
         return cls(*facts, model, weights, n, eps, batch, package_batch, tf32, "")
 
     def of(self, protocol: str) -> Row:

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 from scaling_report import AXES, Measured, Row, draw, open_table
-from tables import Runner, alternate, name_of, wait_for
+from tables import Runner, alternate, wait_for
 
 from ardbench import data, models
+from ardbench.attacks.form import computes_bf16
 from ardbench.config import Recipe
 from ardbench.data.batches import Split, Splits
 from ardbench.engine import device as devices
@@ -110,7 +111,7 @@ def parse(arguments: list[str] | None = None) -> Options:
             parser.error(str(unknown("model", point.model, models.MODELS)))
         if point.images < point.batch:
             parser.error(f"{point.images} images hold no batch of {point.batch}: give more images or a smaller batch")
-    precision = given.precision or ("bf16" if has_bf16(torch.device(given.device)) else "fp32")
+    precision = given.precision or ("bf16" if computes_bf16(torch.device(given.device)) else "fp32")
     deadline = time.monotonic() + given.time_limit
     return Options(given.device, points, precision, given.repeats, deadline, given.again, given.out, given.alone)
 
@@ -119,13 +120,6 @@ def star(base: Point, values: Mapping[str, tuple[Any, ...]]) -> tuple[Point, ...
     """Return the base, and around it the points that differ from it in one axis."""
     around = (replace(base, **{axis: value}) for axis, chosen in values.items() for value in chosen)
     return tuple(dict.fromkeys([base, *around]))
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Return whether the device multiplies in bf16 by instructions of its own."""
-    if device.type == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "_bf16" in name_of(device)
 
 
 def recipe_of(point: Point, precision: str) -> Recipe:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from tables import Cells, Table, markdown, name_of, where
+from tables import Cells, Table, markdown, where
 
+from ardbench.engine.device import hardware_name
 from ardbench.reports.figures import PALETTE, figure, save
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Row:
     @classmethod
     def here(cls, device: torch.device, precision: str, model: str, batch: int, steps: int, images: int) -> Row:
         """Return an unmeasured row of this machine."""
-        facts = (device.type, name_of(device), torch.__version__, torch.get_num_threads())
+        facts = (device.type, hardware_name(device), torch.__version__, torch.get_num_threads())
         return cls(*facts, precision, model, batch, steps, images)
 
     def measured(self, taken: Measured, flop: float, repeats: int) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tables import Cells, Seconds, Table, markdown, name_of, where
+from tables import Cells, Seconds, Table, markdown, where
+
+from ardbench.engine.device import hardware_name
 
 NOTE = """\
 Each switch alone, everything else off, against the same step without it; `all` is every switch of the method together but
@@ -65,7 +67,7 @@ class Row:
     def here(cls, device: torch.device, model: str, batch: int, method: str, seeds: int, switch: str) -> Row:
         """Return an unmeasured row of this machine."""
         threads = torch.get_num_threads()
-        return cls(device.type, name_of(device), torch.__version__, threads, model, batch, method, seeds, switch)
+        return cls(device.type, hardware_name(device), torch.__version__, threads, model, batch, method, seeds, switch)
 
     def timed(self, fast: list[Seconds], plain: list[Seconds], steps: int) -> None:
         """Fill in what the steps took, sample by sample."""

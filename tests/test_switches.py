@@ -165,9 +165,9 @@ def test_a_switch_that_is_there_is_not_measured_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(switches, "timed", known_seconds)
     for only in ("fold_bn", "fold_bn,frozen", "fold_bn"):
         switches.measure(*asked(only, tmp_path), CPU)
-    switches.measure(*asked("attack", tmp_path, "--time-limit", "0"), CPU)
-    assert timed == [["fold_bn"], ["frozen"], ["attack"]]
-    folded, frozen = switch_rows.open_table(tmp_path / "switches-cpu.csv").rows()
+    switches.measure(*asked("attack,outer", tmp_path, "--time-limit", "0"), CPU)
+    assert timed == [["fold_bn"], ["frozen"], ["attack", "outer"]]
+    folded, frozen, attack = switch_rows.open_table(tmp_path / "switches-cpu.csv").rows()
     assert [folded[name] for name in ("switch", "seeds", "ratio", "ratio_min", "ratio_max")] == [
         "fold_bn", "3", "1.0", "0.5", "2.0",
     ]  # fmt: skip
@@ -175,6 +175,7 @@ def test_a_switch_that_is_there_is_not_measured_again(monkeypatch: pytest.Monkey
     assert (float(folded["robust_difference"]), float(folded["plain_robust"])) == pytest.approx((0.26, 0.25))
     assert float(folded["clean_low"]) == float(folded["clean_high"]) == 0
     assert frozen["clean_difference"] == ""
+    assert attack["switch"] == "attack"
     page = (tmp_path / "switches-cpu.md").read_text(encoding="utf-8")
     assert "+26.00 [+23.52, +28.48], **zero outside**" in page and "+0.00 [+0.00, +0.00], zero inside" in page
 

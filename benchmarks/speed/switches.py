@@ -213,7 +213,7 @@ def timed(wanted: Sequence[str], options: sides.Options, device: torch.device) -
 
 
 def measure(wanted: Sequence[str], options: sides.Options, seeds: int, limit: float, device: torch.device) -> None:
-    """Measure the switches whose rows are missing, and write them one by one; begin none after `limit` seconds."""
+    """Measure the switches whose rows are missing, and write them one by one; begin no second one after `limit`."""
     until = time.monotonic() + limit
     table = open_table(options.out / f"switches-{device.type}.csv")
     rows = {name: Row.here(device, options.model, options.batch, method_of(name), seeds, name) for name in wanted}
@@ -225,7 +225,7 @@ def measure(wanted: Sequence[str], options: sides.Options, seeds: int, limit: fl
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder), device)
         for place, (name, row) in enumerate(missing.items()):
-            if time.monotonic() > until:
+            if place and time.monotonic() > until:
                 print(f"--time-limit is over: {', '.join([*missing][place:])} are left to the next call")
                 return
             print(name, flush=True)
@@ -247,7 +247,9 @@ def parse(arguments: list[str] | None = None) -> tuple[list[str], sides.Options,
     parser.add_argument("--repeats", type=int, default=7, help="timed samples of each side, alternating")
     parser.add_argument("--seeds", type=int, default=5, help="runs on digits with each switch and without it")
     parser.add_argument("--only", default="", help="comma-separated switches (default: all that the device has)")
-    parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds after which no switch is begun")
+    parser.add_argument(
+        "--time-limit", type=float, default=float("inf"), help="seconds after which no second switch is begun"
+    )
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "speed")
     given = parser.parse_args(arguments)

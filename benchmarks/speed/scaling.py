@@ -44,7 +44,7 @@ VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "cpu": {
         "batch": (16, 32, 64, 128, 256),
         "steps": (0, 1, 2, 5, 10, 20),
-        "model": ("resnet8-tiny", "resnet8", "resnet20", "resnet18"),
+        "model": ("resnet8-tiny", "resnet8", "resnet20", "mobilenetv2", "resnet18"),
         "images": (1000, 5000, 50_000),
     },
     "cuda": {

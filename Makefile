@@ -52,8 +52,9 @@ reproduce-tables: $(STAMP) ## Train and measure what is missing of SUITE, and ma
 tables: $(STAMP) ## Make the tables of SUITE again from the runs that are there
 	$(BIN)/ardbench report $(SUITE) --out results $(ARGS)
 
-speed: $(STAMP) ## Measure training, AutoAttack and how both scale, an hour on a CPU; ARGS goes to all, such as --device cuda
+speed: $(STAMP) ## Measure training, each switch, AutoAttack and scaling, over an hour on a CPU; ARGS goes to all, such as --device cuda
 	$(BIN)/python benchmarks/speed/training.py $(ARGS)
+	$(BIN)/python benchmarks/speed/switches.py $(ARGS)
 	$(BIN)/python benchmarks/speed/autoattack.py $(ARGS)
 	$(BIN)/python benchmarks/speed/scaling.py $(ARGS)
 

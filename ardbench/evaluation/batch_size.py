@@ -18,6 +18,9 @@ SIZES = tuple(2**power for power in range(5, 14))
 """32 to 8192."""
 GAIN = 1.1
 """Twice the batch has to bring so many times the images per second: less is noise, and memory for nothing."""
+SHORT = 0.25
+"""Seconds of a trial below which a batch only has to lose nothing: the attacks make thousands of forwards one after the other
+for a batch of any size, and what a forward costs beside its images is then worth sharing among more of them."""
 ROOM = 0.8
 """The share of a CUDA device's memory that a trial may take: the attacks hold images beside the forward and backward."""
 TRIALS = 3
@@ -42,10 +45,10 @@ def remembered(file: Path, name: str, net: nn.Module, image: Tensor) -> int:
 
 
 def useful(net: nn.Module, image: Tensor) -> int:
-    """Return the batch from which on doubling gains nothing, or the largest that fits.
+    """Return the batch from which on doubling gains nothing and trials are long, or the largest that fits.
 
     A trial is one gradient of the loss with respect to the images, in fp32 on the network itself: what the gradient
-    attacks do at each step. On the CPU it stops early, since more images at a time are hardly faster there.
+    attacks do at each step.
 
     Args:
         net: gives logits (B, K).
@@ -57,9 +60,9 @@ def useful(net: nn.Module, image: Tensor) -> int:
     best, fastest = 0, 0.0
     for batch in SIZES:
         speed = _speed(net, image.expand(batch, -1, -1, -1).contiguous())
-        if speed is None or speed < GAIN * fastest:
+        if speed is None or speed < fastest * (1 / GAIN if batch / speed < SHORT else GAIN):
             break
-        best, fastest = batch, speed
+        best, fastest = batch, max(speed, fastest)
     if not best:
         raise ArdbenchError(f"Not even {SIZES[0]} images at a time fit on the device: give a smaller --batch.")
     return best

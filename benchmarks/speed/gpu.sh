@@ -52,11 +52,11 @@ print("CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version(), "ardb
 main() {
   part 'GPU' 10 nvidia-smi
   part 'versions' 20 "$python" -c "$versions"
-  part 'GPU tests' 120 "$python" -m pytest -m gpu --continue-on-collection-errors --durations 5 -p no:cacheprovider
-  speed 'training' 170 training --batch 128 --repeats 3 --steps 10
-  speed 'training, RSLAD, WRN-34-10' 40 training --methods rslad --teacher wrn-34-10 --repeats 3 --steps 10
-  speed 'AutoAttack' 90 autoattack
-  speed 'scaling' 60 scaling
+  part 'GPU tests' 80 "$python" -m pytest -m gpu --continue-on-collection-errors --durations 5 -p no:cacheprovider
+  speed 'training' 110 training --batch 128 --repeats 3 --steps 5
+  speed 'training, RSLAD, WRN-34-10' 35 training --methods rslad --teacher wrn-34-10 --repeats 3 --steps 5
+  speed 'AutoAttack' 200 autoattack --n 256 --repeats 1 # thousands of launches one after the other for any number
+  speed 'scaling' 45 scaling
   printf '\n== Summary, %d s ==\n' "$SECONDS"
   printf '%s\n' "${summary[@]}" "Results: $out"
   return "$code"

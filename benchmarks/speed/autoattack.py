@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -299,8 +300,9 @@ def differences(work: Work, package: Outcome, protocol: str, ours: Outcome) -> l
     return found
 
 
-def as_scripts(work: Work, tf32: bool) -> None:
-    """Set torch as it is where nobody has touched it; our protocols set what they need themselves."""
+def prepare(work: Work, tf32: bool, ours: bool) -> None:
+    """Set torch as it is where nobody has touched it; our protocols set what they need themselves, but for the memory."""
+    devices.keep_freed_memory(ours and work.split.labels.device.type == "cpu")
     devices.allow_tf32(False)
     backends: Any = torch.backends
     backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"  # torch's default; products are in fp32
@@ -330,7 +332,8 @@ def measure(options: Options, device: torch.device) -> None:
             if time.monotonic() > options.deadline:
                 print("the time limit is over: the same command with more time measures what is missing")
                 return
-            taken = seconds_of(Runner(lambda: as_scripts(work, options.tf32), side.step), 1, device)
+            runner = Runner(partial(prepare, work, options.tf32, isinstance(side, Ours)), side.step)
+            taken = seconds_of(runner, 1, device)
             samples[name].append(taken)
             print(f"  round {repeat + 1}/{options.repeats} {name}: {taken.wall:.1f} s", flush=True)
             if isinstance(side, Ours):

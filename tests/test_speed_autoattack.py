@@ -75,7 +75,7 @@ def test_the_package_is_called_as_scripts_do_and_its_log_left_as_it_was(trained:
     assert {flags[:2] for flags in seen} == {(False, True)} and max(size for *_, size in seen) == 32
     assert (logger.level, logger.handlers) == before
     assert any(parameter.grad is not None for parameter in trained.net.parameters())  # what FAB does to them
-    autoattack.as_scripts(trained, False)
+    autoattack.prepare(trained, tf32=False, ours=False)
     assert all(parameter.grad is None for parameter in trained.net.parameters())
 
 

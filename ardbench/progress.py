@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Progress:
     """A silent listener. Numbers are plain floats, already read from the device."""
@@ -14,3 +16,33 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line that stays on the screen."""
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        """An epoch is over: its row of metrics.jsonl."""
+
+
+class Several(Progress):
+    """Listeners that hear the same."""
+
+    def __init__(self, *listeners: Progress) -> None:
+        self.listeners = listeners
+
+    def task(self, description: str, total: int, unit: str = "images") -> None:
+        """Tell all."""
+        for one in self.listeners:
+            one.task(description, total, unit)
+
+    def update(self, done: int, **numbers: float) -> None:
+        """Tell all."""
+        for one in self.listeners:
+            one.update(done, **numbers)
+
+    def note(self, text: str) -> None:
+        """Tell all."""
+        for one in self.listeners:
+            one.note(text)
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        """Tell all."""
+        for one in self.listeners:
+            one.row(metrics)

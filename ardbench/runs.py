@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
@@ -24,6 +25,8 @@ CHECKPOINTS = ("last", "best", "averaged")
 PARTIAL = ".partial"
 """Ends the name of a file that is being written; one that a killed process left is removed by the next that holds the lock."""
 
+LOOK = 0.2
+"""Seconds for which a lock is waited for: who only looks at whether it is held has it for a moment."""
 MOMENT = 2_000_000_000
 """Nanoseconds within which a file may be written twice without looking different."""
 Read = TypeVar("Read")
@@ -61,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArdbenchError(f"{path} is missing: {path.parent} is not a complete run directory.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArdbenchError(f"{path} cannot be read as JSON ({error}); delete or restore it.") from None
     if not isinstance(document, dict):
         raise ArdbenchError(f"{path} holds a {type(document).__name__}, but ardbench writes an object there.")
@@ -96,6 +99,20 @@ def remembered(read: Callable[[Path], Read]) -> Callable[[Path], Read]:
 known_document, known_sha256 = remembered(read_json), remembered(sha256_of)
 
 
+def checked(kind: TypeAdapter[Any], value: object, path: Path, holds: str, mend: str) -> Any:
+    """Return what `value`, read from a file, is as one of `kind`.
+
+    Raises:
+        ArdbenchError: it is none: "PATH holds no HOLDS (where: what): MEND."
+    """
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ArdbenchError(f"{path} holds no {holds} ({where}: {first['msg'].lower()}): {mend}.") from None
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A teacher as a run records it.
@@ -115,6 +132,36 @@ class Teacher:
     model: str
     weights: str
     sha256: str
+
+
+class _Written(BaseModel):
+    """What a reader relies on in a file of a run; there may be more in it."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _Config(_Written):
+    identity: str
+    teachers: tuple[Teacher, ...] = ()
+
+
+class _Done(_Written):
+    epochs: int
+    seconds: float = 0.0
+    images: int = 0
+    device: str = ""
+    best_epoch: int = -1
+    weights: dict[str, str] = {}
+
+
+class _Row(_Written):
+    epoch: int
+    seconds: float = 0.0
+    images: int = 0
+    images_per_second: float = 0.0
+
+
+_CONFIG, _DONE, _ROW = TypeAdapter(_Config), TypeAdapter(_Done), TypeAdapter(_Row)
 
 
 @dataclass(frozen=True)
@@ -141,7 +188,10 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """What `create` recorded."""
-        return read_json(self.path / "config.json")
+        path = self.path / "config.json"
+        document = read_json(path)
+        checked(_CONFIG, document, path, "configuration of a run", "restore it, or delete the run")
+        return document
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -158,7 +208,7 @@ class Run:
     @property
     def teachers(self) -> tuple[Teacher, ...]:
         """The teachers, in the order of the method's roles."""
-        return tuple(Teacher(**teacher) for teacher in self.config.get("teachers", ()))
+        return _CONFIG.validate_python(self.config).teachers
 
     @property
     def identity(self) -> str:
@@ -169,7 +219,11 @@ class Run:
     def done(self) -> dict[str, Any] | None:
         """The done marker, or None while the run is unfinished."""
         path = self.path / "done"
-        return known_document(path) if path.exists() else None
+        if not path.exists():
+            return None
+        document = known_document(path)
+        checked(_DONE, document, path, "done marker", "delete it and type the run's command again")
+        return document
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -178,9 +232,12 @@ class Run:
         if not path.exists():
             return []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except ValueError as error:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, ValueError, RecursionError) as error:
             raise ArdbenchError(f"{path} has a line that is not JSON ({error}); delete that line.") from None
+        for row in rows:
+            checked(_ROW, row, path, "row of metrics in one of its lines", "delete that line")
+        return rows
 
     def weights(self, checkpoint: str) -> Path:
         """Return the file of a checkpoint's weights: last, best or averaged."""
@@ -190,6 +247,11 @@ class Run:
     def checkpoints(self) -> list[str]:
         """The checkpoints that exist, in reporting order."""
         return [name for name in CHECKPOINTS if self.weights(name).exists()]
+
+    def without(self, checkpoint: str) -> ArdbenchError:
+        """Return the refusal of a checkpoint that does not exist."""
+        there = f"choose one of {', '.join(self.checkpoints)}" if self.checkpoints else "its weights are gone"
+        return ArdbenchError(f"{self.path} has no checkpoint {checkpoint!r}: {there}.")
 
     def twin(self, checkpoint: str) -> str | None:
         """Return the checkpoint that holds the same network: of best and last the other, if the last epoch was the best."""
@@ -227,23 +289,48 @@ class Run:
         write_json(self.path / "env.json", environment)
         write_json(self.path / "config.json", document)
 
+    @property
+    def held(self) -> bool:
+        """Whether a live process holds the run for writing, as far as this machine can tell."""
+        path = self.path / "lock"
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise ArdbenchError(f"{path} cannot be looked at: {error.strerror}.") from None
+        return False
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for writing; the lock of a process that died is free.
+        """Hold the run for writing; the lock of a process that died is free, and a directory without a run is removed.
 
         Raises:
             ArdbenchError: another process holds it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / "lock", timeout=0):
+            with FileLock(self.path / "lock", timeout=LOOK):
                 for left in self.path.glob(f".*{PARTIAL}"):
                     left.unlink()
-                yield
+                try:
+                    yield
+                finally:
+                    if not (self.path / "config.json").exists():
+                        self._remove_unused()
         except Timeout:
             raise ArdbenchError(f"{self.path} is being written by another process: wait for it or stop it.") from None
         except OSError as error:
             raise ArdbenchError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+    def _remove_unused(self) -> None:
+        """Remove a directory in which there is nothing but the lock that is held."""
+        if {path.name for path in self.path.iterdir()} <= {"lock"}:
+            (self.path / "lock").unlink(missing_ok=True)
+            self.path.rmdir()
 
 
 def all_runs(root: Path) -> list[Run]:

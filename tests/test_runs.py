@@ -29,7 +29,7 @@ def finished(root: Path, seed: int = 0, recipe: str = "pgd-at-digits", **changes
     run.create(resolved, (), {})
     for name in ("last", "best"):
         run.weights(name).write_bytes(f"{name} weights of {run.identity}".encode())
-    write_json(run.path / "done", {"weights": {"last": sha256_of(run.weights("last"))}})
+    write_json(run.path / "done", {"epochs": 1, "weights": {"last": sha256_of(run.weights("last"))}})
     return run
 
 
@@ -175,7 +175,7 @@ def test_runs_and_checkpoints_are_those_that_exist(tmp_path: Path) -> None:
     assert runs[0].checkpoints == ["last", "best"]
     runs[0].weights("best").unlink()
     assert runs[0].checkpoints == ["last"]
-    assert runs[0].done == {"weights": {"last": sha256_of(runs[0].weights("last"))}}
+    assert runs[0].done == {"epochs": 1, "weights": {"last": sha256_of(runs[0].weights("last"))}}
     assert runs[0].twin("last") is None
     for best, twins in ((5, ("last", "best", None)), (4, (None, None, None)), (-1, (None, None, None))):
         write_json(runs[0].path / "done", {"epochs": 6, "best_epoch": best})

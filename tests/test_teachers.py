@@ -131,7 +131,7 @@ def trained(root: Path, dataset: str = "fake") -> tuple[Run, torch.nn.Module]:
     run.create(recipe, (), {})
     for checkpoint in ("last", "best"):
         save_weights(run.weights(checkpoint), net, {})
-    write_json(run.path / "done", {})
+    write_json(run.path / "done", {"epochs": 1})
     return run, net
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_or_unfinished_teacher_is_refused(tmp_path: Path) -> None:
     run.weights("best").write_bytes(content[: len(content) // 2])
     with pytest.raises(ArdbenchError, match="is not a complete safetensors file"):
         networks.of_teacher(locate(str(run.path)), "fake", CPU)
-    assert read_json(run.path / "done") == {}
+    assert read_json(run.path / "done") == {"epochs": 1}
     (run.path / "done").unlink()
     with pytest.raises(ArdbenchError, match="is not finished: type its command again"):
         locate(str(run.path))

@@ -25,9 +25,11 @@ COMMANDS = {
     "report": "ardbench.cli.report:report",
     "reproduce": "ardbench.cli.reproduce:reproduce",
     "export": "ardbench.cli.export:export",
+    "status": "ardbench.cli.status:status",
     "list": "ardbench.cli.listing:listing",
     "show": "ardbench.cli.show:show",
     "data": "ardbench.cli.data:data",
+    "doctor": "ardbench.cli.doctor:doctor",
     "completion": "ardbench.cli.completion:completion",
 }
 """Name -> where the command lies; nothing is imported before it is asked for."""
@@ -63,6 +65,10 @@ class Commands(click.RichGroup):
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted: what was saved before stays, and the same command goes on from there.", err=True)
             sys.exit(130)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sys.exit(_refuse(ArdbenchError(f"{error.filename}: {error.strerror}: give a path that can be used.")))
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's own class, without loading torch for it
                 raise
@@ -76,15 +82,20 @@ def _refuse(error: Exception) -> int:
         click.echo(error.message)
         return 2
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    click.echo(f"Error: {' '.join(text.split())}", err=True)
+    click.echo(f"Error: {_printable(' '.join(text.split()))}", err=True)
     return 2
+
+
+def _printable(text: str) -> str:
+    """Return a text with what a file's name or content could tell a terminal to do written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, "--version", prog_name="ardbench", message="%(prog)s %(version)s")
 @click.command_panel("Train", commands=["train", "distill"])
 @click.command_panel("Measure and compare", commands=["eval", "compare", "transfer", "report", "reproduce", "export"])
-@click.command_panel("Look up", commands=["list", "show", "data", "completion"])
+@click.command_panel("Look up", commands=["status", "list", "show", "data", "doctor", "completion"])
 def ardbench() -> None:
     """Train robust teachers, distill small students from them, and measure both under the same attacks.
 

@@ -14,6 +14,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, options
+from ardbench.cli.log_file import Log
 from ardbench.cli.output import Output, say, table, typed_again
 from ardbench.cli.progress import shown
 from ardbench.errors import ArdbenchError
@@ -111,12 +112,13 @@ def evaluate(source: Path, **words: Any) -> None:
 
 
 def _evaluate(wanted: Wanted) -> None:
-    where = wanted.located()
+    where, log = wanted.located(), Log.to(wanted.log_file)
     threat = threat_of(where.threat, wanted.norm, wanted.eps)
     output = Output(wanted.as_json)
     results: list[Row] = []
     trusted: list[Row] = []
-    finished = _measure(where, wanted, threat, results, trusted, output)
+    finished = _measure(where, wanted, threat, results, trusted, output, log)
+    log.write("finished" if finished else "stopped", where.path.name)
     output.line(_heading(where, threat))
     output.show(_table(results))
     for row in results:
@@ -157,6 +159,7 @@ class Wanted:
     runs: Path
     time_limit: float | None
     quiet: bool
+    log_file: Path | None
     as_json: bool
 
     def located(self) -> Source:
@@ -218,7 +221,7 @@ def threat_of(own: Threat, norm: Literal["linf", "l2"] | None, eps: float | None
 
 
 def _measure(
-    source: Source, wanted: Wanted, threat: Threat, results: list[Row], trusted: list[Row], output: Output
+    source: Source, wanted: Wanted, threat: Threat, results: list[Row], trusted: list[Row], output: Output, log: Log
 ) -> bool:
     """Append a result per checkpoint and protocol and what the trust checks say; return whether all were measured.
 
@@ -238,7 +241,8 @@ def _measure(
         processes.joined(),
         output.working(),
         stopping(wanted.time_limit) as stop,
-        shown(wanted.quiet) as progress,
+        shown(wanted.quiet) as screen,
+        log.of(source.path.name, screen) as progress,
     ):
         split = load(source.dataset, device, wanted.data_root, progress=progress).test
         n = None if wanted.n == len(split) else wanted.n
@@ -262,6 +266,7 @@ def _measure(
                     return False
                 stored = before is not None and before == _written(file)
                 results.append(_row(checkpoint, rules.name, verdicts, stored))
+                log.write("measured", source.path.name, **results[-1])
             findings = processes.once(partial(examine, net, split, store, n, key))
             trusted += [
                 {"verdict": one.level, "check": one.check, "checkpoint": checkpoint, "reason": one.reason}

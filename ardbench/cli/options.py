@@ -57,7 +57,7 @@ class Radius(click.ParamType[float]):
         """Return the number, or refuse what is none or is negative."""
         try:
             radius = float(Fraction(str(value)))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             self.fail(f"{value!r} is neither a number nor a fraction such as 8/255.", param, ctx)
         if radius < 0:
             self.fail(f"{value!r} is negative: a radius is 0 or more, such as 8/255.", param, ctx)
@@ -85,6 +85,12 @@ time_limit = click.option(
     help="Save and stop after this time, such as 90s, 9m or 1.5h; the same command goes on later (exit code 3).",
 )
 quiet = click.option("--quiet", is_flag=True, help="Print no progress; results, refusals and the device remain.")
+log_file = click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Append what happens to this file, one JSON object a line: time, event, run, epoch, numbers.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and everything else on stderr."
 )
@@ -115,7 +121,7 @@ def together(*options: Decorator) -> Decorator:
 
 
 changes = together(student, dataset, seed, epochs, fast, sets)
-running = together(device, data_root, runs, time_limit, quiet, as_json)
+running = together(device, data_root, runs, time_limit, quiet, log_file, as_json)
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -13,6 +13,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, options
+from ardbench.cli.log_file import Log
 from ardbench.cli.output import Output, say, table, typed_again
 from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
@@ -53,9 +54,10 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.runs
 @options.time_limit
 @options.quiet
+@options.log_file
 def reproduce(
     suite: str, dry_run: bool, tflops: float | None, jobs: int | None, out: Path, device: str, data_root: Path | None,
-    runs: Path, time_limit: float | None, quiet: bool,
+    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None,
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
@@ -70,7 +72,7 @@ def reproduce(
     if tflops is not None:
         raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
     output = Output(as_json=False)
-    outcome, comparison = _execute(cells, device, data_root, runs, jobs, time_limit, quiet)
+    outcome, comparison = _execute(cells, device, data_root, runs, jobs, time_limit, quiet, Log.to(log_file))
     found, cells = planned(suite, runs)
     _tables(found.name, cells, out, output)
     if found.transfer and not (outcome.stopped or outcome.failed):
@@ -161,7 +163,7 @@ def _digits(number: float) -> str:
 
 def _execute(
     cells: Sequence[Cell], device: str, data_root: Path | None, runs: Path, jobs: int | None, time_limit: float | None,
-    quiet: bool,
+    quiet: bool, log: Log,
 ) -> tuple[Outcome, str]:  # fmt: skip
     """Do what is missing, and say how long that was predicted to take and took, or nothing if it did not come to its end.
 
@@ -190,7 +192,7 @@ def _execute(
     settings = campaign.Settings(chosen.type, data_root, threads)
     watch = Watch(cells)
     with listening(cells, quiet) as listen:
-        outcome = campaign.reproduce(cells, settings, listen, jobs=at_once, time_limit=time_limit)
+        outcome = campaign.reproduce(cells, settings, log.hearing(cells, listen), jobs=at_once, time_limit=time_limit)
     if outcome.stopped or outcome.failed:
         return outcome, ""
     return outcome, _compared(expected, watch.read(), at_once) if expected else f"No prediction: {reason}."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED
+from ardbench.cli.log_file import Log
 from ardbench.cli.options import FAST
 from ardbench.cli.output import Output, say, typed_again
 from ardbench.cli.progress import shown
@@ -39,6 +40,7 @@ class Wanted:
     runs: Path
     time_limit: float | None
     quiet: bool
+    log_file: Path | None
     as_json: bool
 
     def resolved(self) -> Recipe:
@@ -55,14 +57,14 @@ def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None
     """Train the run, or what is missing of it; print its directory first and the next command last."""
     from ardbench.runs import Run
 
-    output = Output(wanted.as_json)
+    output, log = Output(wanted.as_json), Log.to(wanted.log_file)
     run = Run.place(wanted.runs, recipe, teachers)
     output.line(str(run.path))
     _check_existing(run, recipe, teachers)
     before = run.done is not None
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
-    elif not _train(wanted, recipe, teachers, run, output):
+    elif not _train(wanted, recipe, teachers, run, output, log):
         again = typed_again()
         output.line(f"Stopped and saved after {len(run.metrics)} of {recipe.schedule.epochs} epochs.")
         output.line(f"To go on, type the same command again: {again}")
@@ -74,16 +76,17 @@ def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None
     output.document(_facts(run, finished=True, already_done=before, following=following))
 
 
-def _train(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run, output: Output) -> bool:
+def _train(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run, output: Output, log: Log) -> bool:
     from ardbench.engine.device import choose, describe
     from ardbench.engine.train import train
 
     device, begun = choose(wanted.device), len(run.metrics)
     say(f"Device: {describe(device)}")
-    with output.working(), shown(wanted.quiet) as progress:
+    with output.working(), shown(wanted.quiet) as screen, log.of(run.path.name, screen) as progress:
         finished = train(
             recipe, teachers, run, device, data_root=wanted.data_root, time_limit=wanted.time_limit, progress=progress
         )
+    log.write("finished" if finished else "stopped", run.path.name)
     if finished and (rows := run.metrics[begun:]):
         with output.working():
             speed = _speed(recipe, teachers, rows, device)

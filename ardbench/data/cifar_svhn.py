@@ -42,13 +42,13 @@ def _read(info: DatasetInfo, root: Path) -> Raw:
         parts = [kind(root, train=train, download=False) for train in (True, False)]
         arrays = [(torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts]
     (train, train_labels), (test, test_labels) = arrays
-    checked = tuple(CheckedFile(name, md5, "ok") for name, md5 in _files(info.name).items())
+    checked = tuple(CheckedFile(name, md5, "ok") for name, md5 in files_of(info.name).items())
     return Raw(train.contiguous(), train_labels, test.contiguous(), test_labels, info.classes, checked)
 
 
 def _complete(name: str, root: Path, download: bool) -> None:
     """Name a wrong file, else fetch the absent ones."""
-    needed = _files(name)
+    needed = files_of(name)
     for file, md5 in needed.items():
         if (root / file).exists():
             check_md5(root / file, md5)
@@ -60,15 +60,15 @@ def _complete(name: str, root: Path, download: bool) -> None:
         raise ArdbenchError(
             f"{root} is the folder {folder} itself: give --data-root the folder above it, {root.parent}."
         )
-    for published in _published(name):
-        archive = root / published.name
+    for one in published(name):
+        archive = root / one.name
         if archive.exists():
-            check_md5(archive, published.md5)
+            check_md5(archive, one.md5)
         elif not download:
             raise absent(name, root, missing[0])
         else:
-            fetch(name, root, published)
-        if published.name not in needed:
+            fetch(name, root, one)
+        if one.name not in needed:
             _extract(archive, root, missing)
 
 
@@ -87,7 +87,7 @@ def _extract(archive: Path, root: Path, files: list[str]) -> None:
             ) from None
 
 
-def _files(name: str) -> dict[str, str]:
+def files_of(name: str) -> dict[str, str]:
     """Return the md5 of each file that is read, by its path below the data root."""
     from torchvision.datasets import SVHN
 
@@ -98,7 +98,8 @@ def _files(name: str) -> dict[str, str]:
     return {f"{kind.base_folder}/{file}": md5 for file, md5 in listed}
 
 
-def _published(name: str) -> list[Published]:
+def published(name: str) -> list[Published]:
+    """Return the files as they are downloaded."""
     from torchvision.datasets import SVHN
 
     if name == "svhn":

@@ -1,4 +1,4 @@
-"""What `ardbench data NAME` tells: the files of a data set, fetched where absent, checked and counted."""
+"""What is told of the files of a data set: whether they are there, and for `ardbench data` all that they hold."""
 
 from __future__ import annotations
 
@@ -36,6 +36,28 @@ def describe(
         "train": _counts(raw.train_labels, facts.num_classes),
         "test": _counts(raw.test_labels, facts.num_classes),
     }
+
+
+def whereabouts(name: str, root: str | os.PathLike[str] | None = None) -> str:
+    """Return "embedded", or whether the files of a data set are "found" or "absent", by their names alone.
+
+    Raises:
+        ArdbenchError: an unknown name.
+    """
+    facts, folder = info(name), data_root(root)
+    if name in ("digits", "fake"):
+        return "embedded"
+    if name == "tiny-imagenet":
+        from ardbench.data.tiny_imagenet import ARCHIVE, FOLDER
+
+        there = (folder / ARCHIVE.name).is_file() or (folder / FOLDER).is_dir()
+    else:
+        from ardbench.data.cifar_svhn import files_of, published
+
+        there = all((folder / file).is_file() for file in files_of(facts.name)) or all(
+            (folder / one.name).is_file() for one in published(facts.name)
+        )
+    return "found" if there else "absent"
 
 
 def _counts(labels: torch.Tensor, classes: int) -> dict[str, int]:

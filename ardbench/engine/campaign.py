@@ -14,7 +14,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 POLL = 0.2
 """Seconds between two looks at Ctrl-C and the time limit while processes work."""
 
-Kind = Literal["started", "task", "update", "note", "trained", "finished", "stopped", "failed"]
+Kind = Literal["started", "task", "update", "note", "row", "trained", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Event:
 
     Args:
         cell: its position in the plan.
-        kind: started, trained, finished, stopped (and saved), failed; or task, update, note as in `Progress`.
+        kind: started, trained, finished, stopped (and saved), failed; or task, update, note, row as in `Progress`.
         text: of a task, a note or a failure.
         done, total, unit, numbers: of a task.
+        metrics: of a row.
     """
 
     cell: int
@@ -50,6 +51,7 @@ class Event:
     total: int = 0
     unit: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -340,3 +342,7 @@ class _Relay(Progress):
     def note(self, text: str) -> None:
         """Tell it."""
         self.send(Event(self.cell, "note", text))
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        """Tell it."""
+        self.send(Event(self.cell, "row", metrics=metrics))

@@ -166,6 +166,7 @@ class Loop:
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         write_atomic(self.run.path / "metrics.jsonl", text.encode())
         self._save()
+        self.progress.row(row)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Measure the deployed network where the recipe says, and keep it if it is the best so far."""

@@ -27,6 +27,9 @@ def parse_number(value: object) -> object:
     return value
 
 
+Count = Annotated[int, Field(ge=0, strict=True)]
+"""A whole number; strict, since `true` would count as 1."""
+AtLeastOne = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -55,13 +58,13 @@ class Data(Section):
     """Which data set, how much of its training set validates, and how training images are augmented."""
 
     name: str
-    validation: Annotated[int, Field(ge=0)]
+    validation: Count
     """Images held out of the training set, by class, with the data set's own seed; 0 trains on everything."""
     augment: Literal["crop-flip", "crop", "none"]
-    batch: Annotated[int, Field(ge=1)]
+    batch: AtLeastOne
     drop_last: bool = False
     """Drop the last incomplete batch of an epoch."""
-    train_images: Annotated[int, Field(ge=1)] | None = None
+    train_images: AtLeastOne | None = None
     """Train on a class-balanced subset of this many images, drawn with the data set's own seed; None takes all."""
     normalise: bool = False
     """Whether the student's first layer subtracts the data set's mean and divides by its deviation."""
@@ -73,18 +76,26 @@ class Threat(Section):
     norm: Literal["linf", "l2"]
     eps: NonNegative
 
+    @model_validator(mode="after")
+    def _fits_its_norm(self) -> Threat:
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"eps = {self.eps:g} is larger than any pixel, which lie in [0, 1]: give a fraction such as '8/255'"
+            )
+        return self
+
 
 class Attack(Section):
     """How the inner maximisation searches during training. `step_size` is in pixel units, as `eps` is."""
 
-    steps: Annotated[int, Field(ge=0)]
+    steps: Count
     step_size: Positive
     start: Literal["uniform", "normal", "none"]
     bn: Literal["eval", "train"]
     """The mode of the attacked network while it is attacked; `train` uses batch statistics."""
     bn_update: bool = True
     """With bn = train: whether each crafting forward also moves the running statistics, as released."""
-    restarts: Annotated[int, Field(ge=1)] = 1
+    restarts: AtLeastOne = 1
 
 
 class Optimizer(Section):
@@ -109,7 +120,7 @@ class Optimizer(Section):
 class Schedule(Section):
     """How long, and how the learning rate moves. Milestones are shares of the run."""
 
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: AtLeastOne
     kind: Literal["constant", "step", "cosine", "onecycle"]
     milestones: tuple[Share, ...] = ()
     gamma: Annotated[Number, Field(gt=0, le=1)] | None = None
@@ -136,7 +147,7 @@ class Selection(Section):
     by: Literal["last", "best-val", "best-test"]
     protocol: str
     """The protocol whose accuracy is compared; also the robust accuracy in metrics.jsonl."""
-    every: Annotated[int, Field(ge=1)] = 1
+    every: AtLeastOne = 1
     start: Share = 0.0
 
 
@@ -185,7 +196,7 @@ class Recipe(Section):
     title: str
     family: Literal["as-released", "level", "own"]
     student: str
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Count = 0
     data: Data
     threat: Threat
     evaluation: Threat
@@ -200,6 +211,13 @@ class Recipe(Section):
     method: dict[str, Any]
     diagnostics: bool = False
     """Log for each epoch who of teachers and peer is right on x and on the student's x'; the training is the same."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_directory(cls, value: str) -> str:
+        if not value or value.startswith(".") or not value.isprintable() or {"/", "\\"} & set(value):
+            raise ValueError("it begins the name of the run directory: give one without slashes, such as my-recipe")
+        return value
 
     @field_validator("method")
     @classmethod

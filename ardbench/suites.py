@@ -153,7 +153,7 @@ def load_suite(name_or_path: str) -> Suite:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ArdbenchError(f"Suite {path} is not valid TOML: {error}.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no path, or nested without end
         raise ArdbenchError(
             f"Suite {path} cannot be read ({error}): give a TOML file or a name from `ardbench list suites`."
         ) from None
@@ -258,7 +258,14 @@ class _Planner:
         roles = _roles_for(run, recipe, self.roles)
         taught_by = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
         place = Run.place(self.root, recipe, taught_by)
-        n = None if self.suite.n == data.info(recipe.data.name).test_images else self.suite.n
+        images = data.info(recipe.data.name).test_images
+        for given, key in ((self.suite.n, "n"), (self.suite.transfer and self.suite.transfer.n, "transfer.n")):
+            if given and given > images:
+                raise ArdbenchError(
+                    f"Suite {self.suite.name}: {key} = {given} is more than the {images} test images of "
+                    f"{recipe.data.name}: give at most {images}."
+                )
+        n = None if self.suite.n == images else self.suite.n
         missing = _missing(self.suite, place, recipe, n) if run.evaluate else ()
         return Cell(run.name, place, recipe, taught_by, state_of(place), missing, n)
 

@@ -125,9 +125,7 @@ def of_run(run: Run, role: str, checkpoint: str = "", source: str = "") -> Teach
         raise ArdbenchError(f"Teacher {run.path} is not finished: type its command again to finish it first.")
     name = checkpoint or default_checkpoint(run.recipe)
     if name not in run.checkpoints:
-        raise ArdbenchError(
-            f"Teacher {run.path} has no checkpoint {name!r}: choose one of {', '.join(run.checkpoints)}."
-        )
+        raise run.without(name)
     weights = run.weights(name).resolve()
     return Teacher(
         source or str(run.path), role, f"{run.identity}@{name}", run.recipe.student, str(weights), sha256_of(weights)
@@ -142,6 +140,8 @@ def planned(run: Run, recipe: Recipe, identity: str, role: str) -> Teacher:
 
 def _split(text: str, names: list[str], wanted: str) -> tuple[str | None, str]:
     role, equals, source = text.partition("=")
+    if not (source if equals else text):
+        raise ArdbenchError(f"--teacher {text!r} names no network: give {FORMS}.")
     if not equals or "/" in role or Path(text).exists():
         return None, text
     if role not in names:

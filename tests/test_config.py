@@ -20,8 +20,8 @@ DATA = {"name": "digits", "validation": 0, "augment": "none", "batch": 1}
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6))
 def test_a_fraction_is_its_quotient_to_the_last_bit(above: int, below: int) -> None:
-    assert Threat(norm="linf", eps=f"{above}/{below}").eps == above / below
-    assert Threat(norm="linf", eps=f" {above} / {below} ").eps == above / below
+    assert Threat(norm="l2", eps=f"{above}/{below}").eps == above / below
+    assert Threat(norm="l2", eps=f" {above} / {below} ").eps == above / below
 
 
 @pytest.mark.parametrize(("text", "value"), [("0.031", 0.031), ("1e-3", 1e-3), ("2", 2.0), (2, 2.0), (0.5, 0.5)])

@@ -29,11 +29,12 @@ def export(run: Path, checkpoint: str | None, out: Path) -> None:
     `ardbench.load(FOLDER)` in Python gives the network back.
     """
     from ardbench.cli import sources
-    from ardbench.engine import exported
-    from ardbench.reports.card import card
     from ardbench.runs import Run, write_atomic
 
-    source = sources.of_run(run, (checkpoint,) if checkpoint else ())
+    source = sources.of_run(run, (checkpoint,) if checkpoint else ())  # refuses a run before torch is loaded
+    from ardbench.engine import exported
+    from ardbench.reports.card import card
+
     found, chosen = Run.open(run), source.checkpoints[0]
     config = exported.export(found, chosen, out)
     write_atomic(out / "README.md", card(found, chosen, config).encode())

@@ -77,6 +77,7 @@ class Source:
 
 def of_run(path: Path, checkpoints: tuple[str, ...]) -> Source:
     """Return a finished run as a source; its selected and its last checkpoint unless others are named."""
+    from ardbench import models
     from ardbench.runs import Run
     from ardbench.teachers import default_checkpoint
 
@@ -84,10 +85,12 @@ def of_run(path: Path, checkpoints: tuple[str, ...]) -> Source:
     recipe = run.recipe
     if run.done is None:
         raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
+    if recipe.student not in models.MODELS:
+        raise unknown("model", recipe.student, models.MODELS)
     wanted = checkpoints or tuple(dict.fromkeys((default_checkpoint(recipe), "last")))
     absent = next((name for name in wanted if name not in run.checkpoints), None)
     if absent is not None:
-        raise ArdbenchError(f"{path} has no checkpoint {absent!r}: choose one of {', '.join(run.checkpoints)}.")
+        raise run.without(absent)
     return Source(path, recipe.student, recipe.data.name, recipe.evaluation, wanted, run, path)
 
 

@@ -175,6 +175,14 @@ def check_sizes(info: DatasetInfo, validation: int, train_images: int | None) ->
         )
 
 
+def check_batch(images: int, batch: int, drop_last: bool) -> None:
+    """Refuse a batch that is larger than the training images where incomplete ones are dropped."""
+    if drop_last and batch > images:
+        raise ArdbenchError(
+            f"data.batch = {batch} with data.drop_last leaves no batch of {images} training images: lower it."
+        )
+
+
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that data sets lie in: what was given, else $ARDBENCH_DATA, else `data` where one stands."""
     return Path(root or os.environ.get("ARDBENCH_DATA") or "data").expanduser()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ardbench.data import DatasetInfo, check_augment
+from ardbench.data import DatasetInfo, check_augment, check_batch
 from ardbench.data.stratify import stratified
 from ardbench.draws import Draws, generator
 from ardbench.errors import ArdbenchError
@@ -115,10 +115,7 @@ class TrainBatches:
         world: int = 1,
     ) -> None:
         check_augment(split.info, augment)
-        if drop_last and batch > len(split):
-            raise ArdbenchError(
-                f"data.batch = {batch} with data.drop_last leaves no batch of {len(split)} training images: lower it."
-            )
+        check_batch(len(split), batch, drop_last)
         self.split, self.augment, self.size, self.drop_last, self.seed = split, augment, batch, drop_last, seed
         self.layout, self.rank, self.world = layout, rank, world
         self._augmented = torch.compile(crop_flip, dynamic=False) if compiled else crop_flip

@@ -38,7 +38,7 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     if done is None:
         raise ArdbenchError(f"{run.path} is not finished: type its train or distill command again to finish it first.")
     if checkpoint not in run.checkpoints:
-        raise ArdbenchError(f"{run.path} has no checkpoint {checkpoint!r}: choose one of {', '.join(run.checkpoints)}.")
+        raise run.without(checkpoint)
     net = models.build(recipe.student, data.info(recipe.data.name), recipe.data.normalise)
     state = load_weights(run.weights(checkpoint))
     net.head = FeatureMap.fitting(state) or net.head

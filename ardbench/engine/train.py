@@ -50,7 +50,6 @@ def train(
     """
     listener = progress or Progress()
     with run.lock(), stopping(time_limit) as stop:
-        run.create(recipe, teachers, environment(device))
         if run.done is not None:
             return True
         splits = load(
@@ -60,6 +59,7 @@ def train(
             listener.note(note)
         allow_tf32(recipe.precision.tf32)
         method = build_method(recipe, teachers, device)
+        run.create(recipe, teachers, environment(device))  # not before: what is refused leaves no directory
         loop = Loop(run, recipe, method, splits, stop, listener)
         if not loop.fit():
             return False

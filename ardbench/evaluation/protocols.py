@@ -187,7 +187,7 @@ def _of_file(path: Path, name: str) -> Protocol:
     """Return a protocol of the user's; its name becomes that of a file and a column."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArdbenchError(f"Protocols {path} cannot be read as TOML ({error}): give FILE.toml:NAME.") from None
     if name not in tables:
         raise unknown(f"protocol in {path}:", name, tables)
@@ -203,6 +203,8 @@ def _of_file(path: Path, name: str) -> Protocol:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         said = first["msg"].removeprefix("Value error, ")
+        if first["type"].startswith("union_tag"):
+            said = "it needs a kind, which is clean, pgd or autoattack"
         raise ArdbenchError(
             f"Protocol {name!r} in {path}{where and f', {where}'}: {said[0].lower()}{said[1:]}."
         ) from None

@@ -60,6 +60,8 @@ class Verdicts:
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.predictions) == len(self.index) > 0:
             raise ValueError("labels, predictions and index must be equally long and not empty")
+        if not self.threat.keys() >= {"norm", "eps"}:
+            raise ValueError("threat must say norm and eps")
 
     @property
     def n(self) -> int:

@@ -48,11 +48,15 @@ def resolve(
     Raises:
         ArdbenchError: one sentence naming what is unknown, missing or out of range.
     """
-    base, _, variant = name.partition("@")
+    base, at, variant = name.partition("@")
     located = _located(base, dataset)
     tree = _assemble(located, ())
     variants = tree.pop("variants", {})
-    if variant:
+    if not isinstance(variants, dict) or not all(isinstance(changes, dict) for changes in variants.values()):
+        raise ArdbenchError(
+            f"Recipe {base}: each variant is a section of its own: write [variants.NAME] and its changes."
+        )
+    if at:
         if variant not in variants:
             raise unknown(f"variant of {base}", variant, variants)
         tree = _merged(tree, {"title": f"{tree.get('title', base)} ({variant})"} | variants[variant])
@@ -119,7 +123,7 @@ def _read(name: str) -> Tree:
         raise unknown("recipe", name, recipe_names()) from None
     except tomllib.TOMLDecodeError as error:
         raise ArdbenchError(f"Recipe {name} is not valid TOML: {error}.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no path, or nested without end
         raise ArdbenchError(f"Recipe {name} cannot be read: {error}.") from None
 
 
@@ -203,6 +207,8 @@ def _checked(recipe: Recipe) -> Recipe:
     info = data.info(recipe.data.name)
     data.check_augment(info, recipe.data.augment)
     data.check_sizes(info, recipe.data.validation, recipe.data.train_images)
+    images = recipe.data.train_images or info.train_images - recipe.data.validation
+    data.check_batch(images, recipe.data.batch, recipe.data.drop_last)
     if recipe.student not in models.MODELS:
         raise unknown("model", recipe.student, models.MODELS)
     protocol(recipe.selection.protocol)

@@ -61,6 +61,8 @@ def curves(runs: Sequence[Run]) -> Figure:
     """Return a panel for each kind of number that the runs have told: colours are quantities, or runs if several."""
     told = [_told(run) for run in runs]
     panels = sorted({panel for one in told for panel in one})
+    if not panels:
+        raise ArdbenchError(f"{runs[0].path / 'metrics.jsonl'} tells no numbers that could be drawn.")
     across = min(len(panels), 3)
     down = math.ceil(len(panels) / across)
     drawn = figure(4.6 * across, 3.4 * down)

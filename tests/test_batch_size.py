@@ -39,7 +39,11 @@ class Device(nn.Module):
         ({32: 1.0, 64: 1.0, 128: 1.7, 256: 3.4}, 10**6, 128),  # 32, 64, 75, 75
         ({32: 1.0, 64: 1.0, 128: 1.0, 256: 1.0}, 200, 128),  # it would gain on, but 256 do not fit
         (dict.fromkeys(batch_size.SIZES, 1.0), 10**6, 8192),
-        ({size: size / 32 * 1e-3 for size in batch_size.SIZES}, 10**6, 4096),  # no gain, but 4096 take 0.13 s, 8192 0.26
+        (
+            {size: size / 32 * 1e-3 for size in batch_size.SIZES},
+            10**6,
+            4096,
+        ),  # no gain, but 4096 take 0.13 s, 8192 0.26
         ({32: 1e-3, 64: 3e-3}, 10**6, 32),  # short, and it loses
     ],
 )

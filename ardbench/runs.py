@@ -61,7 +61,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, or refuse the file by name."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise ArdbenchError(f"{path} is missing: {path.parent} is not a complete run directory.") from None
     except (OSError, ValueError, RecursionError) as error:

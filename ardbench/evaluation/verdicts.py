@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,10 @@ def load_verdicts(path: Path) -> Verdicts:
     Raises:
         ArdbenchError: the file is missing, damaged or something else.
     """
+    with suppress(OSError, ValidationError):
+        return _FILE.validate_json(path.read_bytes())  # reads and checks at once
     try:
-        return _FILE.validate_python(read_json(path))
+        return _FILE.validate_python(read_json(path))  # says what is wrong
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"

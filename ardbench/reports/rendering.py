@@ -123,7 +123,7 @@ class _Screen:
             fitting = max(1, sum(total <= room for total in accumulate(2 + max(map(_width, one)) for one in columns)))
             yield self._grid(words, widest, columns[:fitting])
             columns = columns[fitting:]
-        yield Padding(Text("\n".join(table.footnotes), style="dim"), (0, 0, 1, 1))
+        yield Padding(Text("\n".join(table.footnotes), style="dim"), (0, 0, 1, 1), expand=False)
 
     def _grid(self, words: Sequence[Text], widest: int, columns: Sequence[Sequence[Text]]) -> Grid:
         grid = Grid(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")

@@ -94,8 +94,10 @@ def _machine() -> Iterator[tuple[str, str]]:
     """Yield what computes: system, processor, memory, CUDA."""
     import torch
 
+    from ardbench.engine.device import hardware_name
+
     yield "system", f"{platform.system()} {platform.release()}, {platform.machine()}"
-    yield "processor", _processor()
+    yield "processor", hardware_name(torch.device("cpu"))
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "cores", f"{there} of {os.cpu_count()} may be used; torch takes {torch.get_num_threads()} threads"
     yield "memory", _memory()
@@ -109,13 +111,6 @@ def _machine() -> Iterator[tuple[str, str]]:
         facts = torch.cuda.get_device_properties(index)
         capability = f"compute capability {facts.major}.{facts.minor}"
         yield f"cuda:{index}", f"{facts.name}, {facts.total_memory / GIB:.1f} GiB, {capability}"
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or "unknown"
 
 
 def _memory() -> str:

@@ -23,13 +23,13 @@ equal at equal x'. `backward`: its attack calls `loss.backward()`, as the IAD re
 `autograd.grad` to the input, as RSLAD's script. Ours is the engine's own loop; "fp32" and "bf16" name the precision of
 attack and outer step alike, weights and losses being fp32 in both; "cold" and "warm" are bf16 with the teacher's logits at
 x cached: none of a step's views is there, so that it asks the teacher and keeps the answers, or all of them are. Both sides
-run in one process, in turn; on the CPU ours keeps the memory that tensors free, the reference leaves it to C's library.
-Seconds are medians, the ratio is the median of paired samples with the least and largest in brackets; on the CPU also the
-ratio of processor time, which busy neighbours disturb less. GFLOP/image is what a step of ours was counted to compute for
-one image (`ardbench/engine/counting.py`), TFLOP/s that times images/s, and "of the device" its share of the rate that the
-device reached, just before, in large products of the same precision (on the CPU in 3x3 convolutions where these are
-faster). Memory is the peak above what the process held before images and networks were made, on the CPU with a process for
-each side.
+run in one process, in turn; on the CPU ours has and keeps the memory that an earlier step left, the reference leaves it to
+C's library (rows without GFLOP/image: both do). Seconds are medians, the ratio is the median of paired samples with the
+least and largest in brackets; on the CPU also the ratio of processor time, which busy neighbours disturb less. GFLOP/image
+is what a step of ours was counted to compute for one image (`ardbench/engine/counting.py`), TFLOP/s that times images/s,
+and "of the device" its share of the rate that the device reached, just before, in large products of the same precision (on
+the CPU in 3x3 convolutions where these are faster). Memory is the peak above what the process held before images and
+networks were made, on the CPU with a process for each side.
 """
 
 

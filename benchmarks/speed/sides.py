@@ -31,6 +31,8 @@ from ardbench.runs import Run, Teacher
 DATASET = "cifar10"
 LARGE, SMALL = 128, 32
 """Batches: `LARGE` for the methods of `AT_LARGE`, which is the recipes' own, `SMALL` for the rest."""
+HEAP = 3 * 2**30
+"""Bytes, more than any step needs."""
 AT_LARGE = ("pgd-at", "rslad", "peeraid", "crdnd")
 VARIANTS = {"fp32": "fp32", "bf16": "bf16", "cold": "bf16", "warm": "bf16"}
 """Form of ours -> its precision. `CACHES` keep the teacher's logits: cold finds none of a step's views, warm all."""
@@ -183,7 +185,10 @@ def ours(method: str, variant: str, options: Options, splits: Splits) -> Runner:
     assert (cache is not None) == (variant in CACHES)
 
     def prepare() -> None:
-        devices.keep_freed_memory(loop.device.type == "cpu")
+        if loop.device.type == "cpu":
+            devices.keep_freed_memory(True)
+            if options.memory_of is None:
+                torch.zeros(HEAP, dtype=torch.uint8)  # memory that an earlier step would have left
         torch.backends.cudnn.benchmark = False
         devices.allow_tf32(loop.recipe.precision.tf32)
         if cache is not None and variant == "cold":

@@ -51,6 +51,8 @@ def keep_freed_memory(keep: bool) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0 if keep else 2**16)  # its default
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 64 * 2**20)  # where its own rule ends
+        if not keep:
+            libc.malloc_trim(0)
 
 
 def check_precision(precision: Precision, device: torch.device) -> list[str]:

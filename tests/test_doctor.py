@@ -76,3 +76,7 @@ def test_data_sets_are_found_by_the_names_of_their_files(tmp_path: Path) -> None
 def test_piped_it_is_markdown() -> None:
     lines = [line for line in call("doctor").stdout.splitlines() if line]
     assert lines[0] == "### Versions" and all(line.startswith(("### ", "- ")) for line in lines)
+
+
+def test_a_folder_whose_name_is_no_text_is_told_with_escapes() -> None:
+    assert r"/b\udcff (not there yet)" in call("doctor", "--data-root", "b\udcff").stdout

@@ -36,8 +36,10 @@ def export(run: Path, checkpoint: str | None, out: Path) -> None:
     from ardbench.reports.card import card
 
     found, chosen = Run.open(run), source.checkpoints[0]
-    config = exported.export(found, chosen, out)
-    write_atomic(out / "README.md", card(found, chosen, config).encode())
+    config = exported.describe(found, chosen)
+    text = card(found, chosen, config)  # first: what it reads may be damaged, and then nothing is written
+    exported.export(found, chosen, out)
+    write_atomic(out / "README.md", text.encode())
     output = Output(as_json=False)
     for name in (exported.WEIGHTS, exported.CONFIG, "README.md"):
         output.line(str(out / name))

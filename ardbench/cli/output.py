@@ -59,8 +59,8 @@ class Output:
         self.as_json = as_json
 
     def line(self, text: str) -> None:
-        """Print a line of the result."""
-        click.echo(text, err=self.as_json)
+        """Print a line of the result; a file's name that is no text is told with escapes."""
+        click.echo(text.encode(errors="backslashreplace").decode(), err=self.as_json)
 
     def show(self, thing: RenderableType) -> None:
         """Print a table of the result."""

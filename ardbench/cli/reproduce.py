@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -66,6 +67,8 @@ def reproduce(
     """
     began = time.monotonic()
     found, cells = planned(suite, runs)
+    if tflops is not None and not math.isfinite(tflops):
+        raise ArdbenchError(f"--tflops {tflops} is no speed: give the TFLOP/s that the device reaches, such as 20.")
     if dry_run:
         _print_plan(found, cells, runs, device, tflops)
         return

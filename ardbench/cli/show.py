@@ -12,6 +12,7 @@ import rich_click as click
 
 from ardbench.cli import options
 from ardbench.cli.output import Output, table
+from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
     from ardbench.runs import Run
@@ -42,6 +43,8 @@ def show(
     if Path(what).is_dir():
         from ardbench.runs import Run
 
+        if sets or any(value is not None for value in (student, dataset, seed, epochs)):
+            raise ArdbenchError(f"{what} is a run, whose recipe is what it is: give changes with the name of a recipe.")
         _show_run(Run.open(Path(what)), output)
         return
     from ardbench.recipes import resolve

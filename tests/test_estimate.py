@@ -187,7 +187,8 @@ def begin(cell: Cell, epochs: int, seconds: float = 2.0, device: str = describe(
     """Make the directory of a run that has finished some epochs."""
     cell.run.create(cell.recipe, (), {"device": device.split()[0], "device_name": device})
     row = {"images": images_per_epoch(cell.recipe), "seconds": seconds}
-    (cell.run.path / "metrics.jsonl").write_text(f"{json.dumps(row)}\n" * epochs)
+    text = "".join(f"{json.dumps({'epoch': epoch, **row})}\n" for epoch in range(epochs))
+    (cell.run.path / "metrics.jsonl").write_text(text)
 
 
 def of_one(cell: Cell, root: Path, tflops: float | None = None) -> Any:

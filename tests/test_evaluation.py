@@ -384,7 +384,7 @@ def test_a_protocol_of_the_users_is_measured_as_one_of_ours(tmp_path: Path) -> N
         ("own.toml:mine", "0", "", "own.toml, steps: input should be greater than or equal to 1"),
         ("own.toml:mine", "1", "momentun = 1", "own.toml, momentun: extra inputs are not permitted"),
         ("own.toml:list", "1", "", "own.toml, attacks: an attack is named twice"),
-        ("own.toml:kindless", "1", "", "own.toml: unable to extract tag"),
+        ("own.toml:kindless", "1", "", "own.toml: it needs a kind"),
         ("own.toml:pgd20", "1", "", "cannot be called so"),
         ("own.toml:trust-me", "1", "", "cannot be called so"),
         ("own.toml:mine-n200", "1", "", "cannot be called so"),

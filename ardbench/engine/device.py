@@ -19,7 +19,7 @@ from ardbench.attacks.form import computes_bf16
 from ardbench.config import Precision
 from ardbench.errors import ArdbenchError
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of glibc's malloc.h."""
 
 
@@ -50,7 +50,8 @@ def keep_freed_memory(keep: bool) -> None:
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0 if keep else 2**16)  # its default
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 64 * 2**20)  # where its own rule ends
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 64 * 2**20)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # where its own rule, which every mallopt ends, had arrived
         if not keep:
             libc.malloc_trim(0)
 

@@ -143,13 +143,19 @@ def _total(found: Sequence[Estimate], runs: Path, device: str) -> list[str]:
     if not rates:
         return [
             work,
-            f"No hours: no run in {runs} was trained on {device}, and no speed table in {TABLES} names its TFLOP/s; give "
+            f"No hours: no run in {runs} was trained on {device}, and no speed table in {TABLES} has the "
+            "TFLOP/s of these students on it; give "
             "--tflops NUMBER, the TFLOP/s that training reaches.",
         ]
     speed = " to ".join(dict.fromkeys(map(_digits, (rates[0], rates[-1]))))
     sources = ", ".join(f"{source} ({n})" for source, n in Counter(c.source for c in found if c.rate).items())
     hours = _digits(sum(c.hours or 0 for c in found))
-    return [work, f"{hours} h for one run after the other, at {speed} TFLOP/s {sources}, {_evaluating(found)}."]
+    without = sum(c.rate is None and c.flop > 0 for c in found)
+    left_out = f"; {without} runs are left out, since nothing tells the rate of their students" if without else ""
+    return [
+        work,
+        f"{hours} h for one run after the other, at {speed} TFLOP/s {sources}, {_evaluating(found)}{left_out}.",
+    ]
 
 
 def _evaluating(found: Sequence[Estimate]) -> str:

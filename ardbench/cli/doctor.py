@@ -125,19 +125,16 @@ def _precision() -> Facts:
     """Return which precisions each device computes in itself; on the others they are emulated, and slow."""
     import torch
 
-    units = {"AVX-512": torch.cpu._is_avx512_bf16_supported(), "AMX": torch.cpu._is_amx_tile_supported()}
-    names = [name for name, there in units.items() if there]
+    from ardbench.attacks.form import computes_bf16
+
+    native = computes_bf16(torch.device("cpu"))
     facts = {
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cpu bf16": f"yes, by {' and '.join(names)}"
-        if names
-        else "emulated: --fast and precision.attack = bf16 are slow",
+        "cpu bf16": "yes" if native else "emulated: --fast and precision.attack = bf16 are slow",
     }
     for index in range(torch.cuda.device_count()):
-        with torch.cuda.device(index):
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        tf32 = torch.cuda.get_device_capability(index) >= (8, 0)
-        facts |= {f"cuda:{index} bf16": "yes" if bf16 else "no", f"cuda:{index} TF32": "yes" if tf32 else "no"}
+        # both came with the same generation of devices
+        facts[f"cuda:{index} bf16, TF32"] = "yes" if computes_bf16(torch.device("cuda", index)) else "no"
     return facts
 
 

@@ -104,7 +104,7 @@ sets = click.option(
 fast = click.option(
     "--fast",
     is_flag=True,
-    help="Attack and train in bf16 (weights and losses stay fp32): several times faster where the device computes in it, "
+    help="Attack and train in bf16 (weights and losses stay fp32): about twice as fast where the device computes in it, "
     "and another run than without.",
 )
 dataset = click.option("--dataset", metavar="NAME", help="Use this data set in place of the recipe's.")

@@ -9,9 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tables import Cells, Seconds, Table, markdown, where
-
-from ardbench.engine.device import hardware_name
+from tables import Cells, Measurement, Seconds, Table, markdown, where
 
 NOTE = """\
 AutoAttack standard under L-inf, in one process, in turn, on the same network and images. "Package" is `pyautoattack` as a
@@ -35,13 +33,9 @@ ATTACKS = ("clean", "apgd-ce", "apgd-t", "fab-t", "square")
 
 
 @dataclass
-class Row:
+class Row(Measurement):
     """One of our protocols against the package; everything up to `protocol` is its key."""
 
-    device: str
-    name: str
-    torch_version: str
-    threads: int
     model: str
     weights: str
     n: int
@@ -79,8 +73,7 @@ class Row:
         tf32: bool,
     ) -> Row:
         """Return an unmeasured row of this machine."""
-        facts = (device.type, hardware_name(device), torch.__version__, torch.get_num_threads())
-        return cls(*facts, model, weights, n, eps, batch, package_batch, tf32, "")
+        return cls(*cls.place(device), model, weights, n, eps, batch, package_batch, tf32, "")
 
     def of(self, protocol: str) -> Row:
         """Return the row of one protocol."""

@@ -8,9 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tables import Cells, Seconds, Table, markdown, where
-
-from ardbench.engine.device import hardware_name
+from tables import Cells, Measurement, Seconds, Table, markdown, where
 
 NOTE = """\
 Synthetic uint8 images of CIFAR-10's shape, freshly initialised networks, the as-released recipe's attack (PGD-10) and a
@@ -34,13 +32,9 @@ networks were made, on the CPU with a process for each side.
 
 
 @dataclass
-class Row:
+class Row(Measurement):
     """One comparison; everything up to `gradient` is its key."""
 
-    device: str
-    name: str
-    torch_version: str
-    threads: int
     model: str
     teacher: str
     batch: int
@@ -70,20 +64,7 @@ class Row:
         cls, device: torch.device, model: str, teacher: str, batch: int, method: str, tf32: bool, gradient: str
     ) -> Row:
         """Return an unmeasured row of this machine."""
-        threads = torch.get_num_threads()
-        return cls(
-            device.type,
-            hardware_name(device),
-            torch.__version__,
-            threads,
-            model,
-            teacher,
-            batch,
-            method,
-            "",
-            tf32,
-            gradient,
-        )
+        return cls(*cls.place(device), model, teacher, batch, method, "", tf32, gradient)
 
     def of(self, variant: str) -> Row:
         """Return the row of one precision."""

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from tables import Cells, Table, markdown, where
+from tables import Cells, Measurement, Table, markdown, where
 
-from ardbench.engine.device import hardware_name
 from ardbench.reports.figures import PALETTE, figure, save
 
 if TYPE_CHECKING:
@@ -44,13 +43,9 @@ class Measured:
 
 
 @dataclass
-class Row:
+class Row(Measurement):
     """One point; everything up to `images` is its key."""
 
-    device: str
-    name: str
-    torch_version: str
-    threads: int
     precision: str
     model: str
     batch: int
@@ -70,8 +65,7 @@ class Row:
     @classmethod
     def here(cls, device: torch.device, precision: str, model: str, batch: int, steps: int, images: int) -> Row:
         """Return an unmeasured row of this machine."""
-        facts = (device.type, hardware_name(device), torch.__version__, torch.get_num_threads())
-        return cls(*facts, precision, model, batch, steps, images)
+        return cls(*cls.place(device), precision, model, batch, steps, images)
 
     def measured(self, taken: Measured, flop: float, repeats: int) -> None:
         """Fill in what was measured, and what follows from it; `flop` are those of one image."""

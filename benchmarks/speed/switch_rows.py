@@ -8,9 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tables import Cells, Seconds, Table, markdown, where
-
-from ardbench.engine.device import hardware_name
+from tables import Cells, Measurement, Seconds, Table, markdown, where
 
 NOTE = """\
 Each switch alone, everything else off, against the same step without it; `all` is every switch of the method together but
@@ -30,13 +28,9 @@ POINTS = 100
 
 
 @dataclass
-class Row:
+class Row(Measurement):
     """One switch; everything up to `switch` is its key. Differences are of accuracies in [0, 1], with minus without."""
 
-    device: str
-    name: str
-    torch_version: str
-    threads: int
     model: str
     batch: int
     method: str
@@ -66,8 +60,7 @@ class Row:
     @classmethod
     def here(cls, device: torch.device, model: str, batch: int, method: str, seeds: int, switch: str) -> Row:
         """Return an unmeasured row of this machine."""
-        threads = torch.get_num_threads()
-        return cls(device.type, hardware_name(device), torch.__version__, threads, model, batch, method, seeds, switch)
+        return cls(*cls.place(device), model, batch, method, seeds, switch)
 
     def timed(self, fast: list[Seconds], plain: list[Seconds], steps: int) -> None:
         """Fill in what the steps took, sample by sample."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ardbench.engine.device import hardware_name
 from ardbench.runs import write_atomic
 
 Cells = Mapping[str, str]
@@ -82,6 +83,21 @@ def wait_for(device: torch.device) -> None:
     """Wait until the device has done what it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@dataclass
+class Measurement:
+    """What every row begins with: where it was measured. A subclass adds its key, and then what was found."""
+
+    device: str
+    name: str
+    torch_version: str
+    threads: int
+
+    @staticmethod
+    def place(device: torch.device) -> tuple[str, str, str, int]:
+        """Return these four on this machine."""
+        return device.type, hardware_name(device), torch.__version__, torch.get_num_threads()
 
 
 @dataclass(frozen=True)

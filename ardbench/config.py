@@ -209,6 +209,9 @@ class Recipe(Section):
     average: Average = Average()
     precision: Precision = Precision()
     method: dict[str, Any]
+    sync_bn: bool = True
+    """With several processes, whether BatchNorm uses the statistics of the global batch, as one process does, or of each
+    process's own rows; running statistics are then averaged after each step."""
     diagnostics: bool = False
     """Log for each epoch who of teachers and peer is right on x and on the student's x'; the training is the same."""
 
@@ -244,6 +247,8 @@ class Recipe(Section):
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""
         words = {"name": True, "title": True, "family": True, "diagnostics": True}
+        if self.sync_bn:  # as with one process
+            words["sync_bn"] = True
         science = self.model_dump(mode="json", exclude={**words, "precision": set(Precision.SAME)})
         text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

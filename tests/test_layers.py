@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ardbench"
 
 LAYERS = (
     ("config", "errors"),
-    ("draws", "progress", "evaluation.protocols"),
+    ("draws", "processes", "progress", "evaluation.protocols"),
     ("losses", "data"),
     ("attacks", "models"),
     ("methods",),

@@ -270,8 +270,8 @@ def test_the_compensation_is_its_closed_forms() -> None:
 def test_relations_of_logits_are_blind_to_their_scale_and_those_of_probabilities_are_not() -> None:
     student, teacher = torch.randn(2, 6, 10).double()
     for domain, blind in (("logits", True), ("probs", False)):
-        built, _, _ = built_for("crdnd", domain=domain)
-        one, ten = (built.relation(scale * student, teacher, built.accuracy[0]) for scale in (1, 10))
+        built, given, _ = built_for("crdnd", domain=domain)
+        one, ten = (built.relation(given, scale * student, teacher, built.accuracy[0]) for scale in (1, 10))
         assert torch.allclose(one, ten, rtol=1e-12) == blind
 
 

@@ -14,8 +14,8 @@ import pytest
 from attacked import KEY, LINF, data, trained
 from safetensors.torch import load_file
 
+from ardbench import processes
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation import processes
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts
 
@@ -30,7 +30,8 @@ import torch.distributed as dist
 from test_processes import measured
 
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation import autoattack, processes
+from ardbench import processes
+from ardbench.evaluation import autoattack
 
 def refused(item):
     if item == 3:

@@ -110,12 +110,20 @@ class FastForm:
         return logits.float()
 
 
+class _Tracer(fx.Tracer):
+    """Takes every BatchNorm2d as a whole, also one of ours."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether the graph calls the module instead of what is in it."""
+        return isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _trace(net: nn.Module) -> fx.GraphModule | None:
     """Return the network's graph, or None where it has no BatchNorm2d to fold or cannot be traced."""
     if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
         return None
     try:
-        return fx.symbolic_trace(net)
+        return fx.GraphModule(net, _Tracer().trace(net))
     except (fx.proxy.TraceError, TypeError, NotImplementedError):
         return None  # control flow on values: the copy then keeps its BatchNorms, the function is the same
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +12,7 @@ from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, options
 from ardbench.cli.log_file import Log
-from ardbench.cli.output import Output, say, table, typed_again
+from ardbench.cli.output import Output, say, speaking_once, table, typed_again
 from ardbench.cli.progress import shown
 from ardbench.errors import ArdbenchError
 
@@ -107,7 +104,7 @@ def evaluate(source: Path, **words: Any) -> None:
 
     AutoAttack is shared by several processes with `torchrun --nproc-per-node N -m -- ardbench eval ...`.
     """
-    with _speaking_once():
+    with speaking_once():
         _evaluate(Wanted(source=source, **words))
 
 
@@ -227,10 +224,10 @@ def _measure(
 
     False: stopped, and the checks of that checkpoint are not made.
     """
+    from ardbench import processes
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
     from ardbench.engine.stopping import stopping
-    from ardbench.evaluation import processes
     from ardbench.evaluation.measure import evaluate as measure
     from ardbench.evaluation.network_checks import examine
     from ardbench.evaluation.verdicts import Paused, file_name
@@ -244,7 +241,7 @@ def _measure(
         shown(wanted.quiet) as screen,
         log.of(source.path.name, screen) as progress,
     ):
-        split = load(source.dataset, device, wanted.data_root, progress=progress).test
+        split = processes.first(lambda: load(source.dataset, device, wanted.data_root, progress=progress)).test
         n = None if wanted.n == len(split) else wanted.n
         surrogate = _surrogate(wanted.surrogate, source.dataset, device)
         for checkpoint in source.checkpoints:
@@ -291,25 +288,14 @@ def _batch(source: Source, wanted: Wanted, device: torch.device, net: nn.Module,
     """Return the batch that was typed, or the one that this network and device want."""
     if wanted.batch != "auto":
         return wanted.batch
+    from ardbench import processes
     from ardbench.engine.device import describe
-    from ardbench.evaluation import processes
     from ardbench.evaluation.batch_size import remembered
 
     file, name = wanted.runs / "batches.json", f"{source.model} on {source.dataset}, {describe(device)}"
     batch = processes.once(lambda: remembered(file, name, net, image))
     say(f"Batch: {batch} ({file})")
     return batch
-
-
-@contextlib.contextmanager
-def _speaking_once() -> Iterator[None]:
-    """Let only the first of the processes that torchrun started print; what is refused, all of them say."""
-    with contextlib.ExitStack() as silence:
-        if int(os.environ.get("RANK", "0")):
-            nowhere = silence.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-            silence.enter_context(contextlib.redirect_stdout(nowhere))
-            silence.enter_context(contextlib.redirect_stderr(nowhere))
-        yield
 
 
 def _written(file: Path) -> int | None:

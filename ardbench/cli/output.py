@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -29,6 +31,17 @@ def console(err: bool = False) -> Console:
 def say(text: str) -> None:
     """Print a line about the work, as opposed to its result, on stderr."""
     click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def speaking_once() -> Iterator[None]:
+    """Let only the first of the processes that torchrun started print; what is refused, all of them say."""
+    with contextlib.ExitStack() as silence:
+        if int(os.environ.get("RANK", "0")):
+            nowhere = silence.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+            silence.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 def typed_again() -> str:

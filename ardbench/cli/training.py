@@ -13,7 +13,7 @@ from click.exceptions import Exit
 from ardbench.cli import STOPPED
 from ardbench.cli.log_file import Log
 from ardbench.cli.options import FAST
-from ardbench.cli.output import Output, say, typed_again
+from ardbench.cli.output import Output, say, speaking_once, typed_again
 from ardbench.cli.progress import shown
 from ardbench.errors import ArdbenchError
 
@@ -54,7 +54,15 @@ class Wanted:
 
 
 def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
-    """Train the run, or what is missing of it; print its directory first and the next command last."""
+    """Train the run, or what is missing of it; print its directory first and the next command last.
+
+    Of the processes that torchrun started, each calls it and the first prints.
+    """
+    with speaking_once():
+        _execute(wanted, recipe, teachers)
+
+
+def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
     from ardbench.runs import Run
 
     output, log = Output(wanted.as_json), Log.to(wanted.log_file)
@@ -77,25 +85,34 @@ def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None
 
 
 def _train(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run, output: Output, log: Log) -> bool:
+    from ardbench import processes
     from ardbench.engine.device import choose, describe
     from ardbench.engine.train import train
 
     device, begun = choose(wanted.device), len(run.metrics)
-    say(f"Device: {describe(device)}")
-    with output.working(), shown(wanted.quiet) as screen, log.of(run.path.name, screen) as progress:
+    with (
+        processes.joined(),
+        output.working(),
+        shown(wanted.quiet) as screen,
+        log.of(run.path.name, screen) as progress,
+    ):
+        together = processes.size()
+        say(f"Device: {describe(device)}{f', {together} processes' if together > 1 else ''}")
         finished = train(
             recipe, teachers, run, device, data_root=wanted.data_root, time_limit=wanted.time_limit, progress=progress
         )
     log.write("finished" if finished else "stopped", run.path.name)
     if finished and (rows := run.metrics[begun:]):
         with output.working():
-            speed = _speed(recipe, teachers, rows, device)
+            speed = _speed(recipe, teachers, rows, device, together)
         output.line(f"Speed: {speed}.")
     return finished
 
 
-def _speed(recipe: Recipe, teachers: Sequence[Teacher], rows: Sequence[dict[str, Any]], device: torch.device) -> str:
-    """Return how fast these epochs were and, where a step can be counted, how near that is to the device's limit."""
+def _speed(
+    recipe: Recipe, teachers: Sequence[Teacher], rows: Sequence[dict[str, Any]], device: torch.device, processes: int
+) -> str:
+    """Return how fast these epochs were and, where a step can be counted, how near that is to the devices' limit."""
     import torch
 
     from ardbench.engine.counting import StepCounter
@@ -109,7 +126,7 @@ def _speed(recipe: Recipe, teachers: Sequence[Teacher], rows: Sequence[dict[str,
         return text
     rate, precision = flop * images / seconds, recipe.precision
     bf16 = precision.outer == "bf16" or (recipe.attack is not None and precision.attack == "bf16")
-    share = rate / matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+    share = rate / processes / matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
     products = "bf16" if bf16 else "TF32" if precision.tf32 and device.type == "cuda" else "fp32"
     return f"{text}, {rate / 1e12:.3g} TFLOP/s, {100 * share:.0f} % of what this device reaches in {products} products"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ardbench import processes
 from ardbench.data import DatasetInfo, check_augment, check_batch
 from ardbench.data.stratify import stratified
 from ardbench.draws import Draws, generator
@@ -15,7 +16,7 @@ from ardbench.errors import ArdbenchError
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some training examples, each with the view under which it is seen.
+    """Some training examples, each with the view under which it is seen: this process's rows b of the global batch's B.
 
     Args:
         x: (b, C, H, W) pixels in [0, 1].
@@ -30,6 +31,22 @@ class Batch:
     index: Tensor
     view: Tensor
     draws: Draws
+
+    def everybodys(self, part: Tensor) -> Tensor:
+        """Return the global batch's (B, ...) of what each process has for its own rows, (b, ...); gradients flow to all."""
+        if processes.size() == 1:
+            return part
+        begin, end = self.draws.first, self.draws.first + len(part)
+        before, after = (part.new_zeros(rows, *part.shape[1:]) for rows in (begin, self.draws.rows - end))
+        return processes.total(torch.cat([before, part, after]))
+
+    def own(self, whole: Tensor) -> Tensor:
+        """Return this process's rows (b, ...) of something that the global batch has, (B, ...)."""
+        return whole[self.draws.first : self.draws.first + len(self.y)]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over the global batch of what each process has for its own rows, (b,)."""
+        return self.everybodys(values).mean()
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""

@@ -39,7 +39,7 @@ class Diagnostics:
         for counts, answer in zip(self.counts, self.answering, strict=True):
             right, right_adv = ((answer(x).argmax(1) == batch.y).float() for x in (batch.x, x_adv))
             facts = torch.stack([right, right_adv, right * right_adv, torch.ones_like(right)])  # (4, B)
-            counts.index_add_(1, batch.y, facts)
+            counts.index_add_(1, batch.everybodys(batch.y), batch.everybodys(facts.T).T)
 
     def close(self) -> dict[str, Any]:
         """Return the row of the epoch and begin the next."""

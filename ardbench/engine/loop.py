@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from ardbench import processes
 from ardbench.config import Recipe, epoch_at
 from ardbench.data.batches import Batch, Splits, TrainBatches
 from ardbench.draws import derive
 from ardbench.engine.checkpoints import all_finite, load_state, save_state, save_weights
 from ardbench.engine.device import peak_memory
 from ardbench.engine.diagnostics import Diagnostics
+from ardbench.engine.distribution import average_statistics, check_shares, reduce
 from ardbench.engine.ledger import Ledger
 from ardbench.engine.schedules import factor
 from ardbench.engine.teacher_cache import TeacherCache
@@ -48,13 +51,13 @@ class Position:
 
 
 class Loop:
-    """The training of one run.
+    """The training of one run, in one process or, as `processes` has joined them, in several that do the same.
 
     Args:
-        run: its directory; the caller holds the lock.
+        run: its directory; the caller holds the lock. The first process writes it.
         method: on its device.
         splits: the data, on the same device.
-        stop: asked after every batch; True saves and ends the loop.
+        stop: asked after every batch; True in any process saves and ends the loop.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Loop:
         progress: Progress,
     ) -> None:
         self.run, self.recipe, self.method, self.splits = run, recipe, method, splits
-        self.stop, self.progress = stop, progress
+        self.stop, self.progress = partial(processes.anybody, stop), progress
         self.device = splits.train.images.device
         self.batches = TrainBatches(
             splits.train,
@@ -77,7 +80,10 @@ class Loop:
             recipe.seed,
             layout=torch.channels_last if recipe.precision.channels_last else torch.contiguous_format,
             compiled=recipe.precision.compile,
+            rank=processes.rank(),
+            world=processes.size(),
         )
+        check_shares(self.batches)
         self.trainables = method.trainables()
         self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}
         self.averaged = _average(method.student, recipe)
@@ -121,7 +127,7 @@ class Loop:
         for index in range(self.at.step, len(self.batches)):
             batch = self.batches.batch(epoch, index)
             self._step(batch, epoch, index)
-            self.at.step, self.at.images = index + 1, self.at.images + len(batch.y)
+            self.at.step, self.at.images = index + 1, self.at.images + batch.draws.rows
             last = index + 1 == len(self.batches)
             if self.device.type == "cpu" or last or index % LOOK_EVERY == LOOK_EVERY - 1:
                 self.ledger.check(epoch)
@@ -136,9 +142,10 @@ class Loop:
         rate = self.recipe.optimizer.lr * factor(
             self.recipe.schedule, epoch * len(self.batches) + index, len(self.batches)
         )
+        share = len(batch.y) / batch.draws.rows
         step = self.method.step(batch, epoch)
-        self.ledger.add(step, index, len(batch.y))
-        step.loss.backward()  # type: ignore[no-untyped-call]
+        (share * step.loss).backward()  # type: ignore[no-untyped-call]
+        self.ledger.add(reduce(step, share, self.trainables.values()), index, batch.draws.rows)
         for name, optimizer in self.optimizers.items():
             if self.recipe.optimizer.clip is not None:
                 nn.utils.clip_grad_norm_(self.trainables[name].parameters(), self.recipe.optimizer.clip)
@@ -146,6 +153,8 @@ class Loop:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if not self.recipe.sync_bn:
+            average_statistics(share, self.trainables.values())
         average = self.recipe.average
         if self.averaged is not None and average.kind == "ema" and self._averages(epoch):
             self.averaged.update_parameters(self.method.student)
@@ -164,7 +173,7 @@ class Loop:
         self.rows.append(row)
         self.at.epoch, self.at.step, self.ledger = epoch + 1, 0, Ledger()
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_atomic(self.run.path / "metrics.jsonl", text.encode())
+        processes.once(lambda: write_atomic(self.run.path / "metrics.jsonl", text.encode()))
         self._save()
         self.progress.row(row)
 
@@ -201,6 +210,7 @@ class Loop:
             epochs = self.recipe.schedule.epochs
             clean = (self.batches.batch(epochs, index).x for index in range(len(self.batches)))
             update_bn(clean, self.averaged)
+            average_statistics(1 / processes.size(), [self.averaged])
             self._export("averaged", self.method.deployed(self.averaged.module))
 
     def _averages(self, epoch: int) -> bool:
@@ -214,7 +224,7 @@ class Loop:
             "run": self.run.path.name,
             "checkpoint": checkpoint,
         }
-        save_weights(self.run.weights(checkpoint), net, facts)
+        processes.once(lambda: save_weights(self.run.weights(checkpoint), net, facts))
 
     def _save(self) -> None:
         """Write everything that the next step depends on."""
@@ -229,7 +239,7 @@ class Loop:
             "ledger": self.ledger.state(),
             "diagnostics": None if self.diagnostics is None else self.diagnostics.counts,
         }
-        save_state(self.run.path / "last.state", state)
+        processes.once(lambda: save_state(self.run.path / "last.state", state))
 
     def _resume(self) -> None:
         path = self.run.path / "last.state"

@@ -194,6 +194,8 @@ def _evaluations(
 
 def _made_on(run: Run, device: torch.device) -> bool:
     made = read_json(run.path / "env.json")
+    if made.get("processes", 1) > 1:  # torchrun's, each with a device
+        return False
     if device.type == "cpu":  # its name is the number of threads, which --jobs changes
         return made.get("device") == "cpu"
     return made.get("device_name") == describe(device)

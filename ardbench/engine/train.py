@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 import ardbench
-from ardbench import methods
+from ardbench import methods, processes
 from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks
 from ardbench.engine.device import allow_tf32, check_precision, describe
+from ardbench.engine.distribution import synchronise
 from ardbench.engine.loop import Loop
 from ardbench.engine.stopping import stopping
 from ardbench.methods.base import Context, Method
@@ -35,7 +36,7 @@ def train(
     time_limit: float | None = None,
     progress: Progress | None = None,
 ) -> bool:
-    """Train the run, or what is missing of it; return whether it is finished.
+    """Train the run, or what is missing of it; return whether it is finished. Every process of `processes.joined` calls it.
 
     Args:
         recipe: resolved.
@@ -49,32 +50,35 @@ def train(
         ArdbenchError: whatever the user can mend; what was saved before stays.
     """
     listener = progress or Progress()
-    with run.lock(), stopping(time_limit) as stop:
+    with processes.held(run.lock()), stopping(time_limit) as stop:
         if run.done is not None:
             return True
-        splits = load(
-            recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images, progress=listener
-        )
+        words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
+        splits = processes.first(lambda: load(*words, progress=listener))
         for note in check_precision(recipe.precision, device):
             listener.note(note)
         allow_tf32(recipe.precision.tf32)
         method = build_method(recipe, teachers, device)
-        run.create(recipe, teachers, environment(device))  # not before: what is refused leaves no directory
+        # not before: what is refused leaves no directory
+        processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)
         if not loop.fit():
             return False
-        write_json(
-            run.path / "done",
-            {
-                "epochs": recipe.schedule.epochs,
-                "seconds": loop.at.seconds,
-                "images": loop.at.images,
-                "device": device.type,
-                "best_epoch": loop.at.best_epoch,
-                "weights": {name: sha256_of(run.weights(name)) for name in run.checkpoints},
-            },
-        )
+        processes.once(lambda: _end(run, recipe, loop, device))
     return True
+
+
+def _end(run: Run, recipe: Recipe, loop: Loop, device: torch.device) -> None:
+    """Write the marker of a finished run."""
+    document = {
+        "epochs": recipe.schedule.epochs,
+        "seconds": loop.at.seconds,
+        "images": loop.at.images,
+        "device": device.type,
+        "best_epoch": loop.at.best_epoch,
+        "weights": {name: sha256_of(run.weights(name)) for name in run.checkpoints},
+    }
+    write_json(run.path / "done", document)
 
 
 def build_method(recipe: Recipe, teachers: Sequence[Teacher], device: torch.device) -> Method[Any]:
@@ -84,6 +88,7 @@ def build_method(recipe: Recipe, teachers: Sequence[Teacher], device: torch.devi
     def build(model: str, purpose: str = "peer") -> torch.nn.Module:
         words = (model, recipe.data.name, recipe.data.normalise, recipe.seed, purpose, device)
         net: torch.nn.Module = networks.fresh(*words)
+        net = synchronise(net) if recipe.sync_bn else net
         return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 
     kind = methods.method_class(recipe.method["name"])
@@ -99,6 +104,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": device.type,
         "device_name": describe(device),
+        "processes": processes.size(),
         "git_sha": sha,
         "git_dirty": dirty,
         "argv": ["ardbench", *sys.argv[1:]],

@@ -18,10 +18,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from ardbench import processes
 from ardbench.attacks.form import FastForm, computes_bf16
 from ardbench.config import Precision, Threat
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation import processes
 from ardbench.evaluation.adversarial import Images
 from ardbench.evaluation.confirm import check_allowed, finite_logits, logits_of, predict
 from ardbench.evaluation.ensemble import Listener, add, configured, perturb, refuse_few_classes

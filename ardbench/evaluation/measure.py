@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ardbench import processes
 from ardbench.attacks.objectives import label_loss, label_margin, scaled
 from ardbench.attacks.pgd import Maximiser
 from ardbench.config import Precision, Threat
 from ardbench.draws import Draws
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation import autoattack, processes
+from ardbench.evaluation import autoattack
 from ardbench.evaluation.adversarial import Images
 from ardbench.evaluation.confirm import check_allowed, measuring, predict
 from ardbench.evaluation.protocols import AutoAttack, Pgd, Protocol, asked

@@ -76,24 +76,30 @@ class CRDND(Method[CRDNDConfig]):
         teacher = self.teacher_logits(batch)  # (B, K)
         x_adv = self.maximise(OBJECTIVES[c.inner], batch, aux=(teacher if c.inner == "kl" else batch.y,))
         teacher_adv = self.ask(x_adv)  # (B, K)
-        adversarial = self.relation(self.logits(x_adv), teacher_adv, self.accuracy[1])
-        clean = self.relation(self.logits(batch.x), teacher, self.accuracy[0])
-        self.count(batch.y, teacher, teacher_adv)
+        adversarial = self.relation(batch, self.logits(x_adv), teacher_adv, self.accuracy[1])
+        clean = self.relation(batch, self.logits(batch.x), teacher, self.accuracy[0])
+        self.count(batch, teacher, teacher_adv)
         loss = c.balance * clean + (1 - c.balance) * adversarial
         return Step(loss, {"relation_clean": clean, "relation_adv": adversarial})
 
-    def relation(self, student: Tensor, teacher: Tensor, accuracy: Tensor) -> Tensor:
-        """Return NTXent(M S, T) of logits (B, K), or of softmax(M S) and softmax(T): the mean over the 2B anchors."""
+    def relation(self, batch: Batch, student: Tensor, teacher: Tensor, accuracy: Tensor) -> Tensor:
+        """Return NTXent(M S, T) of logits (b, K), or of softmax(M S) and softmax(T): the mean over the batch's 2b anchors.
+
+        Each anchor is compared with the whole global batch.
+        """
         if self.config.compensation != "off":
             student = student @ compensation(accuracy).T
         if self.config.domain == "probs":
             student, teacher = student.softmax(dim=-1), teacher.softmax(dim=-1)
-        return nt_xent(student, teacher, self.config.tau).mean()
+        whole = nt_xent(batch.everybodys(student), batch.everybodys(teacher), self.config.tau)  # (B,)
+        return batch.own(whole).mean()
 
-    def count(self, labels: Tensor, *answers: Tensor) -> None:
-        """Add to the counts which of `labels` (B,) the teacher's logits at x and at x' (B, K) get right."""
+    def count(self, batch: Batch, *answers: Tensor) -> None:
+        """Add to the counts which of the global batch's labels the teacher's logits at x and at x', (b, K), get right."""
+        labels = batch.everybodys(batch.y)  # (B,)
         for which, logits in enumerate(answers):
-            self.right[which].index_add_(0, labels, (logits.argmax(dim=-1) == labels).to(self.right.dtype))
+            right = batch.everybodys((logits.argmax(dim=-1) == batch.y).to(self.right.dtype))  # (B,)
+            self.right[which].index_add_(0, labels, right)
         self.seen.index_add_(0, labels, self.seen.new_ones(len(labels)))
 
     def state(self) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ class DARHT(Method[DARHTConfig]):
         if epoch < self.epoch_of(c.label_until):
             terms["label"] = cross_entropy(self.logits(z, self.head.classify), batch.y).mean()
         if epoch >= self.epoch_of(c.distill_from):
-            terms["distill"], weights = self.distillation(z, x, batch.y)
+            terms["distill"], weights = self.distillation(z, x, batch)
             return Step(sum(terms.values(), z.new_zeros(())), terms | weights)
         return Step(terms["label"], terms)
 
@@ -91,19 +91,21 @@ class DARHT(Method[DARHTConfig]):
         z: Tensor = self.head.map(self.student.features(x))  # type: ignore[operator]
         return z
 
-    def distillation(self, z: Tensor, x: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def distillation(self, z: Tensor, x: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return sum_i w_i D_i and the weights by name.
 
         Args:
             z: (B, M K) of the student at x.
             x: (B, C, H, W), x or x'.
-            labels: (B,).
+            batch: that x comes from; the weights are those of the global batch.
         """
         import torch
 
         answers = [self.ask(x, i) for i in range(len(self.teachers))]  # M times (B, K)
         distances = [self.distance(*pair) for pair in zip(z.chunk(len(answers), dim=1), answers, strict=True)]
-        confidence = torch.stack([-cross_entropy(answer, labels).mean() for answer in answers]).exp()  # (M,) in (0, 1]
+        confidence = torch.stack(
+            [-batch.mean(cross_entropy(answer, batch.y)) for answer in answers]
+        ).exp()  # (M,) in (0, 1]
         weights = self.weigh(confidence)
         return (weights * torch.stack(distances)).sum(), {f"weight_{i}": w for i, w in enumerate(weights)}
 

@@ -196,7 +196,9 @@ def _training(run: Run, config: Mapping[str, Any]) -> Iterator[str]:
     if "argv" in known:
         yield f"Command: `{shlex.join(map(without_folder, known['argv']))}`."
     hours = training_seconds(run) / 3600
-    yield f"{hours:.3g} hours on {known.get('device_name') or (run.done or {}).get('device', 'an unrecorded device')}."
+    several = f"{known['processes']} processes, each on " if known.get("processes", 1) > 1 else ""
+    device = known.get("device_name") or (run.done or {}).get("device", "an unrecorded device")
+    yield f"{hours:.3g} hours on {several}{device}."
     if known:
         changed = " with uncommitted changes" if known["git_dirty"] else ""
         commit = f", commit {known['git_sha']}{changed}" if known["git_sha"] else ""

@@ -1,0 +1,224 @@
+"""One run in two processes is the run of one: real processes, as torchrun starts them, in float64."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+import torch
+from test_engine import loop_of, rows, weights
+from test_methods import OURS
+from torch import Tensor, nn
+
+from ardbench import processes
+from ardbench.data import batches
+from ardbench.engine.checkpoints import load_state
+from ardbench.engine.distribution import average_statistics, synchronise
+from ardbench.engine.loop import Loop
+from ardbench.errors import ArdbenchError
+from ardbench.processes import joined
+from ardbench.runs import Run
+
+ROOT = Path(__file__).parents[1]
+NORMS = ("none", "global")
+"""What stands at the place of BatchNorm: nothing, or one over the global batch."""
+UNEVEN = {"data__batch": 51, "schedule__epochs": 2, "diagnostics": True, "precision__cache_gb": 0}
+"""25 rows and 26, and 23 each in the last batch; two epochs, since CRDND uses the counts of the one before."""
+PROGRAM = """
+import sys
+from pathlib import Path
+from test_distribution import as_one_of_two
+
+as_one_of_two(Path(sys.argv[1]))
+"""
+
+
+def loop(name: str, norm: str, folder: Path, stop: Any = lambda: False, **sets: Any) -> Loop:
+    """Return a loop of tiny float64 networks on the fake data set."""
+    original = small.network
+
+    def network(seed: int, model: str = "resnet8-tiny") -> nn.Module:
+        net = original(seed, model)
+        if norm == "global":
+            return synchronise(net) if seed < 10 else net  # the others are teachers
+        for path, module in list(net.named_modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                net.set_submodule(path, nn.Identity())
+        return net
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small, "network", network)
+        patch.setattr("test_engine.method", lambda wanted: small.method(wanted, to=torch.float64))
+        return loop_of(name, folder, stop, **UNEVEN | sets)
+
+
+def trained(name: str, norm: str, folder: Path, **sets: Any) -> dict[str, Tensor]:
+    """Return every weight of what the method trains, after two epochs."""
+    made = loop(name, norm, folder, **sets)
+    assert made.fit()
+    return {f"{which}.{key}": t for which, net in made.trainables.items() for key, t in net.state_dict().items()}
+
+
+def in_double(patch: pytest.MonkeyPatch) -> None:
+    """Let images be float64."""
+    original = batches.as_pixels
+    patch.setattr(batches, "as_pixels", lambda images: original(images).double())
+
+
+def as_one_of_two(folder: Path) -> None:
+    """Do what this module's tests look at, as one of the processes."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    with joined(), pytest.MonkeyPatch.context() as patch:
+        said: dict[str, Any] = {"local": local_statistics()}
+        in_double(patch)
+        found = {(n, b): trained(n, b, folder / f"{n}-{b}") for n, b in itertools.product(OURS, NORMS)}
+        torch.save(found, folder / f"{processes.rank()}.pt")
+        count = itertools.count(1)
+        stopped = loop("rslad", "global", folder / "parts", lambda: processes.rank() == 1 and next(count) >= 3)
+        said["stopped"] = not stopped.fit()
+        said["at"] = vars(stopped.at) | {"seconds": 0.0}
+        said["resumed"] = loop("rslad", "global", folder / "parts").fit()
+        count = itertools.count(1)
+        assert not loop("crdnd", "none", folder / "handed", lambda: next(count) >= 7).fit()
+        try:
+            loop("rslad", "none", folder / "refused", data__batch=1)
+        except ArdbenchError as error:
+            said["refusal"] = str(error)
+        (folder / f"{processes.rank()}.json").write_text(json.dumps(said))
+
+
+def local_statistics() -> list[float]:
+    """Return running statistics of which each process had its own, weighted 1 to 3."""
+    norm = nn.BatchNorm2d(2)
+    rank = processes.rank()
+    norm.running_mean, norm.running_var = torch.tensor([rank, 4.0]), torch.tensor([1.0, 8.0 * rank])
+    average_statistics((0.25, 0.75)[rank], [nn.Sequential(nn.ReLU(), norm)])
+    return [*norm.running_mean.tolist(), *norm.running_var.tolist()]
+
+
+def torchrun(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run two processes to their end."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*start, *map(str, words)], env=environment, cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which two processes have trained."""
+    folder = tmp_path_factory.mktemp("two")
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    done = torchrun(program, folder, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_two(two: Path) -> Sequence[dict[tuple[str, str], dict[str, Tensor]]]:
+    """Return what each process had at the end."""
+    return [torch.load(two / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", OURS)
+def test_two_processes_train_the_network_of_one(
+    name: str, norm: str, two: Path, of_two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_double(monkeypatch)
+    alone = trained(name, norm, tmp_path / "one")
+    first, other = (found[name, norm] for found in of_two)
+    assert alone.keys() == first.keys() == other.keys()
+    for key, tensor in alone.items():
+        assert torch.equal(first[key], other[key]), key
+        assert torch.allclose(first[key].double(), tensor.double(), rtol=0, atol=1e-6), key
+    together, by_one = rows(two / f"{name}-{norm}"), rows(tmp_path / "one")
+    assert flat(together) == pytest.approx(flat(by_one), abs=1e-6)
+
+
+def flat(document: Any) -> list[float | None]:
+    """Return every number of a document, in order."""
+    if isinstance(document, dict | list):
+        values = document.values() if isinstance(document, dict) else document
+        return [number for value in values for number in flat(value)]
+    return [document]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_any_process_stops_all_and_they_go_on_to_the_same_weights(two: Path, rank: int) -> None:
+    said = json.loads((two / f"{rank}.json").read_text())
+    assert (said["stopped"], said["resumed"]) == (True, True)
+    assert (said["at"]["epoch"], said["at"]["step"], said["at"]["images"]) == (0, 3, 153)
+    whole, parts = (weights(two / name, "last") for name in ("rslad-global", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(
+    two: Path, of_two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_double(monkeypatch)
+    shutil.copytree(two / "handed", tmp_path / "handed")
+    state = load_state(tmp_path / "handed" / "last.state")
+    assert state["method"]["seen"].sum() == 102  # two global batches of the second epoch
+    assert loop("crdnd", "none", tmp_path / "handed").fit()
+    expected = of_two[0]["crdnd", "none"]
+    for key, tensor in weights(tmp_path / "handed", "last").items():
+        assert torch.allclose(tensor, expected[f"student.{key}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_local_statistics_are_averaged_by_the_shares_of_the_batch(two: Path, rank: int) -> None:
+    assert json.loads((two / f"{rank}.json").read_text())["local"] == [0.75, 4.0, 1.0, 6.0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batches_that_leave_a_process_without_an_example_are_refused(two: Path, rank: int) -> None:
+    said = json.loads((two / f"{rank}.json").read_text())
+    assert "A batch of 1 examples cannot be shared by 2 processes" in said["refusal"]
+
+
+def test_synchronised_statistics_belong_to_the_name_of_a_run_only_when_they_are_off() -> None:
+    usual, local = small.recipe("trades"), small.recipe("trades", sync_bn=False)
+    assert "sync_bn" not in usual.model_dump_json(exclude={"sync_bn"})
+    assert usual.identity() != local.identity()
+    assert usual.identity() == small.recipe("trades", sync_bn=True).identity()
+
+
+def test_torchrun_trains_one_run_and_says_it_once(tmp_path: Path) -> None:
+    words = (
+        "-m",
+        "--",
+        "ardbench",
+        "train",
+        "pgd-at-digits",
+        "--student",
+        "resnet8-tiny",
+        "--epochs",
+        "1",
+        "--runs",
+        "runs",
+    )
+    done = torchrun(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Finished: 1 epochs") == 1 and done.stdout.count("Next: ardbench eval") == 1
+    assert len(re.findall("Device: cpu.*, 2 processes", done.stderr)) == 1
+    (path,) = (tmp_path / "runs").iterdir()
+    run = Run.open(path)
+    assert run.done is not None and json.loads((path / "env.json").read_text())["processes"] == 2
+    (row,) = run.metrics
+    assert row["images"] == run.done["images"] > 1000  # every process's
+    again = torchrun(*words, cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout.count("Already done") == 1

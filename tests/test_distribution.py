@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -222,3 +223,8 @@ def test_torchrun_trains_one_run_and_says_it_once(tmp_path: Path) -> None:
     assert row["images"] == run.done["images"] > 1000  # every process's
     again = torchrun(*words, cwd=tmp_path)
     assert again.returncode == 0 and again.stdout.count("Already done") == 1
+    more = ("--epochs", "90", "--time-limit", "1s")
+    stopped = torchrun(*words, *more, cwd=tmp_path)
+    assert stopped.returncode == 1  # torchrun's, for every code but 0
+    typed = shlex.join(["ardbench", *words[3:], *more])
+    assert stopped.stdout.count(f"type the same command again: torchrun --nproc-per-node 2 -m -- {typed}\n") == 1

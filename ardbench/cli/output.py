@@ -45,9 +45,10 @@ def speaking_once() -> Iterator[None]:
 
 
 def typed_again() -> str:
-    """Return the command line as it was typed."""
+    """Return the command line as it was typed; of torchrun's own words, the number of processes."""
     context: click.Context = click.get_current_context()  # type: ignore[assignment]
-    return str(context.find_root().obj)
+    several = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return f"{'' if several == '1' else f'torchrun --nproc-per-node {several} -m -- '}{context.find_root().obj}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> Table:

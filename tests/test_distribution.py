@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import small
 import torch
+from cli_call import call
 from test_engine import loop_of, rows, weights
 from test_methods import OURS
 from torch import Tensor, nn
@@ -196,6 +197,16 @@ def test_synchronised_statistics_belong_to_the_name_of_a_run_only_when_they_are_
     assert "sync_bn" not in usual.model_dump_json(exclude={"sync_bn"})
     assert usual.identity() != local.identity()
     assert usual.identity() == small.recipe("trades", sync_bn=True).identity()
+
+
+@pytest.mark.parametrize("words", [["reproduce", "digits"], ["transfer", "a", "b"], ["list", "recipes"]])
+def test_commands_that_cannot_be_shared_say_so(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = call(*words)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"Error: {words[0]} works in one process, and torchrun started several: type it without torchrun.\n"
+    )
 
 
 def test_torchrun_trains_one_run_and_says_it_once(tmp_path: Path) -> None:

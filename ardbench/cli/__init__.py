@@ -5,6 +5,7 @@ Exit codes: 0 finished, 2 refused (one sentence on stderr), 3 stopped before the
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pkgutil import resolve_name
@@ -34,6 +35,9 @@ COMMANDS = {
 }
 """Name -> where the command lies; nothing is imported before it is asked for."""
 
+SHARED = ("train", "distill", "eval")
+"""The commands whose work several processes can do together, as torchrun starts them."""
+
 STOPPED = 3
 """The exit code of work that was stopped before its end, and saved."""
 
@@ -53,6 +57,15 @@ class Commands(click.RichGroup):
             raise unknown("command", cmd_name, COMMANDS)
         command: click.Command = resolve_name(COMMANDS[cmd_name])
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of a line; several processes would do each other's work where they cannot share it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ArdbenchError(f"{name} works in one process, and torchrun started several: type it without torchrun.")
+        return name, command, rest
 
     def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run a command line and exit; the words themselves are kept, so that "type it again" can quote them."""

@@ -118,6 +118,9 @@ def world(root: Path, run: Path) -> None:
         (root / name).write_text(text)
     for name, text in {**RECIPES, **SUITES, "own": PROTOCOLS}.items():
         (root / f"{name}.toml").write_text(text)
+    for name, text in {"torn-board": "{", "false-board": '{"suite": "a", "rows": [{"run": "\\u001b[2J"}]}'}.items():
+        (root / name).mkdir()
+        (root / name / "campaign-digits.json").write_text(text)
     (root / "latin.toml").write_bytes(b'name = "\xe4"')
 
 
@@ -385,6 +388,24 @@ TORCH_FREE = (
     ("reproduce digits --out file", "Invalid value for '--out': Directory 'file' is a file."),
     ("reproduce digits --log-file no/log", "--log-file no/log cannot be written"),
     ("reproduce digits --json", "No such option '--json'."),
+    ("reproduce digits --engine slurm", "'slurm' is not one of 'local', 'ray'."),
+    ("reproduce digits --address 10.0.0.1:6379", "--address is for a cluster: give --engine ray with it, or leave it out."),
+    ("reproduce digits --gpus-per-run 0.5", "--gpus-per-run is for a cluster: give --engine ray with it, or leave it out."),
+    ("reproduce digits --cpus-per-run 2", "--cpus-per-run is for a cluster: give --engine ray with it, or leave it out."),
+    ("reproduce digits --retries 2", "--retries is for a cluster: give --engine ray with it, or leave it out."),
+    ("reproduce digits --engine ray --address ray://head:10001", "--address ray://head:10001 is no HOST:PORT"),
+    ("reproduce digits --engine ray --address head", "--address head is no HOST:PORT: give what `ray start --head` printed"),
+    ("reproduce digits --engine ray --gpus-per-run 2", "2.0 is not in the range 0<=x<=1."),
+    ("reproduce digits --engine ray --gpus-per-run nan", "--gpus-per-run nan is no share of a GPU"),
+    ("reproduce digits --engine ray --gpus-per-run 0.5 --device cpu", "--gpus-per-run 0.5 and --device cpu exclude each other"),
+    ("reproduce digits --engine ray --gpus-per-run 0 --device cuda", "--gpus-per-run 0 and --device cuda exclude each other"),
+    ("reproduce digits --engine ray --cpus-per-run 0", "0 is not in the range x>=1"),
+    ("reproduce digits --engine ray --retries -1", "-1 is not in the range x>=0"),
+    ("reproduce digits --status", "No campaign of digits is under way in runs: `ardbench reproduce digits` begins one or"),
+    ("reproduce digits --status --dry-run", "--status tells what is under way and --dry-run what is missing: give one of"),
+    ("reproduce digit --status", "Unknown suite 'digit': did you mean 'digits'?"),
+    ("reproduce digits --status --runs torn-board", "campaign-digits.json cannot be read as JSON"),
+    ("reproduce digits --status --runs false-board", "campaign-digits.json holds no board of a campaign (rows.0.run: "),
     # list, show, data, status, doctor, completion
     ("list", "Missing argument"),
     ("list recipe", "'recipe' is not one of 'recipes'"),

@@ -30,10 +30,12 @@ EVERY = 1.0
 class Log:
     """A file of JSON lines, each appended whole; without a path nothing is written.
 
-    Every line has `time` (UTC), `event` and `run`; further keys by event:
+    Every line has `time` (UTC), `event` and `run`; where a campaign works in several places, those of its runs' begin
+    and end have `node`. Further keys by event:
 
         started, finished, stopped, trained    nothing more
         failed      text: the refusal
+        retried     text: what was lost, and how often
         task        task, total, unit; epoch (from 1) and epochs while training
         update      task, done, total, unit, epoch where it trains, and numbers; about one a second, and the task's last
         epoch       epoch (from 1) and metrics, the row of metrics.jsonl
@@ -101,7 +103,8 @@ class Log:
                 case "row":
                     one.row(event.metrics)
                 case kind:
-                    self.write(kind, run, **({"text": event.text} if event.text else {}))
+                    facts = {"text": event.text, "node": event.node}
+                    self.write(kind, run, **{name: fact for name, fact in facts.items() if fact})
             screen(event)
 
         return hear

@@ -51,6 +51,12 @@ def typed_again() -> str:
     return f"{'' if several == '1' else f'torchrun --nproc-per-node {several} -m -- '}{context.find_root().obj}"
 
 
+def clock(seconds: float) -> str:
+    """Return a length of time to the second, or from an hour on to the minute."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> Table:
     """Return a plain table; the columns called `numbers` stand to the right, None is a blank cell."""
     from rich import box

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from click.exceptions import Exit
 
-from ardbench.cli import STOPPED, options
+from ardbench.cli import STOPPED, engines, options
+from ardbench.cli.campaign import show_board
 from ardbench.cli.log_file import Log
-from ardbench.cli.output import Output, say, table, typed_again
+from ardbench.cli.output import Output, clock, say, table, typed_again
 from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
     from ardbench.engine.campaign import Outcome
     from ardbench.engine.estimate import Estimate
-    from ardbench.engine.forecast import Seconds
     from ardbench.suites import Cell, Choice, Suite
 
 COSTS = ("M images", "PFLOP", "hours")
@@ -33,15 +32,14 @@ COSTS = ("M images", "PFLOP", "hours")
 @click.argument("suite", shell_complete=options.complete_suite)
 @click.option("--dry-run", is_flag=True, help="Print what is done, what is missing and what it costs, and do nothing.")
 @click.option(
+    "--status", is_flag=True, help="Print how the suite stands that another shell is working on, and do nothing."
+)
+@click.option(
     "--tflops",
     type=click.FloatRange(min=0, min_open=True),
     help="With --dry-run: the TFLOP/s that the device reaches, in place of what earlier runs tell.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    help="How many runs at once; without it one on CUDA, and as many as there are cores on the CPU.",
-)
+@engines.chosen
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -57,15 +55,23 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.quiet
 @options.log_file
 def reproduce(
-    suite: str, dry_run: bool, tflops: float | None, jobs: int | None, out: Path, device: str, data_root: Path | None,
-    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None,
+    suite: str, dry_run: bool, status: bool, tflops: float | None, out: Path, device: str, data_root: Path | None,
+    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None, **engine: Any,
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
     A second call does nothing but make the tables again. A run that is refused is reported at the end, and those that
     do not learn from it go on.
+
+    On Ray a run whose worker or node is lost goes on elsewhere from what it saved.
     """
     began = time.monotonic()
+    where = engines.Engine(**engine, device=device, data_root=data_root, time_limit=time_limit)
+    if status and dry_run:
+        raise ArdbenchError("--status tells what is under way and --dry-run what is missing: give one of them.")
+    if status:
+        show_board(suite, runs, Output(as_json=False))
+        return
     found, cells = planned(suite, runs)
     if tflops is not None and not math.isfinite(tflops):
         raise ArdbenchError(f"--tflops {tflops} is no speed: give the TFLOP/s that the device reaches, such as 20.")
@@ -75,14 +81,17 @@ def reproduce(
     if tflops is not None:
         raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
     output = Output(as_json=False)
-    outcome, comparison = _execute(cells, device, data_root, runs, jobs, time_limit, quiet, Log.to(log_file))
+    outcome, comparison = where.execute(found.name, cells, runs, quiet, Log.to(log_file))
     found, cells = planned(suite, runs)
     _tables(found.name, cells, out, output)
     if found.transfer and not (outcome.stopped or outcome.failed):
-        _transfer(found, found.transfer, cells, device, data_root, runs, out, quiet, output)
+        here = (
+            "auto" if where.engine == "ray" else device
+        )  # of this machine, which may have other devices than the nodes
+        _transfer(found, found.transfer, cells, here, data_root, runs, out, quiet, output)
     if comparison:
         output.line(comparison)
-    output.line(f"This call took {_clock(time.monotonic() - began)}; {_spent(cells)}.")
+    output.line(f"This call took {clock(time.monotonic() - began)}; {_spent(cells)}.")
     _end(outcome, cells, output)
 
 
@@ -170,58 +179,6 @@ def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _execute(
-    cells: Sequence[Cell], device: str, data_root: Path | None, runs: Path, jobs: int | None, time_limit: float | None,
-    quiet: bool, log: Log,
-) -> tuple[Outcome, str]:  # fmt: skip
-    """Do what is missing, and say how long that was predicted to take and took, or nothing if it did not come to its end.
-
-    Without anything missing not even torch is imported.
-    """
-    from ardbench.engine import campaign
-
-    count = len(campaign.unfinished(cells))
-    if not count:
-        say("Nothing is missing: the tables are made again from what is there.")
-        return campaign.Outcome(), ""
-    from ardbench.cli.campaign import listening
-    from ardbench.engine.device import choose, describe
-    from ardbench.engine.forecast import Watch, predict
-
-    chosen = choose(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = min(jobs or (1 if chosen.type == "cuda" else cores), count)
-    threads = max(1, cores // at_once) if at_once > 1 else None
-    say(f"Device: {describe(chosen)}; {count} of {len(cells)} runs are to be done, {at_once} at once.")
-    reason, expected = "nothing measured on this device yet", None
-    try:
-        expected = predict(cells, runs, chosen, at_once)
-    except ArdbenchError as error:
-        reason = str(error).rstrip(".")
-    settings = campaign.Settings(chosen.type, data_root, threads)
-    watch = Watch(cells)
-    with listening(cells, quiet) as listen:
-        outcome = campaign.reproduce(cells, settings, log.hearing(cells, listen), jobs=at_once, time_limit=time_limit)
-    if outcome.stopped or outcome.failed:
-        return outcome, ""
-    return outcome, _compared(expected, watch.read(), at_once) if expected else f"No prediction: {reason}."
-
-
-def _compared(expected: Seconds, taken: Seconds, jobs: int) -> str:
-    """Return how long the runs were predicted to take and took, and their parts, each run taken alone."""
-    parts = [
-        f"{name} {_clock(took)}, predicted {_clock(predicted)}"
-        for name, predicted, took in (
-            ("training", expected.training, taken.training),
-            ("evaluation", expected.evaluation, taken.evaluation),
-        )
-    ]
-    return (
-        f"Predicted {_clock(expected.wall)}, took {_clock(taken.wall)} with {jobs} at once ({'; '.join(parts)}; "
-        "loading and checks are not predicted)."
-    )
-
-
 def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> None:
     from ardbench.reports import collect_suite, console, write
 
@@ -252,12 +209,7 @@ def _spent(cells: Sequence[Cell]) -> str:
     begun = [cell.run for cell in cells if cell.state != "missing"]
     training = sum(map(training_seconds, begun))
     measuring = sum(verdicts.seconds or 0.0 for run in begun for _, _, verdicts in evaluations(run))
-    return f"all runs together {_clock(training)} of training and {_clock(measuring)} of evaluation"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+    return f"all runs together {clock(training)} of training and {clock(measuring)} of evaluation"
 
 
 def _end(outcome: Outcome, cells: Sequence[Cell], output: Output) -> None:

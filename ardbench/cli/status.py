@@ -115,7 +115,7 @@ def _row(facts: dict[str, Any]) -> tuple[str | None, ...]:
     counted = None if facts["epochs"] is None else f"{facts['epoch']}/{facts['epochs']}"
     return (
         facts["run"], facts["state"], counted, f"{speed:,.0f}" if speed else None, held,
-        _measured(facts["evaluations"]), f"{_ago(facts['age'])} ago",
+        _measured(facts["evaluations"]), f"{ago(facts['age'])} ago",
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def _measured(evaluations: list[dict[str, Any]]) -> str:
     return "; ".join(f"{checkpoint}: {', '.join(texts)}" for checkpoint, texts in found.items())
 
 
-def _ago(seconds: float) -> str:
+def ago(seconds: float) -> str:
     """Return a length of time in its largest unit."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

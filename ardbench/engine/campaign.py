@@ -1,20 +1,14 @@
-"""Many runs in the order of their graph: trained and measured one after the other, or several at once in processes."""
+"""Many runs in the order of their graph: trained and measured one after the other, or several at once in a pool."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
@@ -27,9 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 POLL = 0.2
-"""Seconds between two looks at Ctrl-C and the time limit while processes work."""
+"""Seconds between two looks at Ctrl-C and the time limit while a pool works."""
 
-Kind = Literal["started", "task", "update", "note", "row", "trained", "finished", "stopped", "failed"]
+Kind = Literal["started", "task", "update", "note", "row", "trained", "retried", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +32,12 @@ class Event:
 
     Args:
         cell: its position in the plan.
-        kind: started, trained, finished, stopped (and saved), failed; or task, update, note, row as in `Progress`.
-        text: of a task, a note or a failure.
+        kind: started, trained, retried (lost, and begun again from what was saved), finished, stopped (and saved),
+            failed; or task, update, note, row as in `Progress`.
+        text: of a task, a note, a retry or a failure.
         done, total, unit, numbers: of a task.
         metrics: of a row.
+        node: where it works, if there is more than one place.
     """
 
     cell: int
@@ -52,6 +48,7 @@ class Event:
     unit: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,37 @@ class Outcome:
 Listener = Callable[[Event], None]
 
 
+class Pool(Protocol):
+    """Where several cells work at once: processes of this machine, or a cluster."""
+
+    @property
+    def working(self) -> Sized:
+        """The cells that were started and have not ended."""
+
+    @property
+    def room(self) -> int:
+        """How many more may be started now."""
+
+    def start(self, index: int, cell: Cell) -> None:
+        """Begin a cell, with its position in the plan."""
+
+    def events(self) -> Iterable[Event]:
+        """Return what happens within about `POLL` seconds; the last event of a cell is finished, stopped or failed."""
+
+    def stop(self) -> None:
+        """Ask every cell to save and stop."""
+
+    def close(self) -> None:
+        """End, with whatever still works."""
+
+
 def reproduce(
-    cells: Sequence[Cell], settings: Settings, on_event: Listener, *, jobs: int = 1, time_limit: float | None = None
+    cells: Sequence[Cell],
+    settings: Settings,
+    on_event: Listener,
+    pool: Pool | None = None,
+    *,
+    time_limit: float | None = None,
 ) -> Outcome:
     """Train and measure what is missing of the cells, every teacher before its students.
 
@@ -92,7 +118,7 @@ def reproduce(
     Args:
         cells: a plan, as `ardbench.suites.plan` returns it.
         on_event: hears what every cell does, in this process.
-        jobs: how many cells at once; 1 works in this process, more in processes of their own.
+        pool: works on several at once, and is closed at the end; None works in this process, one after the other.
         time_limit: seconds after which everything is saved and stopped.
 
     Raises:
@@ -104,11 +130,11 @@ def reproduce(
             f"{stale.run.path} learnt from a teacher whose weights have changed: move or delete it to train it again."
         )
     deadline = None if time_limit is None else time.monotonic() + time_limit
-    campaign = _Campaign(cells, settings, on_event, deadline)
-    if jobs == 1:
-        campaign.here()
+    campaign = _Campaign(cells, on_event, deadline)
+    if pool is None:
+        campaign.here(settings)
     else:
-        campaign.in_processes(jobs)
+        campaign.in_pool(pool)
     return campaign.outcome
 
 
@@ -194,66 +220,39 @@ def present(teacher: Teacher) -> Teacher:
 class _Campaign:
     """The state of one call: what is to be done, what is trained, and how it ended."""
 
-    def __init__(self, cells: Sequence[Cell], settings: Settings, on_event: Listener, deadline: float | None) -> None:
-        self.cells, self.settings, self.on_event, self.deadline = cells, settings, on_event, deadline
+    def __init__(self, cells: Sequence[Cell], on_event: Listener, deadline: float | None) -> None:
+        self.cells, self.on_event, self.deadline = cells, on_event, deadline
         self.waiting = unfinished(cells)
         self.trained = {index for index, cell in enumerate(cells) if cell.state == "done"}
         self.teachers = [teaching(cell, cells) for cell in cells]
         self.outcome = Outcome()
 
-    def here(self) -> None:
+    def here(self, settings: Settings) -> None:
         """Work in this process, one cell after the other."""
         while not self.outcome.stopped and (ready := self._ready()):
             index = ready[0]
             self.waiting.remove(index)
-            _run(index, self.cells[index], self.settings, self._left(), self._hear)
-            if self.deadline is not None and time.monotonic() >= self.deadline and self.waiting:
+            left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+            self._hear(attend(index, self.cells[index], settings, self._hear, left))
+            if self._late() and self.waiting:
                 self.outcome.stopped = True
 
-    def in_processes(self, jobs: int) -> None:
-        """Work in at most `jobs` processes; Ctrl-C, SIGTERM and the time limit reach each of them once."""
-        running: dict[Connection, tuple[int, BaseProcess]] = {}
-        with stopping(None) as asked:
-            try:
-                while True:
-                    late = self.deadline is not None and time.monotonic() >= self.deadline
-                    if (asked() or late) and not self.outcome.stopped:
-                        self.outcome.stopped = bool(running or self._ready())
-                        _ask_to_stop(running)
-                    ready = [] if asked() or late else self._ready()
-                    for index in ready[: jobs - len(running)]:
-                        self.waiting.remove(index)
-                        running |= dict([self._start(index)])
-                    if not running:
-                        return
-                    for connection in wait(list(running), POLL):
-                        self._receive(connection, running)  # type: ignore[arg-type]
-            finally:
-                _ask_to_stop(running)
-                for _, process in running.values():
-                    process.join()
-
-    def _start(self, index: int) -> tuple[Connection, tuple[int, BaseProcess]]:
-        context = get_context("spawn")  # CUDA and torch's threads do not survive a fork
-        ours, theirs = context.Pipe(duplex=False)
-        words = (index, self.cells[index], self.settings, self._left(), theirs)
-        process = context.Process(target=_in_process, args=words)
-        process.start()
-        theirs.close()
-        return ours, (index, process)
-
-    def _receive(self, connection: Connection, running: dict[Connection, tuple[int, BaseProcess]]) -> None:
-        """Pass on an event; at the end of its connection a process is over."""
-        index, process = running[connection]
-        try:
-            self._hear(connection.recv())
-        except EOFError:
-            del running[connection]
-            process.join()
-            if process.exitcode == -signal.SIGTERM:  # asked before it had begun
-                self._hear(Event(index, "stopped"))
-            elif process.exitcode:
-                self._hear(Event(index, "failed", f"its process ended with exit code {process.exitcode}."))
+    def in_pool(self, pool: Pool) -> None:
+        """Work in a pool; Ctrl-C, SIGTERM and the time limit reach each cell once."""
+        asked = False
+        with contextlib.closing(pool), stopping(None) as stop:
+            while True:
+                if not asked and (stop() or self._late()):
+                    asked = True
+                    self.outcome.stopped |= bool(pool.working or self._ready())
+                    pool.stop()
+                for index in [] if asked else self._ready()[: pool.room]:
+                    self.waiting.remove(index)
+                    pool.start(index, self.cells[index])
+                if not pool.working:
+                    return
+                for event in pool.events():
+                    self._hear(event)
 
     def _hear(self, event: Event) -> None:
         if event.kind == "trained":
@@ -267,8 +266,8 @@ class _Campaign:
     def _ready(self) -> list[int]:
         return [index for index in self.waiting if self.teachers[index] <= self.trained]
 
-    def _left(self) -> float | None:
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+    def _late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 def teaching(cell: Cell, cells: Sequence[Cell]) -> set[int]:
@@ -277,46 +276,20 @@ def teaching(cell: Cell, cells: Sequence[Cell]) -> set[int]:
     return {index for index, other in enumerate(cells) if other.run.path.resolve() in folders}
 
 
-def _run(index: int, cell: Cell, settings: Settings, time_limit: float | None, send: Listener) -> None:
-    """Do the work of one cell and tell how it ended."""
-    send(Event(index, "started"))
+def attend(
+    index: int, cell: Cell, settings: Settings, send: Listener, time_limit: float | None = None, *, node: str = ""
+) -> Event:
+    """Do the work of one cell, telling what happens, and return how it ended."""
+
+    def tell(kind: Kind) -> None:
+        send(Event(index, kind, node=node))
+
+    tell("started")
     try:
-        done = work(cell, settings, lambda kind: send(Event(index, kind)), _Relay(index, send), time_limit)
-        send(Event(index, "finished" if done else "stopped"))
+        done = work(cell, settings, tell, _Relay(index, send), time_limit)
     except ArdbenchError as error:
-        send(Event(index, "failed", str(error)))
-
-
-def _in_process(index: int, cell: Cell, settings: Settings, time_limit: float | None, connection: Connection) -> None:
-    """Do the work of one cell in a process of its own, in which Ctrl-C arrives only by way of the parent."""
-    os.setpgid(0, 0)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if settings.threads is not None:
-        import torch
-
-        torch.set_num_threads(settings.threads)
-
-    def send(event: Event) -> None:
-        with contextlib.suppress(BrokenPipeError):  # without a parent there is nobody to tell, but still a run to save
-            connection.send(event)
-
-    try:
-        _run(index, cell, settings, time_limit, send)
-    except KeyboardInterrupt:
-        send(Event(index, "stopped"))
-
-
-def _end_with_parent() -> None:
-    """Wait for the parent to be gone, however it ended, and then save and stop."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _ask_to_stop(running: dict[Connection, tuple[int, BaseProcess]]) -> None:
-    for _, process in running.values():
-        process.terminate()
+        return Event(index, "failed", str(error), node=node)
+    return Event(index, "finished" if done else "stopped", node=node)
 
 
 class _Relay(Progress):

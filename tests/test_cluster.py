@@ -48,7 +48,13 @@ name = "orphan"
 recipe = "rslad-digits"
 teachers = ["broken"]
 set = {{ schedule.epochs = 1 }}
+[[runs]]
+name = "third"
+recipe = "pgd-at-digits"
+seeds = [1]
+set = {{ schedule.epochs = 1 }}
 """
+NAMES = ("robust", "student", "broken", "orphan", "third")
 ONE = cluster.Share(0, 1)
 
 
@@ -93,10 +99,11 @@ def machines() -> Iterator[Machines]:
 
 
 class Heard(list[Event]):
-    """The events of a campaign; `at` acts on the first of a kind that it was given for, a run's name and a number."""
+    """The events of a campaign, which never works on two runs on one core."""
 
     def __init__(self, cells: list[Cell]) -> None:
         self.cells = cells
+        self.busy: dict[str, int] = {}
         self.acts: dict[tuple[str, str, int], Any] = {}
 
     def at(self, name: str, kind: str, number: int, act: Any) -> None:
@@ -105,6 +112,11 @@ class Heard(list[Event]):
 
     def __call__(self, event: Event) -> None:
         self.append(event)
+        if event.kind == "started" and event.node:
+            assert event.node not in self.busy, "a core works on two runs"
+            self.busy[event.node] = event.cell
+        elif event.kind in ("retried", "finished", "failed", "stopped"):
+            self.busy.pop(event.node, None)
         name = self.cells[event.cell].name
         if act := self.acts.get((name, event.kind, len(self.of(name, event.kind)))):
             act(event)
@@ -157,7 +169,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_to_the_same_bits(machines: Mach
     resumed = [event.text for event in heard.of("robust", "note") if event.text.startswith("Resuming at epoch")]
     assert len(resumed) == 1 and int(resumed[0].split()[3].rstrip(",")) >= 3
     assert not outcome.stopped and [cells[index].name for index in outcome.failed] == ["broken"]
-    assert [len(heard.of(name, "finished")) for name in ("robust", "student", "broken", "orphan")] == [1, 1, 0, 0]
+    assert [len(heard.of(name, "finished")) for name in NAMES] == [1, 1, 0, 0, 1]
     assert not heard.of("orphan", "started"), "a student without its teacher was begun"
     assert heard.index(heard.of("robust", "trained")[0]) < heard.index(heard.of("student", "started")[0])
 
@@ -250,7 +262,9 @@ def test_without_ray_the_command_line_says_how_to_install_it(tmp_path: Path, mon
     assert (refused.exit_code, refused.stderr) == (2, "Error: --engine ray needs Ray: pip install 'ardbench[ray]'.\n")
 
 
-@pytest.mark.slow
-def test_where_no_cluster_answers(tmp_path: Path) -> None:
-    refused = call("reproduce", "digits", "--engine", "ray", "--runs", tmp_path, "--address", "127.0.0.1:1")
-    assert refused.exit_code == 2 and "Error: No Ray cluster answers at 127.0.0.1:1 (" in refused.stderr
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "here"])
+def test_where_no_cluster_answers(address: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    refused = call("reproduce", "digits", "--engine", "ray", "--runs", tmp_path / "runs")
+    assert refused.exit_code == 2 and f"Error: No Ray cluster answers at {address} (" in refused.stderr
+    assert not (tmp_path / "runs").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -62,20 +63,29 @@ def connect(address: str | None) -> str:
     """
     ray = _ray()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    named = address not in (None, "", "auto")
     try:
+        if named:
+            _knock(str(address))
         ray.init(address=address or "auto", **quiet)
         where = f"Connected to the Ray cluster at {ray.get_runtime_context().gcs_address}"
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if address:
+    except (OSError, RuntimeError, ValueError) as error:
+        if named:
             raise ArdbenchError(
-                f"No Ray cluster answers at {address} ({' '.join(str(error).split())}): give the HOST:PORT that "
-                "`ray start --head` printed, and type the command on a node of the cluster."
+                f"No Ray cluster answers at {address} ({error}): give the HOST:PORT that `ray start --head` printed, and "
+                "type the command on a node of the cluster."
             ) from None
         ray.init(address="local", include_dashboard=False, **quiet)
         where = "No Ray cluster has a node on this machine, so Ray was started on it alone"
     there = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     return f"{where}: {nodes} nodes, {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs."
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError or a ValueError where nothing listens at HOST:PORT; Ray itself would ask for minutes."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def has_gpus() -> bool:
@@ -204,29 +214,32 @@ def _on_node(
     index: int, cell: Cell, settings: Settings, post: Any, shared: Path, again: bool, argv: list[str]
 ) -> Event:
     """Do the work of one cell in a worker of Ray, in which Ctrl-C arrives only as the task's cancellation."""
-    import ray
-
+    ray = _ray()
     node, sys.argv = _node(), argv
+    told: list[Any] = []
 
     def send(event: Event) -> None:
-        ray.get(post.put.remote(dataclasses.replace(event, node=node)))
+        told[:] = [post.put.remote(dataclasses.replace(event, node=node))]  # Ray lends the cores of a task that waits
 
     try:
         if not _appears(shared):
-            text = (
+            raise ArdbenchError(
                 f"{node} does not see {shared.parent} as the machine does on which the command was typed: give --runs a "
                 "folder that all nodes share."
             )
-            return Event(index, "failed", text, node=node)
         if settings.threads is not None:
             import torch
 
             torch.set_num_threads(settings.threads)
         if again:
             _wait_for(cell.run)
-        return attend(index, cell, settings, send, node=node)
+        ended = attend(index, cell, settings, send, node=node)
+    except ArdbenchError as error:
+        ended = Event(index, "failed", str(error), node=node)
     except KeyboardInterrupt:
-        return Event(index, "stopped", node=node)
+        ended = Event(index, "stopped", node=node)
+    ray.get(told)
+    return ended
 
 
 def _node() -> str:

@@ -16,7 +16,7 @@ from cli_call import call
 from ardbench.cli.planning import planned
 from ardbench.engine import campaign, cluster
 from ardbench.engine.campaign import Event, Outcome, Settings
-from ardbench.engine.processes import Processes
+from ardbench.engine.local import Processes
 from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.runs import Run
 from ardbench.suites import Cell

@@ -14,7 +14,7 @@ from test_cli_reproduce import suite_file
 from ardbench.cli.planning import planned
 from ardbench.engine import campaign, device, forecast, processes
 from ardbench.engine.campaign import Event, Outcome, Settings
-from ardbench.engine.processes import Processes
+from ardbench.engine.local import Processes
 from ardbench.errors import ArdbenchError
 from ardbench.suites import Cell
 

@@ -126,7 +126,7 @@ class Engine:
         from ardbench.engine import campaign
         from ardbench.engine.device import choose, describe
         from ardbench.engine.forecast import Watch, predict
-        from ardbench.engine.processes import Processes
+        from ardbench.engine.local import Processes
 
         device = choose(self.device)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,7 +27,10 @@ def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("USER", "LOGNAME"):
         monkeypatch.setenv(name, "ada-lovelace")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-of-ada-lovelace@engine-1")
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "ARDBENCH_TOKEN"):
+        monkeypatch.setenv(name, "hf_secret")
+    for name in ("HTTPS_PROXY", "http_proxy", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "https://ada:hf_secret@proxy.example.org:3128")
     monkeypatch.setattr(socket, "gethostname", lambda: "engine-1.example.org")
     monkeypatch.chdir(home)
     return home
@@ -37,7 +40,7 @@ def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nobody_and_nothing_secret_is_named(somebody: Path, more: tuple[str, ...]) -> None:
     result = call("doctor", *more)
     assert result.exit_code == 0
-    for secret in (str(somebody), "lovelace", "engine-1", "hf_secret", "HF_TOKEN", getpass.getuser()):
+    for secret in (str(somebody), "lovelace", "engine-1", "hf_secret", "HF_TOKEN", "proxy", getpass.getuser()):
         assert secret not in result.output, secret
     assert "~/runs, " in result.stdout and "GPU-of-USER@HOST" in result.stdout
 

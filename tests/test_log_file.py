@@ -74,6 +74,20 @@ def test_an_evaluation_logs_its_results(tmp_path: Path) -> None:
     assert lines(log)[-1]["event"] == "finished"
 
 
+def test_a_transfer_logs_that_it_is_measured_once(tmp_path: Path) -> None:
+    words = [*TRAIN, "--runs", tmp_path / "runs"]
+    runs = [call(*words, "--seed", seed).stdout.splitlines()[0] for seed in (0, 1)]
+    words, log = ["transfer", *runs, "--runs", tmp_path / "runs", "--device", "cpu", "--quiet"], tmp_path / "log.jsonl"
+    for _ in range(2):
+        assert call(*words, "--log-file", log).exit_code == 0
+        found = lines(log)
+        assert [line["event"] for line in found if line["event"] not in ("task", "update")] == ["started", "finished"]
+    (matrix,) = (tmp_path / "runs").glob("transfer-*.json")
+    assert {line["run"] for line in found} == {matrix.stem}
+    last = [line for line in of("update", found) if line["done"] == line["total"]]
+    assert last and all(line["task"] for line in last)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_campaign_logs_all_its_runs_in_one_file(tmp_path: Path, jobs: int) -> None:
     log, runs = tmp_path / "log.jsonl", tmp_path / "runs"

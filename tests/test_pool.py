@@ -12,7 +12,7 @@ from cli_call import call
 from test_cli_reproduce import suite_file
 
 from ardbench.cli.planning import planned
-from ardbench.engine import campaign, device, forecast, processes
+from ardbench.engine import campaign, device, forecast, local
 from ardbench.engine.campaign import Event, Outcome, Settings
 from ardbench.engine.local import Processes
 from ardbench.errors import ArdbenchError
@@ -39,8 +39,8 @@ class Idle:
 def test_no_two_runs_share_a_gpu_while_one_is_free(
     gpus: int, taken: list[int | None], cells: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spawn = processes.get_context("spawn")
-    monkeypatch.setattr(processes, "get_context", lambda kind: type("C", (), {"Pipe": spawn.Pipe, "Process": Idle}))
+    spawn = local.get_context("spawn")
+    monkeypatch.setattr(local, "get_context", lambda kind: type("C", (), {"Pipe": spawn.Pipe, "Process": Idle}))
     pool = Processes(4, Settings("cuda"), gpus)
     for index in range(4):
         assert pool.room == 4 - index
@@ -55,12 +55,12 @@ def test_no_two_runs_share_a_gpu_while_one_is_free(
 
 def test_a_process_computes_on_the_gpu_that_it_was_given(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     order, told = list[Any](), list[Event]()
-    monkeypatch.setattr(processes.os, "setpgid", lambda *ids: None)
-    monkeypatch.setattr(processes.threading.Thread, "start", lambda thread: None)
+    monkeypatch.setattr(local.os, "setpgid", lambda *ids: None)
+    monkeypatch.setattr(local.threading.Thread, "start", lambda thread: None)
     monkeypatch.setattr(torch.cuda, "set_device", order.append)
     monkeypatch.setattr(campaign, "work", lambda *words: order.append("work") or True)
     connection = type("Connection", (), {"send": staticmethod(told.append)})
-    processes._in_process(0, cells[0], Settings("cuda", threads=1), 1, connection)  # type: ignore[arg-type]
+    local._in_process(0, cells[0], Settings("cuda", threads=1), 1, connection)  # type: ignore[arg-type]
     assert order == [1, "work"]
     assert [(event.kind, event.node) for event in told] == [("started", "cuda:1"), ("finished", "cuda:1")]
 

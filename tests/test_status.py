@@ -41,6 +41,7 @@ def test_what_is_told_is_what_the_files_hold(trained: Path) -> None:
     right = sum(a == b for a, b in zip(verdicts["labels"], verdicts["predictions"], strict=True))
     assert (done["state"], done["epoch"], done["epochs"]) == ("done", 2, 2)
     assert done["images_per_second"] == last["images_per_second"]
+    assert done["peak_memory"] == last["peak_memory"] > 2**20
     assert (done["split"], done["accuracy"]) == ("val", {"clean": last["val_clean"], "robust": last["val_robust"]})
     assert done["evaluations"] == [
         {"checkpoint": "last", "protocol": "clean", "accuracy": right / 64, "n": 64, "stale": False}
@@ -50,6 +51,14 @@ def test_what_is_told_is_what_the_files_hold(trained: Path) -> None:
     table = call("status", trained).stdout
     assert [line.split()[1:3] for line in table.splitlines()[2:]] == [["done", "2/2"], ["stopped", "0/2"]]
     assert f"last: clean {100 * right / 64:.1f}" in table
+    assert f" {last['peak_memory'] / 2**30:.1f} " in table
+
+
+def test_one_run_may_be_named(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = next(trained.glob("*-s1-*"))
+    monkeypatch.chdir(run)
+    rows = [json.loads(call("status", path, "--json").stdout)["runs"] for path in (run, ".")]
+    assert [row["run"] for row in rows[0]] == [row["run"] for row in rows[1]] == [run.name]
 
 
 def test_a_run_is_training_while_another_process_holds_it(trained: Path) -> None:

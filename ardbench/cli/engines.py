@@ -17,6 +17,7 @@ from ardbench.cli import options
 from ardbench.cli.campaign import board_file, listening
 from ardbench.cli.log_file import Log
 from ardbench.cli.output import clock, say
+from ardbench.cli.tensorboard import Board
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ class Engine:
         if self.engine == "ray" and find_spec("ray") is None:
             raise ArdbenchError("--engine ray needs Ray: pip install 'ardbench[ray]'.")
 
-    def execute(self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log) -> tuple[Outcome, str]:
+    def execute(
+        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board
+    ) -> tuple[Outcome, str]:
         """Do what is missing; return how it ended, and how long it was predicted to take and took, if that is known.
 
         Without anything missing not even torch is imported.
@@ -116,10 +119,10 @@ class Engine:
             say("Nothing is missing: the tables are made again from what is there.")
             return campaign.Outcome(), ""
         work = self._on_ray if self.engine == "ray" else self._here
-        return work(suite, cells, runs, quiet, log, count)
+        return work(suite, cells, runs, quiet, log, board, count)
 
     def _here(
-        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, count: int
+        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board, count: int
     ) -> tuple[Outcome, str]:
         import torch
 
@@ -143,14 +146,14 @@ class Engine:
         pool = Processes(jobs, settings, gpus) if jobs > 1 else None
         watch = Watch(cells)
         with listening(suite, cells, runs, quiet) as listen:
-            hear = log.hearing(cells, listen)
+            hear = log.hearing(cells, board.hearing(cells, listen))
             outcome = campaign.reproduce(cells, settings, hear, pool, time_limit=self.time_limit)
         if outcome.stopped or outcome.failed:
             return outcome, ""
         return outcome, _compared(expected, watch.read(), jobs) if expected else f"No prediction: {reason}."
 
     def _on_ray(
-        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, count: int
+        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board, count: int
     ) -> tuple[Outcome, str]:
         from ardbench import data
         from ardbench.engine import campaign, cluster
@@ -169,7 +172,7 @@ class Engine:
         with listening(suite, cells, runs, quiet) as listen:
             retries = RETRIES if self.retries is None else self.retries
             pool = cluster.Cluster(settings, board_file(suite, runs), share, retries, self.jobs)
-            hear = log.hearing(cells, listen)
+            hear = log.hearing(cells, board.hearing(cells, listen))
             return campaign.reproduce(whole, settings, hear, pool, time_limit=self.time_limit), ""
 
 

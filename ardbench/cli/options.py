@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,6 +12,8 @@ from typing import Any
 
 import rich_click as click
 from click.shell_completion import CompletionItem
+
+from ardbench.errors import ArdbenchError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -91,6 +94,12 @@ log_file = click.option(
     metavar="FILE",
     help="Append what happens to this file, one JSON object a line: time, event, run, epoch, numbers.",
 )
+tensorboard = click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Draw every epoch in this folder for `tensorboard --logdir FOLDER`; wants pip install 'ardbench[tensorboard]'.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and everything else on stderr."
 )
@@ -99,7 +108,7 @@ sets = click.option(
     "sets",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="Change one value of the recipe, such as attack.steps=7; may be repeated.",
+    help="Change one value of the recipe, such as attack.steps=7; may be repeated, and has the last word.",
 )
 fast = click.option(
     "--fast",
@@ -122,6 +131,13 @@ def together(*options: Decorator) -> Decorator:
 
 changes = together(student, dataset, seed, epochs, fast, sets)
 running = together(device, data_root, runs, time_limit, quiet, log_file, as_json)
+
+
+def check_makeable(flag: str, folder: Path) -> None:
+    """Refuse a folder that is not there and cannot be made, or cannot be written, before there is something to write."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ArdbenchError(f"{flag} {folder} cannot be written: give a folder that can.")
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -17,6 +17,7 @@ from ardbench.cli.campaign import show_board
 from ardbench.cli.log_file import Log
 from ardbench.cli.output import Output, clock, say, table, typed_again
 from ardbench.cli.planning import planned
+from ardbench.cli.tensorboard import Board
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
@@ -54,14 +55,15 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.time_limit
 @options.quiet
 @options.log_file
+@options.tensorboard
 def reproduce(
     suite: str, dry_run: bool, status: bool, tflops: float | None, out: Path, device: str, data_root: Path | None,
-    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None, **engine: Any,
+    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None, tensorboard: Path | None, **engine: Any,
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
-    A second call does nothing but make the tables again. A run that is refused is reported at the end, and those that
-    do not learn from it go on.
+    SUITE is a name from `ardbench list suites` or a TOML file. A second call does nothing but make the tables again. A
+    run that is refused is reported at the end, and those that do not learn from it go on.
 
     On Ray a run whose worker or node is lost goes on elsewhere from what it saved.
     """
@@ -80,15 +82,16 @@ def reproduce(
         return
     if tflops is not None:
         raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
+    options.check_makeable("--out", out)
     output = Output(as_json=False)
-    outcome, comparison = where.execute(found.name, cells, runs, quiet, Log.to(log_file))
+    log, board = Log.to(log_file), Board.to(tensorboard)
+    board.draw([cell.run for cell in cells if cell.state == "done"])
+    outcome, comparison = where.execute(found.name, cells, runs, quiet, log, board)
     found, cells = planned(suite, runs)
     _tables(found.name, cells, out, output)
     if found.transfer and not (outcome.stopped or outcome.failed):
-        here = (
-            "auto" if where.engine == "ray" else device
-        )  # of this machine, which may have other devices than the nodes
-        _transfer(found, found.transfer, cells, here, data_root, runs, out, quiet, output)
+        here = "auto" if where.engine == "ray" else device  # the nodes may have other devices
+        _transfer(found, found.transfer, cells, here, data_root, runs, out, quiet, output, log)
     if comparison:
         output.line(comparison)
     output.line(f"This call took {clock(time.monotonic() - began)}; {_spent(cells)}.")
@@ -191,14 +194,14 @@ def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> Non
 
 def _transfer(
     suite: Suite, choice: Choice, cells: Sequence[Cell], device: str, data_root: Path | None, runs: Path, out: Path,
-    quiet: bool, output: Output,
+    quiet: bool, output: Output, log: Log,
 ) -> None:  # fmt: skip
     """Measure the suite's teachers against each other, if that was not done before, and print and write the matrix."""
     from ardbench.cli.transfer import answered, ask, show, teachers_of
     from ardbench.reports.transfer import Matrix
 
     question = ask(teachers_of(suite, cells), choice.size, n=choice.n)
-    measured = answered(question, runs, device, data_root, quiet, output)
+    measured = answered(question, runs, device, data_root, quiet, output, log)
     show(Matrix(question, measured, choice.size), output, out / f"{suite.name}-transfer")
 
 

@@ -43,7 +43,7 @@ def show(
     if Path(what).is_dir():
         from ardbench.runs import Run
 
-        if sets or any(value is not None for value in (student, dataset, seed, epochs)):
+        if fast or sets or any(value is not None for value in (student, dataset, seed, epochs)):
             raise ArdbenchError(f"{what} is a run, whose recipe is what it is: give changes with the name of a recipe.")
         _show_run(Run.open(Path(what)), output)
         return
@@ -56,7 +56,7 @@ def show(
     typed |= {text.partition("=")[0].strip() for text in sets}
     origins, variants = _origins(what, recipe.data.name, typed)
     tree = recipe.model_dump(mode="json", exclude_none=True)
-    where = {key: origins.get(key, "default") for key, _ in _flat(tree)}
+    where = {key: origins.get(key, "default") for key, _ in flat(tree)}
     output.line("\n".join([*_toml(tree, where), "", f"# variants: {', '.join(variants) or 'none'}"]))
     output.document({"recipe": recipe.model_dump(mode="json"), "from": where, "variants": variants})
 
@@ -69,15 +69,16 @@ def _origins(what: str, dataset: str, typed: set[str]) -> tuple[dict[str, str], 
     named = base.endswith(".toml") or base in recipe_names()
     written = dict(describe(base if named else f"{base}-{dataset}"))  # a bare method means its recipe for the data set
     variants = written.pop("variants", {})
-    found = {key: "recipe" for key, _ in _flat(written)}
-    found |= {key: f"variant {variant}" for key, _ in _flat(variants.get(variant, {}))}
+    found = {key: "recipe" for key, _ in flat(written)}
+    found |= {key: f"variant {variant}" for key, _ in flat(variants.get(variant, {}))}
     return found | dict.fromkeys(typed, "command line"), sorted(variants)
 
 
-def _flat(tree: Tree, above: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Tree, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a document with their dotted keys."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
+            yield from flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
 

@@ -16,7 +16,8 @@ from ardbench.errors import ArdbenchError
 if TYPE_CHECKING:
     from ardbench.runs import Run
 
-COLUMNS = ("run", "state", "epoch", "images/s", "accuracy %", "evaluations", "written")
+COLUMNS = ("run", "state", "epoch", "images/s", "peak GiB", "accuracy %", "evaluations", "written")
+FACTS = ("epoch", "epochs", "images_per_second", "peak_memory", "accuracy", "split")
 HELD = ("clean", "robust")
 """What `val_` and `test_` stand before in a row of metrics."""
 
@@ -25,21 +26,21 @@ HELD = ("clean", "robust")
 @click.argument("folder", metavar="[RUNS]", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"))
 @options.as_json
 def status(folder: Path, as_json: bool) -> None:
-    """Show how far each run of a folder is: done, training, stopped, begun, or damaged.
+    """Show how far each run of a folder is, or one run: done, training, stopped, begun, or damaged.
 
     A run is training while a live process on this machine holds its lock, stopped where its command goes on from what was
-    saved, and begun where nothing was saved yet. The speed and the accuracies (on validation
-    images, or on test images where the recipe selects by them) are the last that its metrics tell. A run whose files are
+    saved, and begun where nothing was saved yet. The speed and the accuracies (on validation images, or on test images
+    where the recipe selects by them) are the last that its metrics tell, the memory is the most. A run whose files are
     damaged is named with its reason, and the others are shown all the same.
     """
-    from ardbench.runs import all_runs
+    from ardbench.runs import Run, all_runs
 
-    runs = all_runs(folder)
+    runs = [Run(folder.resolve())] if (folder / "config.json").is_file() else all_runs(folder)
     if not runs:
         raise ArdbenchError(f"There is no run under {folder}: train one first, or give the folder of runs.")
     facts = [_facts(run) for run in runs]
     output = Output(as_json)
-    output.show(table(COLUMNS, [_row(one) for one in facts], ["epoch", "images/s", "written"]))
+    output.show(table(COLUMNS, [_row(one) for one in facts], ["epoch", "images/s", "peak GiB", "written"]))
     for one in facts:
         if one["reason"]:
             output.line(f"{one['run']}: {one['reason']}")
@@ -48,7 +49,7 @@ def status(folder: Path, as_json: bool) -> None:
 
 def _facts(run: Run) -> dict[str, Any]:
     """Return how a run stands; of a damaged one no more than its name, age and reason."""
-    facts: dict[str, Any] = dict.fromkeys(("epoch", "epochs", "images_per_second", "accuracy", "split"))
+    facts: dict[str, Any] = dict.fromkeys(FACTS)
     facts = {"run": run.path.name, "state": "damaged", **facts, "evaluations": [], "age": _age(run.path), "reason": ""}
     try:
         return facts | _read(run)
@@ -80,6 +81,7 @@ def _read(run: Run) -> dict[str, Any]:
         "epoch": len(rows),
         "epochs": run.recipe.schedule.epochs,
         "images_per_second": last.get("images_per_second"),
+        "peak_memory": max((row.get("peak_memory", 0) for row in rows), default=None),
         "accuracy": {name: measured[f"{split}_{name}"] for name in HELD} if split else None,
         "split": split,
         "evaluations": [
@@ -110,12 +112,12 @@ def _age(path: Path) -> float:
 
 
 def _row(facts: dict[str, Any]) -> tuple[str | None, ...]:
-    speed, accuracy = facts["images_per_second"], facts["accuracy"]
+    speed, memory, accuracy = (facts[name] for name in ("images_per_second", "peak_memory", "accuracy"))
     held = f"{facts['split']} " + " / ".join(f"{100 * value:.1f}" for value in accuracy.values()) if accuracy else None
     counted = None if facts["epochs"] is None else f"{facts['epoch']}/{facts['epochs']}"
     return (
-        facts["run"], facts["state"], counted, f"{speed:,.0f}" if speed else None, held,
-        _measured(facts["evaluations"]), f"{ago(facts['age'])} ago",
+        facts["run"], facts["state"], counted, f"{speed:,.0f}" if speed else None,
+        f"{memory / 2**30:.1f}" if memory else None, held, _measured(facts["evaluations"]), f"{ago(facts['age'])} ago",
     )  # fmt: skip
 
 

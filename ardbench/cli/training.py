@@ -15,6 +15,7 @@ from ardbench.cli.log_file import Log
 from ardbench.cli.options import FAST
 from ardbench.cli.output import Output, say, speaking_once, typed_again
 from ardbench.cli.progress import shown
+from ardbench.cli.tensorboard import Board
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Wanted:
     time_limit: float | None
     quiet: bool
     log_file: Path | None
+    tensorboard: Path | None
     as_json: bool
 
     def resolved(self) -> Recipe:
@@ -65,14 +67,15 @@ def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None
 def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
     from ardbench.runs import Run
 
-    output, log = Output(wanted.as_json), Log.to(wanted.log_file)
+    output, log, board = Output(wanted.as_json), Log.to(wanted.log_file), Board.to(wanted.tensorboard)
     run = Run.place(wanted.runs, recipe, teachers)
     output.line(str(run.path))
     _check_existing(run, recipe, teachers)
     before = run.done is not None
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
-    elif not _train(wanted, recipe, teachers, run, output, log):
+        board.draw([run])
+    elif not _train(wanted, recipe, teachers, run, output, log, board):
         again = typed_again()
         output.line(f"Stopped and saved after {len(run.metrics)} of {recipe.schedule.epochs} epochs.")
         output.line(f"To go on, type the same command again: {again}")
@@ -84,7 +87,9 @@ def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> Non
     output.document(_facts(run, finished=True, already_done=before, following=following))
 
 
-def _train(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run, output: Output, log: Log) -> bool:
+def _train(
+    wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run, output: Output, log: Log, board: Board
+) -> bool:
     from ardbench import processes
     from ardbench.engine.device import choose, describe
     from ardbench.engine.train import train
@@ -94,7 +99,8 @@ def _train(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run
         processes.joined(),
         output.working(),
         shown(wanted.quiet) as screen,
-        log.of(run.path.name, screen) as progress,
+        log.of(run.path.name, screen) as logged,
+        board.of(run, logged) as progress,
     ):
         together = processes.size()
         say(f"Device: {describe(device)}{f', {together} processes' if together > 1 else ''}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import rich_click as click
 
 from ardbench.cli import options
+from ardbench.cli.log_file import Log
 from ardbench.cli.output import Output, say, table
 from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
@@ -53,10 +54,12 @@ Norm = Literal["linf", "l2"]
 @options.data_root
 @options.runs
 @options.quiet
+@options.log_file
 @options.as_json
 def transfer(
     sources: tuple[str, ...], size: int, dataset: str | None, eps: float | None, norm: Norm | None, n: int | None,
-    batch: int, seed: int, out: Path | None, device: str, data_root: Path | None, runs: Path, quiet: bool, as_json: bool,
+    batch: int, seed: int, out: Path | None, device: str, data_root: Path | None, runs: Path, quiet: bool,
+    log_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure how adversarial examples transfer between teachers, and choose the set with the lowest mean.
 
@@ -71,8 +74,10 @@ def transfer(
         is_suite = text in suite_names() or text.endswith(".toml")
         named += teachers_of(*planned(text, runs)) if is_suite else [text]
     question = ask(named, size, dataset, norm, eps, n, batch, seed)
-    output = Output(as_json)
-    matrix = Matrix(question, answered(question, runs, device, data_root, quiet, output), size)
+    if out is not None:
+        options.check_makeable("--out", out)
+    output, log = Output(as_json), Log.to(log_file)
+    matrix = Matrix(question, answered(question, runs, device, data_root, quiet, output, log), size)
     files = show(matrix, output, out and out / "transfer")
     output.document(question.document() | matrix.document() | {"files": files})
 
@@ -132,7 +137,7 @@ def ask(
 
 
 def answered(
-    question: Question, runs: Path, device: str, data_root: Path | None, quiet: bool, output: Output
+    question: Question, runs: Path, device: str, data_root: Path | None, quiet: bool, output: Output, log: Log
 ) -> Transfer:
     """Return what an earlier call has measured, or measure it and keep it under the runs."""
     from ardbench.evaluation.matrix import load_transfer, save_transfer
@@ -141,7 +146,8 @@ def answered(
     if place.is_file():
         say(f"Measured before: {place}")
     else:
-        save_transfer(place, question, _measured(question, device, data_root, quiet, output))
+        save_transfer(place, question, _measured(question, place.stem, device, data_root, quiet, output, log))
+        log.write("finished", place.stem)
     return load_transfer(place)
 
 
@@ -173,8 +179,10 @@ def _origin(teacher: Teacher) -> tuple[str, Threat | None] | None:
     return recipe.data.name, recipe.evaluation
 
 
-def _measured(question: Question, device: str, data_root: Path | None, quiet: bool, output: Output) -> Transfer:
-    """Return the counts, and what they were measured with."""
+def _measured(
+    question: Question, name: str, device: str, data_root: Path | None, quiet: bool, output: Output, log: Log
+) -> Transfer:
+    """Return the counts, and what they were measured with; in the log they go by a name."""
     from ardbench.cli.progress import shown
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
@@ -185,7 +193,7 @@ def _measured(question: Question, device: str, data_root: Path | None, quiet: bo
 
     chosen = choose(device)
     say(f"Device: {describe(chosen)}")
-    with output.working(), shown(quiet) as progress:
+    with output.working(), shown(quiet) as screen, log.of(name, screen) as progress:
         split = load(question.dataset, chosen, data_root, progress=progress).test
         split = split if question.n == len(split) else split.subset(question.n, SUBSET_SEED)
         nets = [of_teacher(teacher, question.dataset, chosen) for teacher in question.teachers]

@@ -150,12 +150,12 @@ def load_suite(name_or_path: str) -> Suite:
     else:
         raise unknown("suite", name_or_path, suite_names())
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise ArdbenchError(f"Suite {path} is not valid TOML: {error}.") from None
     except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no path, or nested without end
         raise ArdbenchError(
-            f"Suite {path} cannot be read ({error}): give a TOML file or a name from `ardbench list suites`."
+            f"Suite {path} cannot be read ({error}): give a TOML file in UTF-8 or a name from `ardbench list suites`."
         ) from None
     try:
         suite = Suite.model_validate({"name": path.stem} | document)

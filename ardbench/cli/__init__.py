@@ -6,6 +6,7 @@ Exit codes: 0 finished, 2 refused (one sentence on stderr), 3 stopped before the
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pkgutil import resolve_name
@@ -72,6 +73,7 @@ class Commands(click.RichGroup):
         words = sys.argv[1:] if args is None else list(args)
         extra |= {"standalone_mode": False, "obj": shlex.join(["ardbench", *words])}
         try:
+            _check_words(words)
             code = super().main(words, prog_name or "ardbench", **extra)
         except (ArdbenchError, click.ClickException) as error:
             sys.exit(_refuse(error))
@@ -87,6 +89,14 @@ class Commands(click.RichGroup):
                 raise
             sys.exit(_refuse(ArdbenchError("The device is out of memory: free it, or give a smaller batch.")))
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse an empty word: as a path it would mean the folder at hand, and elsewhere nothing."""
+    empty = next((i for i, word in enumerate(words) if not word or re.fullmatch("--[a-z-]+=", word)), None)
+    if empty is not None:
+        where = words[empty].rstrip("=") or (words[empty - 1] if empty else "ardbench")
+        raise ArdbenchError(f"Nothing stands after {where}, as with a variable that is not set: give a value there.")
 
 
 def _refuse(error: Exception) -> int:

@@ -18,7 +18,10 @@ from ardbench.cli.progress import shown
 @options.quiet
 @options.as_json
 def data(name: str, data_root: Path | None, no_download: bool, quiet: bool, as_json: bool) -> None:
-    """Fetch a data set where it is absent, check every file of it, and tell what it holds."""
+    """Fetch a data set where it is absent, check every file of it, and tell what it holds.
+
+    NAME is one of `ardbench list datasets`.
+    """
     from ardbench.data import info
 
     info(name)  # refuses an unknown name before torch is loaded

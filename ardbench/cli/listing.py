@@ -23,7 +23,7 @@ Rows = list[dict[str, Any]]
 @click.argument(
     "kind", type=click.Choice(["recipes", "methods", "models", "teachers", "datasets", "protocols", "suites"])
 )
-@click.option("--dataset", default="cifar10", show_default=True, help="Whose images `list models` counts on.")
+@click.option("--dataset", metavar="NAME", help="Whose images `list models` counts on; without it cifar10.")
 @click.option(
     "--verify",
     is_flag=True,
@@ -32,15 +32,17 @@ Rows = list[dict[str, Any]]
 @options.device
 @options.data_root
 @options.as_json
-def listing(kind: str, dataset: str, verify: bool, device: str, data_root: Path | None, as_json: bool) -> None:
+def listing(kind: str, dataset: str | None, verify: bool, device: str, data_root: Path | None, as_json: bool) -> None:
     """List the recipes, methods, models, teachers of the zoo, data sets, protocols or suites.
 
     Each with what decides a choice between them.
     """
     if verify and kind != "teachers":
         raise ArdbenchError(f"--verify measures teachers, not {kind}: type `ardbench list teachers --verify`.")
+    if dataset is not None and kind != "models":
+        raise ArdbenchError(f"--dataset says on whose images `list models` counts: leave it out of `list {kind}`.")
     output = Output(as_json)
-    rows = _models(dataset) if kind == "models" else ROWS[kind]()
+    rows = _models(dataset or "cifar10") if kind == "models" else ROWS[kind]()
     if verify:
         from ardbench.cli import teachers
 

@@ -57,6 +57,10 @@ def report(
     from ardbench.reports import collect, collect_suite, console, write
     from ardbench.reports.curves import draw
 
+    if curves and html is not None:
+        raise ArdbenchError(
+            "--curves draws figures in place of what --html writes, a page that has them: leave one out."
+        )
     output = Output(as_json=False)
     if curves:
         for path in draw(_chosen(what, runs), out):

@@ -186,7 +186,7 @@ def fast_form(rules: AutoAttack) -> AutoAttack:
 def _of_file(path: Path, name: str) -> Protocol:
     """Return a protocol of the user's; its name becomes that of a file and a column."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArdbenchError(f"Protocols {path} cannot be read as TOML ({error}): give FILE.toml:NAME.") from None
     if name not in tables:

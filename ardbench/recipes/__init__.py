@@ -113,7 +113,7 @@ def _assemble(name: str, above: tuple[str, ...]) -> Tree:
 def _read(name: str) -> Tree:
     try:
         if name.endswith(".toml"):
-            return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+            return tomllib.loads(Path(name).read_text(encoding="utf-8-sig"))
         return tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         if name.endswith(".toml"):
@@ -124,7 +124,7 @@ def _read(name: str) -> Tree:
     except tomllib.TOMLDecodeError as error:
         raise ArdbenchError(f"Recipe {name} is not valid TOML: {error}.") from None
     except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no path, or nested without end
-        raise ArdbenchError(f"Recipe {name} cannot be read: {error}.") from None
+        raise ArdbenchError(f"Recipe {name} cannot be read ({error}): give a TOML file in UTF-8.") from None
 
 
 def _merged(below: Tree, above: Tree) -> Tree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -23,7 +24,8 @@ from ardbench.errors import ArdbenchError
 
 CHECKPOINTS = ("last", "best", "averaged")
 PARTIAL = ".partial"
-"""Ends the name of a file that is being written; one that a killed process left is removed by the next that holds the lock."""
+"""Ends the name of a file that is being written; one that a killed process left is removed when the same file is written
+again, or by the next that holds the run's lock."""
 
 LOOK = 0.2
 """Seconds for which a lock is waited for: who only looks at whether it is held has it for a moment."""
@@ -42,6 +44,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
+            _claim(file)
+            _remove_abandoned(path)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -51,6 +55,20 @@ def write_atomic(path: Path, content: bytes) -> None:
             partial.unlink()
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         raise ArdbenchError(f"Could not write {path}: {reason}; what was there before is untouched.") from error
+
+
+def _claim(partial: BinaryIO) -> None:
+    """Hold a file as long as it is open and its process lives; a file system without locks lets it be."""
+    with suppress(OSError):
+        fcntl.flock(partial, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that died left of writing `path`: nobody holds it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        with suppress(OSError), left.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -247,6 +265,22 @@ class Run:
     def checkpoints(self) -> list[str]:
         """The checkpoints that exist, in reporting order."""
         return [name for name in CHECKPOINTS if self.weights(name).exists()]
+
+    def intact(self, checkpoint: str) -> Path:
+        """Return the file of a checkpoint's weights, if a finished run still has it as it was.
+
+        Raises:
+            ArdbenchError: it is gone, damaged or replaced.
+        """
+        path, finished_with = self.weights(checkpoint), (self.done or {}).get("weights", {}).get(checkpoint)
+        if checkpoint not in self.checkpoints:
+            raise self.without(checkpoint)
+        if finished_with is not None and sha256_of(path) != finished_with:
+            raise ArdbenchError(
+                f"{path} has changed since the run was finished (its checksum does not match): restore it, or delete the "
+                "run and train it again."
+            )
+        return path
 
     def without(self, checkpoint: str) -> ArdbenchError:
         """Return the refusal of a checkpoint that does not exist."""

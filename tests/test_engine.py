@@ -315,7 +315,7 @@ def test_the_best_checkpoint_is_the_first_of_the_highest_accuracy(
 
     def scripted(net: nn.Module, split: Any, rules: Any, *args: Any, **keys: Any) -> Any:
         assert len(split) == 32
-        return SimpleNamespace(accuracy=0.9 if rules.name == "clean" else next(said))
+        return SimpleNamespace(notes=[], accuracy=0.9 if rules.name == "clean" else next(said))
 
     monkeypatch.setattr("ardbench.engine.loop.evaluate", scripted)
     loop = loop_of("standard", tmp_path, schedule__epochs=6)

@@ -138,7 +138,7 @@ def _speed(
 
 
 def _check_existing(run: Run, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
-    """Refuse the directory of another recipe, and one whose teachers have changed since it was begun."""
+    """Refuse the directory of another recipe, and one whose teachers or finished weights have changed since."""
     if not (run.path / "config.json").exists():
         return
     run.create(recipe, teachers, {})
@@ -146,6 +146,8 @@ def _check_existing(run: Run, recipe: Recipe, teachers: Sequence[Teacher]) -> No
         raise ArdbenchError(
             f"{run.path} learnt from a teacher whose weights have changed: move or delete it to train it again."
         )
+    for checkpoint in (run.done or {}).get("weights", {}):
+        run.intact(checkpoint)
 
 
 def _evaluation(wanted: Wanted, run: Run) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ardbench.errors import ArdbenchError
+from ardbench.models.sealed import BLANK, check_seal, sealed
 from ardbench.runs import write_atomic
 
 DIGEST = 32
@@ -49,23 +50,26 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, net: nn.Module, facts: dict[str, str]) -> None:
-    """Write a network's parameters and buffers as safetensors, atomically, in contiguous layout on the CPU.
+    """Write a network's parameters and buffers as safetensors, sealed and atomically, in contiguous layout on the CPU.
 
     The facts stand under one key of the file's metadata: several would be written in a random order, and equal weights
     would not give equal files.
     """
     tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in net.state_dict().items()}
-    write_atomic(path, save_safetensors(tensors, {"ardbench": json.dumps(facts, sort_keys=True)}))
+    facts = {**facts, "sha256": BLANK}
+    write_atomic(path, sealed(save_safetensors(tensors, {"ardbench": json.dumps(facts, sort_keys=True)})))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of one of our safetensors files, or refuse it by name."""
     try:
-        return load_safetensors(path.read_bytes())
+        tensors = load_safetensors(path.read_bytes())
+        check_seal(path)
     except FileNotFoundError:
         raise ArdbenchError(f"There is no checkpoint {path}: train the run first.") from None
     except (SafetensorError, OSError) as error:
         raise ArdbenchError(f"{path} is not a complete safetensors file: {error}") from None
+    return tensors
 
 
 def all_finite(nets: list[nn.Module]) -> bool:

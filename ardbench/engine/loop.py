@@ -18,7 +18,7 @@ from ardbench import processes
 from ardbench.config import Recipe, epoch_at
 from ardbench.data.batches import Batch, Splits, TrainBatches
 from ardbench.draws import derive
-from ardbench.engine.checkpoints import all_finite, load_state, save_state, save_weights
+from ardbench.engine.checkpoints import all_finite, load_state, load_weights, save_state, save_weights
 from ardbench.engine.device import peak_memory
 from ardbench.engine.diagnostics import Diagnostics
 from ardbench.engine.distribution import average_statistics, check_shares, reduce
@@ -189,6 +189,8 @@ class Loop:
             name: evaluate(net, split, protocol(name), recipe.evaluation, batch=max(recipe.data.batch, 500))
             for name in ("clean", selection.protocol)
         }
+        for note in (note for verdicts in measured.values() for note in verdicts.notes):
+            self.progress.note(note)
         robust = measured[selection.protocol].accuracy
         if selection.by != "last" and robust > self.at.best:
             self.at.best, self.at.best_epoch = robust, epoch
@@ -259,6 +261,8 @@ class Loop:
                 self.diagnostics.counts = state["diagnostics"].to(self.device)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ArdbenchError(f"{path} does not fit this run ({error}): delete it to train again.") from None
+        if self.at.best_epoch >= 0:
+            load_weights(self.run.weights("best"))  # refuses a damaged one now, not after days of training
         self.rows = [row for row in self.run.metrics if row["epoch"] < self.at.epoch]
         self.progress.note(f"Resuming at epoch {self.at.epoch + 1}, batch {self.at.step + 1}.")
 

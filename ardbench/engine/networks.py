@@ -37,12 +37,11 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     recipe, done = run.recipe, run.done
     if done is None:
         raise ArdbenchError(f"{run.path} is not finished: type its train or distill command again to finish it first.")
-    if checkpoint not in run.checkpoints:
-        raise run.without(checkpoint)
+    weights = run.intact(checkpoint)
     net = models.build(recipe.student, data.info(recipe.data.name), recipe.data.normalise)
-    state = load_weights(run.weights(checkpoint))
+    state = load_weights(weights)
     net.head = FeatureMap.fitting(state) or net.head
-    load_into(net, state, str(run.weights(checkpoint)))
+    load_into(net, state, str(weights))
     return net.to(device).eval()
 
 

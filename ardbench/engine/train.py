@@ -21,6 +21,7 @@ from ardbench.engine.device import allow_tf32, check_precision, describe
 from ardbench.engine.distribution import synchronise
 from ardbench.engine.loop import Loop
 from ardbench.engine.stopping import stopping
+from ardbench.errors import ArdbenchError
 from ardbench.methods.base import Context, Method
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher, sha256_of, write_json
@@ -62,7 +63,7 @@ def train(
         # not before: what is refused leaves no directory
         processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)
-        if not loop.fit():
+        if not _fitted(loop):
             return False
         processes.once(lambda: _end(run, recipe, loop, device))
     return True
@@ -79,6 +80,17 @@ def _end(run: Run, recipe: Recipe, loop: Loop, device: torch.device) -> None:
         "weights": {name: sha256_of(run.weights(name)) for name in run.checkpoints},
     }
     write_json(run.path / "done", document)
+
+
+def _fitted(loop: Loop) -> bool:
+    """Train; return whether it is finished."""
+    try:
+        return loop.fit()
+    except torch.OutOfMemoryError:
+        raise ArdbenchError(
+            f"Out of device memory in epoch {loop.at.epoch + 1}: what was saved is kept; free the device and type the same "
+            f"command again, or train another run with a data.batch under {loop.recipe.data.batch}."
+        ) from None
 
 
 def build_method(recipe: Recipe, teachers: Sequence[Teacher], device: torch.device) -> Method[Any]:

@@ -33,6 +33,10 @@ class Images:
             kept = {"rows": rows.cpu(), "x_adv": x_adv.float().cpu().contiguous()}
             write_atomic(self.folder / f"{batch}.safetensors", save(kept))
 
+    def forget(self, batch: str) -> None:
+        """Keep nothing of a batch that is attacked anew in another size."""
+        (self.folder / f"{batch}.safetensors").unlink(missing_ok=True)
+
     def count(self) -> int:
         """Return how many images are kept so far."""
         return sum(len(part["rows"]) for part in self._parts())

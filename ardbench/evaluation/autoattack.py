@@ -23,6 +23,7 @@ from ardbench.attacks.form import FastForm, computes_bf16
 from ardbench.config import Precision, Threat
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.adversarial import Images
+from ardbench.evaluation.batch_size import fitting, halved
 from ardbench.evaluation.confirm import check_allowed, finite_logits, logits_of, predict
 from ardbench.evaluation.ensemble import Listener, add, configured, perturb, refuse_few_classes
 from ardbench.evaluation.protocols import AutoAttack
@@ -48,6 +49,7 @@ class State:
         taken: points taken by each attack so far, "clean" first.
         again: rows that it claimed in bf16, and still has to attack in fp32.
         unconfirmed: how many such rows each attack has had; empty unless the protocol is fast.
+        asked: the batch it began with, where `batch` has been halved since because it did not fit in memory; else 0.
     """
 
     key: dict[str, Any]
@@ -61,6 +63,15 @@ class State:
     unconfirmed: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    asked: int = 0
+
+    def halve(self, images: int, what: str) -> str:
+        """Halve the batch, of which so many images did not fit, for all that is still to be done; return the note on it."""
+        before, self.asked = min(self.batch, images), self.asked or self.batch
+        self.batch = halved(before, what)
+        note = f"From {what} on with batch {self.batch}, since {before} did not fit in memory; the batch decides the noise."
+        add(self.notes, note)
+        return note
 
 
 _FILE: TypeAdapter[State] = TypeAdapter(State)
@@ -155,7 +166,7 @@ class Driver:
         if self.images is not None and self.images.count() < sum(state.taken.values()) - state.taken["clean"]:
             self.progress.note(f"{path.name} was begun without keeping adversarial images and is begun anew.")
             return None
-        if state.batch != self.batch:
+        if self.batch != (state.asked or state.batch):
             note = f"Continued with batch {state.batch}, not {self.batch}: the batch it began with decides the noise."
             add(state.notes, note)
             self.progress.note(note)
@@ -164,20 +175,27 @@ class Driver:
     def _begin(self, path: Path | None, key: dict[str, Any], labels: list[int]) -> State:
         """Return the state after the clean predictions, with the package's own warnings about the network."""
         begun = time.perf_counter()
-        torch.manual_seed(self.seed)
         if self.images is not None:
             self.images.clear()
-        said: list[int] = []
-        self.progress.task("clean", len(labels))
-        for begin in range(0, len(labels), self.batch):
-            if self.stop():
-                raise self._paused(path)
-            said += predict(self.net, self.split.pixels(slice(begin, begin + self.batch))).tolist()
-            self.progress.update(len(said))
-        state = State(key, self.batch, said, {"clean": len(labels) - len(_standing(said, labels))})
-        self._warn(state)
+        state = State(key, self.batch, [], {})
+        while fitting(partial(self._look, state, path, labels)) is None:
+            self.progress.note(state.halve(len(labels), "the clean images"))
         state.seconds = time.perf_counter() - begun
         self._save(state, path)
+        return state
+
+    def _look(self, state: State, path: Path | None, labels: list[int]) -> State:
+        """Enter the clean predictions and what the package says of the network."""
+        torch.manual_seed(self.seed)
+        said: list[int] = []
+        self.progress.task("clean", len(labels))
+        for begin in range(0, len(labels), state.batch):
+            if self.stop():
+                raise self._paused(path)
+            said += predict(self.net, self.split.pixels(slice(begin, begin + state.batch))).tolist()
+            self.progress.update(len(said))
+        state.predictions, state.taken = said, {"clean": len(labels) - len(_standing(said, labels))}
+        self._warn(state)
         return state
 
     def _warn(self, state: State) -> None:
@@ -185,7 +203,7 @@ class Driver:
         from pyautoattack import checks
 
         logger, logits = Listener(state.notes), self._heard(self.net)
-        x, y = self.split.pixels(slice(0, self.batch)), self.split.labels[: self.batch]
+        x, y = self.split.pixels(slice(0, state.batch)), self.split.labels[: state.batch]
         if self.protocol.configured != "rand":
             checks.check_randomized(logits, x, y, logger=logger)
         checks.check_range_output(logits, x, logger=logger)
@@ -214,7 +232,13 @@ class Driver:
             first = state.position < len(state.pending)
             size = state.batch
             batches = [rows[at : at + size] for at in range(0, len(rows), size)][: processes.size()]
-            for done in processes.share(batches, partial(self._fooled, form if first else plain, name, not first)):
+            fool = partial(self._fooled, form if first else plain, name, not first)
+            fooled = fitting(partial(processes.share, batches, fool))
+            if fooled is None:
+                where = f"point {state.position + 1} of {name}" if first else f"what {name} attacks again in fp32"
+                self.progress.note(state.halve(len(rows), where))
+                self._forget(name, not first, batches)
+            for done in fooled or ():
                 _enter(state, name, done, first, labels)
             if name == "square" and state.position == len(state.pending) and not state.again:
                 self._check_square(state)
@@ -239,9 +263,14 @@ class Driver:
             claimed = (form.logits(x_adv).argmax(dim=1) != y) | (x_adv != x).flatten(1).any(dim=1)
             unconfirmed = chosen[claimed & (said == y)].tolist()
         if self.images is not None:
-            batch = f"{name}-{'again-' if again else ''}{rows[0]}"
-            self.images.add(batch, chosen[said != y], x_adv[said != y])
+            self.images.add(_part(name, again, rows), chosen[said != y], x_adv[said != y])
         return Fooled(rows, said.tolist(), unconfirmed, notes)
+
+    def _forget(self, name: str, again: bool, batches: Sequence[list[int]]) -> None:
+        """Keep no images of batches that are attacked anew in another size."""
+        if self.images is not None and processes.is_first():
+            for rows in batches:
+                self.images.forget(_part(name, again, rows))
 
     def _check_square(self, state: State) -> None:
         """Note what the package says where Square, which needs no gradients, took points that gradients had not."""
@@ -278,6 +307,11 @@ class Driver:
         kept = "nothing of it is kept" if path is None or not path.exists() else f"{path} is kept"
         again = "begins it again" if path is None or not path.exists() else "continues there"
         return Paused(f"Stopped in {self.protocol.name}: {kept}; the same command {again}.")
+
+
+def _part(name: str, again: bool, rows: Sequence[int]) -> str:
+    """Return the name under which a batch's images are kept."""
+    return f"{name}-{'again-' if again else ''}{rows[0]}"
 
 
 def _enter(state: State, name: str, done: Fooled, first: bool, labels: Sequence[int]) -> None:

@@ -1,9 +1,11 @@
-"""`--batch auto`: the batch that a network and a device want, found by trial once and remembered."""
+"""How many images at a time: `--batch auto`, found by trial once and remembered, and less where the memory does not suffice."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ ROOM = 0.8
 """The share of a CUDA device's memory that a trial may take: the attacks hold images beside the forward and backward."""
 TRIALS = 3
 
+Answer = TypeVar("Answer")
+
 
 def remembered(file: Path, name: str, net: nn.Module, image: Tensor) -> int:
     """Return the batch that `file` names for `name`, or find it and write it there.
@@ -42,6 +46,30 @@ def remembered(file: Path, name: str, net: nn.Module, image: Tensor) -> int:
     if not isinstance(batch, int) or batch < 1:
         raise ArdbenchError(f"{file} gives {batch!r} as the batch of {name}: delete the file to try again.")
     return batch
+
+
+def fitting(work: Callable[[], Answer]) -> Answer | None:
+    """Return work(), or None where it needs more memory than the device has; what it held is free again by then."""
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        pass  # left before the cache is emptied, since the traceback holds the tensors of its frames
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return None
+
+
+def halved(batch: int, what: str) -> int:
+    """Return half of a batch that did not fit.
+
+    Raises:
+        ArdbenchError: it was a single image.
+    """
+    if batch == 1:
+        raise ArdbenchError(
+            f"Out of device memory in {what} with one image at a time: free the device, or take another."
+        )
+    return batch // 2
 
 
 def useful(net: nn.Module, image: Tensor) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from ardbench import processes
@@ -22,10 +24,12 @@ from ardbench.draws import Draws
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import autoattack
 from ardbench.evaluation.adversarial import Images
+from ardbench.evaluation.batch_size import fitting, halved
 from ardbench.evaluation.confirm import check_allowed, measuring, predict
 from ardbench.evaluation.protocols import AutoAttack, Pgd, Protocol, asked
 from ardbench.evaluation.verdicts import Paused, Verdicts, file_name, load_verdicts
 from ardbench.progress import Progress
+from ardbench.runs import LOOK
 
 if TYPE_CHECKING:
     from ardbench.data.batches import Split
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 SUBSET_SEED = 0
 """Every subset of n examples is the same one, whatever is evaluated on it and with which seed."""
 OBJECTIVES = {"ce": label_loss, "margin": label_margin}
+LOCK = ".lock"
 PLAIN = Precision(attack="fp32", fold_bn=False, channels_last=False)
 
 
@@ -88,7 +93,8 @@ def evaluate(
         net: gives logits (B, K) of pixels in [0, 1]; its modes and requires_grad are as before afterwards.
         split: what is measured, on the device of the network.
         threat: ball and eps in pixel units; with eps = 0 nothing is searched. A protocol may have its own.
-        batch: examples at a time; it decides the attacks' noise, so what is continued keeps the one it began with.
+        batch: examples at a time; it decides the attacks' noise, so what is continued keeps the one it began with. Where it
+            does not fit in the device's memory it is halved; the verdicts hold the batch that did, and a note says so.
         n: measure a class-balanced subset, always the same one; None measures everything.
         store: the folder of `<protocol>[-n<N>].json` and, while unfinished, `<protocol>[-n<N>].state.json`.
         key: what else decides the verdicts, in JSON values, such as {"weights": sha256}; a file with another key is
@@ -102,7 +108,8 @@ def evaluate(
 
     Raises:
         Paused: `stop` said so, or Ctrl-C; with a `store`, AutoAttack continues where it was.
-        ArdbenchError: logits are not finite, an attack left ball or box, too few classes, out of memory.
+        ArdbenchError: logits are not finite, an attack left ball or box, too few classes, no memory for one image, another
+            process measures the same into `store`.
     """
     rules = asked(protocol) if isinstance(protocol, str) else protocol
     rules.check_surrogate(surrogate is not None)
@@ -121,29 +128,56 @@ def evaluate(
     if found is not None:
         return found
     job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never, source, kept)
-    outcome = job.run(path.with_suffix(".state.json") if path is not None else None, full_key)
-    verdicts = Verdicts(
-        protocol=rules.name,
-        version=rules.version,
-        threat=threat.model_dump(mode="json"),
-        labels=chosen.labels.tolist(),
-        index=chosen.index.tolist(),
-        total=len(split),
-        seed=seed,
-        attack=rules.settings(threat),
-        environment=_environment(rules, chosen.labels.device),
-        key=full_key,
-        **vars(outcome),
-    )
-    if path is not None and images is not None and processes.is_first():
-        if keep_adversarial:
-            images.finish(chosen.pixels(slice(None)))
-        else:
-            images.path.unlink(missing_ok=True)
-        verdicts.save(path)
-        path.with_suffix(".state.json").unlink(missing_ok=True)
-        images.clear()
+    with nullcontext() if path is None else processes.held(_held(path)):
+        outcome = job.run(path.with_suffix(".state.json") if path is not None else None, full_key)
+        verdicts = Verdicts(
+            protocol=rules.name,
+            version=rules.version,
+            threat=threat.model_dump(mode="json"),
+            labels=chosen.labels.tolist(),
+            index=chosen.index.tolist(),
+            total=len(split),
+            seed=seed,
+            attack=rules.settings(threat),
+            environment=_environment(rules, chosen.labels.device),
+            key=full_key,
+            **vars(outcome),
+        )
+        if path is not None and images is not None and processes.is_first():
+            if keep_adversarial:
+                images.finish(chosen.pixels(slice(None)))
+            else:
+                images.path.unlink(missing_ok=True)
+            verdicts.save(path)
+            _clear(path)
     return verdicts
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Let nobody else measure what goes into `path`: two would clear each other's state and images away.
+
+    Its lock is removed last of all, so one that nobody holds is what a killed process left.
+    """
+    lock = FileLock(path.with_suffix(LOCK), timeout=LOOK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ArdbenchError(f"{path} is being measured by another process: wait for it or stop it.") from None
+    except OSError as error:
+        raise ArdbenchError(f"{path} cannot be written: {error.strerror}.") from None
+    try:
+        yield
+    finally:
+        path.with_suffix(LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _clear(path: Path) -> None:
+    """Remove what an evaluation needs only while it is unfinished."""
+    path.with_suffix(".state.json").unlink(missing_ok=True)
+    Images(path).clear()
 
 
 def _stored(path: Path | None, key: dict[str, Any], kept: Images | None, progress: Progress) -> Verdicts | None:
@@ -157,6 +191,9 @@ def _stored(path: Path | None, key: dict[str, Any], kept: Images | None, progres
     if kept is not None and not kept.path.exists():
         progress.note(f"{path.name} was measured without keeping adversarial images and is measured again.")
         return None
+    if path.with_suffix(LOCK).exists():
+        with suppress(ArdbenchError), _held(path):
+            _clear(path)
     return found
 
 
@@ -203,15 +240,24 @@ class Job:
                 return processes.once(self._in_one_sitting)
         except KeyboardInterrupt:
             raise self._stopped() from None
-        except torch.OutOfMemoryError:
-            raise ArdbenchError(
-                f"Out of device memory in {rules.name} with batch {self.batch}: give a smaller batch"
-                + (f", and delete {state}, since an evaluation keeps the batch it began with." if state else ".")
-            ) from None
 
     def _in_one_sitting(self) -> Outcome:
+        """Measure; where the batch does not fit, from the beginning with half of it, as if that had been asked for."""
+        begun, asked = time.perf_counter(), min(self.batch, len(self.split))
+        while (done := fitting(self._sitting)) is None:
+            self.batch = halved(min(self.batch, len(self.split)), self.protocol.name)
+        if self.batch < asked:
+            note = (
+                f"Measured with batch {self.batch}, since {asked} did not fit in memory; the batch decides the noise."
+            )
+            done.notes.append(note)
+            self.progress.note(note)
+        done.seconds = time.perf_counter() - begun
+        return done
+
+    def _sitting(self) -> Outcome:
         """Measure the clean predictions and, for PGD, attack those points that are classified right."""
-        begun, labels = time.perf_counter(), self.split.labels
+        labels = self.split.labels
         if self.images is not None:
             self.images.clear()
         self.progress.task(self.protocol.name, len(labels))
@@ -226,7 +272,7 @@ class Job:
             taken[self.protocol.name] = int((said != labels).sum()) - taken["clean"]
         self.progress.update(len(labels), robust=(said == labels).float().mean().item())
         notes = [f"crafted on {self.surrogate.name}."] if self.surrogate else []
-        return Outcome(said.tolist(), taken, self.batch, time.perf_counter() - begun, notes)
+        return Outcome(said.tolist(), taken, self.batch, notes=notes)
 
     def _pgd(self, said: Tensor, rules: Pgd) -> None:
         """Attack the points that still stand, restart after restart, and write what fools into `said` (n)."""

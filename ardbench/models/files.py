@@ -15,6 +15,7 @@ from ardbench.errors import ArdbenchError, unknown
 from ardbench.models import MODELS, build
 from ardbench.models.layouts import networks_in, rename
 from ardbench.models.network import Network, Normalise
+from ardbench.models.sealed import check_seal
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -79,9 +80,11 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ArdbenchError(f"{path} is cut short or not a safetensors file ({_first_line(error)}).") from None
+    check_seal(path)
+    return tensors
 
 
 def _pickle(path: Path) -> object:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+HUGE = re.compile(r"e[+-]?[0-9_]{4}|.{50}", re.IGNORECASE | re.DOTALL)
+"""A number whose digits would fill the memory when it is written as a fraction, such as 1e999999999."""
 
 
 def parse_number(value: object) -> object:
@@ -21,15 +25,19 @@ def parse_number(value: object) -> object:
         raise ValueError(f"{value} is not a number")
     if isinstance(value, str):
         try:
+            if HUGE.search(value):
+                raise OverflowError
             return float(Fraction(value.replace(" ", "")))
         except (ValueError, ZeroDivisionError, OverflowError):
             raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
     return value
 
 
-Count = Annotated[int, Field(ge=0, strict=True)]
+LARGEST = 2**53
+"""The largest whole number of a file: up to here a float holds every one."""
+Count = Annotated[int, Field(ge=0, le=LARGEST, strict=True)]
 """A whole number; strict, since `true` would count as 1."""
-AtLeastOne = Annotated[int, Field(ge=1, strict=True)]
+AtLeastOne = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
 Number = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -74,7 +82,7 @@ class Threat(Section):
     """What the attacker may do: a ball of radius eps around x, inside the pixel box [0, 1]."""
 
     norm: Literal["linf", "l2"]
-    eps: NonNegative
+    eps: Annotated[Number, Field(ge=0, le=1e6)]
 
     @model_validator(mode="after")
     def _fits_its_norm(self) -> Threat:
@@ -220,6 +228,8 @@ class Recipe(Section):
     def _names_a_directory(cls, value: str) -> str:
         if not value or value.startswith(".") or not value.isprintable() or {"/", "\\"} & set(value):
             raise ValueError("it begins the name of the run directory: give one without slashes, such as my-recipe")
+        if len(value.encode()) > 120:
+            raise ValueError("it begins the name of the run directory: give one of at most 120 bytes")
         return value
 
     @field_validator("method")

@@ -10,6 +10,11 @@ class ArdbenchError(Exception):
     """A refusal that the user can act on: one sentence, exit code 2, nothing lost."""
 
 
+def printable(text: str) -> str:
+    """Return a text with what a file's name or content could tell a terminal to do written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ArdbenchError:
     """Return the refusal of an unknown name, with the nearest allowed one or, failing that, all of them."""
     names = sorted(allowed)

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ardbench import written
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
+from ardbench.untrusted import TEXT_LIMIT, Line, parse_json, read_bytes
 
 CHECKPOINTS = ("last", "best", "averaged")
 PARTIAL = ".partial"
@@ -79,10 +81,10 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, or refuse the file by name."""
     try:
-        document = json.loads(path.read_bytes().decode())
+        document = parse_json(read_bytes(path, TEXT_LIMIT))
     except FileNotFoundError:
         raise ArdbenchError(f"{path} is missing: {path.parent} is not a complete run directory.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ArdbenchError(f"{path} cannot be read as JSON ({error}); delete or restore it.") from None
     if not isinstance(document, dict):
         raise ArdbenchError(f"{path} holds a {type(document).__name__}, but ardbench writes an object there.")
@@ -127,7 +129,7 @@ def checked(kind: TypeAdapter[Any], value: object, path: Path, holds: str, mend:
         return kind.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        where = ".".join(str(part) for part in first["loc"])[:100] or "the whole"
         raise ArdbenchError(f"{path} holds no {holds} ({where}: {first['msg'].lower()}): {mend}.") from None
 
 
@@ -144,42 +146,21 @@ class Teacher:
         sha256: of the weights; a run whose teacher's weights have changed since is stale. Empty while untrained.
     """
 
-    source: str
-    role: str
-    identity: str
-    model: str
+    source: Line
+    role: Line
+    identity: Line
+    model: Line
     weights: str
     sha256: str
 
 
-class _Written(BaseModel):
-    """What a reader relies on in a file of a run; there may be more in it."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class _Config(_Written):
+class _Config(BaseModel):
     identity: str
     teachers: tuple[Teacher, ...] = ()
 
 
-class _Done(_Written):
-    epochs: int
-    seconds: float = 0.0
-    images: int = 0
-    device: str = ""
-    best_epoch: int = -1
-    weights: dict[str, str] = {}
-
-
-class _Row(_Written):
-    epoch: int
-    seconds: float = 0.0
-    images: int = 0
-    images_per_second: float = 0.0
-
-
-_CONFIG, _DONE, _ROW = TypeAdapter(_Config), TypeAdapter(_Done), TypeAdapter(_Row)
+_CONFIG, _DONE, _EPOCH = TypeAdapter(_Config), TypeAdapter(written.Done), TypeAdapter(written.Epoch)
+_ENVIRONMENT = TypeAdapter(written.Environment)
 
 
 @dataclass(frozen=True)
@@ -206,6 +187,8 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """What `create` recorded."""
+        if not self.path.name.isprintable():
+            raise ArdbenchError(f"{self.path} has a name that cannot be printed: give the folder another.")
         path = self.path / "config.json"
         document = read_json(path)
         checked(_CONFIG, document, path, "configuration of a run", "restore it, or delete the run")
@@ -240,8 +223,8 @@ class Run:
         if not path.exists():
             return None
         document = known_document(path)
-        checked(_DONE, document, path, "done marker", "delete it and type the run's command again")
-        return document
+        mend = "delete it and type the run's command again"
+        return _said(checked(_DONE, document, path, "done marker", mend))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -250,12 +233,19 @@ class Run:
         if not path.exists():
             return []
         try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, ValueError, RecursionError) as error:
+            lines = read_bytes(path, TEXT_LIMIT).splitlines()
+            rows = [parse_json(line) for line in lines if line.strip()]
+        except (OSError, ValueError) as error:
             raise ArdbenchError(f"{path} has a line that is not JSON ({error}); delete that line.") from None
         for row in rows:
-            checked(_ROW, row, path, "row of metrics in one of its lines", "delete that line")
+            checked(_EPOCH, row, path, "row of metrics in one of its lines", "delete that line")
         return rows
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What env.json says of the training, or nothing where there is none."""
+        path = self.path / "env.json"
+        return told_environment(read_json(path), path) if path.exists() else {}
 
     def weights(self, checkpoint: str) -> Path:
         """Return the file of a checkpoint's weights: last, best or averaged."""
@@ -297,9 +287,8 @@ class Run:
     def stale(self) -> bool:
         """Whether a teacher's weights are no longer those that this run learnt from (moved teachers are not judged)."""
         return any(
-            path.exists() and known_sha256(path) != teacher.sha256
+            os.path.isfile(teacher.weights) and known_sha256(Path(teacher.weights)) != teacher.sha256
             for teacher in self.teachers
-            if (path := Path(teacher.weights))
         )
 
     def create(self, recipe: Recipe, teachers: Sequence[Teacher], environment: Mapping[str, Any]) -> None:
@@ -328,7 +317,9 @@ class Run:
         """Whether a live process holds the run for writing, as far as this machine can tell."""
         path = self.path / "lock"
         try:
-            with path.open("rb") as file:
+            with open(
+                os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb"
+            ) as file:  # a pipe in its place would be waited for
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -365,6 +356,15 @@ class Run:
         if {path.name for path in self.path.iterdir()} <= {"lock"}:
             (self.path / "lock").unlink(missing_ok=True)
             self.path.rmdir()
+
+
+def told_environment(document: object, path: Path) -> dict[str, Any]:
+    """Return versions, device and command of a training or a measurement, as a file says them."""
+    return _said(checked(_ENVIRONMENT, document, path, "environment", "restore or delete it"))
+
+
+def _said(document: written.Written) -> dict[str, Any]:
+    return document.model_dump(exclude_unset=True)
 
 
 def all_runs(root: Path) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +15,17 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ardbench import data, teachers
-from ardbench.config import Recipe, Section
+from ardbench.config import Count, Recipe, Section
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
 from ardbench.models import zoo
 from ardbench.runs import CHECKPOINTS, Run, Teacher
+from ardbench.untrusted import Line, read_toml
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Seeds = Annotated[tuple[Count, ...], Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", max_length=100)]
+"""Of a run or a suite: files are called by it."""
 State = Literal["done", "partial", "missing", "stale"]
 Roles = Callable[[str], tuple[str | EllipsisType, ...]]
 Outside = Callable[[str, str], Teacher]
@@ -38,7 +42,7 @@ class Resolve(Protocol):
 class SuiteRun(Section):
     """One run of a suite, once per seed; data set, student and settings are the recipe's unless given."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
+    name: Name
     recipe: str
     dataset: str | None = None
     student: str | None = None
@@ -63,8 +67,8 @@ class Choice(Section):
 class Suite(Section):
     """A list of runs and what to measure on each."""
 
-    name: str
-    title: str
+    name: Name
+    title: Line
     dataset: str | None = None
     """Of every run that names none itself; None: the recipe's own."""
     seeds: Seeds = (0,)
@@ -150,7 +154,7 @@ def load_suite(name_or_path: str) -> Suite:
     else:
         raise unknown("suite", name_or_path, suite_names())
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        document = read_toml(path)
     except tomllib.TOMLDecodeError as error:
         raise ArdbenchError(f"Suite {path} is not valid TOML: {error}.") from None
     except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no path, or nested without end
@@ -393,5 +397,5 @@ def _explained(error: ValidationError, suite: str) -> ArdbenchError:
     if first["type"] == "missing":
         return ArdbenchError(f"In suite {suite}: {where} is missing.")
     said = first["msg"].removeprefix("Value error, ")
-    given = f"{where} = {first['input']!r}: " if where else ""
+    given = f"{where} = {reprlib.repr(first['input'])}: " if where else ""
     return ArdbenchError(f"In suite {suite}: {given}{said[0].lower()}{said[1:]}.")

@@ -17,7 +17,8 @@ PACKAGE = ROOT / "ardbench"
 
 LAYERS = (
     ("config", "errors"),
-    ("draws", "processes", "progress", "evaluation.protocols"),
+    ("untrusted",),
+    ("draws", "processes", "progress", "evaluation.protocols", "written"),
     ("losses", "data"),
     ("attacks", "models"),
     ("methods",),
@@ -34,7 +35,8 @@ LAYERS = (
 TORCH_FREE = (
     "ardbench", "cli", "cli.*", "config", "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols",
     "evaluation.statistics", "evaluation.trust", "evaluation.verdicts", "losses", "methods", "methods.*", "models",
-    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "suites", "teachers", "__main__",
+    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "suites", "teachers", "untrusted",
+    "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

@@ -536,7 +536,7 @@ TENSORS = (
     ("eval net.safetensors --device cpu --model resnet8 --dataset fake", "it fits --model resnet8-tiny."),
     ("eval net.safetensors --device cpu --model resnet8-tiny --dataset digits", "net.safetensors does not fit resnet8-tiny"),
     ("eval net.safetensors --device cpu --model resnet8-tiny --dataset fake --protocol clean --out file/under", "file/under"),
-    ("eval torn-weights --device cpu --checkpoint last", "torn-weights/last.safetensors has changed since the run was finished"),
+    ("eval torn-weights --device cpu --checkpoint last", "torn-weights/last.safetensors has changed since the run was"),
     ("eval torn-verdicts --device cpu --checkpoint last --protocol clean", "clean.json cannot be read as JSON"),
     ("transfer run words.pt:resnet18 --device cpu", "words.pt is damaged or not a file of torch.save"),
     ("export torn-weights --checkpoint last --out new", "has changed since the run was finished"),

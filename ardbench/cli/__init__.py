@@ -16,7 +16,7 @@ import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
 from ardbench import __version__
-from ardbench.errors import ArdbenchError, unknown
+from ardbench.errors import ArdbenchError, printable, unknown
 
 COMMANDS = {
     "train": "ardbench.cli.train:train",
@@ -105,13 +105,8 @@ def _refuse(error: Exception) -> int:
         click.echo(error.message)
         return 2
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    click.echo(f"Error: {_printable(' '.join(text.split()))}", err=True)
+    click.echo(f"Error: {printable(' '.join(text.split()))}", err=True)
     return 2
-
-
-def _printable(text: str) -> str:
-    """Return a text with what a file's name or content could tell a terminal to do written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from ardbench.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -68,7 +70,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Seq
         right = name in numbers
         grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in rows:
-        grid.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+        grid.add_row(*("" if cell is None else escape(printable(str(cell))) for cell in row))
     return grid
 
 
@@ -80,7 +82,7 @@ class Output:
 
     def line(self, text: str) -> None:
         """Print a line of the result; a file's name that is no text is told with escapes."""
-        click.echo(text.encode(errors="backslashreplace").decode(), err=self.as_json)
+        click.echo("\n".join(map(printable, text.split("\n"))), err=self.as_json)
 
     def show(self, thing: RenderableType) -> None:
         """Print a table of the result."""

@@ -105,7 +105,12 @@ def _page(
             unseen[f"Images were kept, and the clean ones to show beside them are not at hand: {error}"] = None
     for reason in unseen:
         say(reason)
-    write_atomic(path, page(name, frame, runs, matrix=matrix, kept=kept, unseen=list(unseen), costs=costs).encode())
+    write_atomic(
+        path,
+        page(name, frame, runs, matrix=matrix, kept=kept, unseen=list(unseen), costs=costs).encode(
+            errors="backslashreplace"
+        ),
+    )
     return path
 
 
@@ -133,20 +138,23 @@ def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
     if not finished:
         return
     import torch
-    from safetensors.torch import load_file
 
     from ardbench.data.load import load
-    from ardbench.evaluation.verdicts import load_verdicts
+    from ardbench.evaluation.adversarial import read_images
     from ardbench.reports.page import Kept
+    from ardbench.reports.results import verdicts_of
     from ardbench.suites import of_present_weights
 
     split = load(run.recipe.data.name, torch.device("cpu"), data_root, download=False).test
     names = split.info.classes or tuple(map(str, range(split.info.num_classes)))
     for path, file in finished:
-        verdicts = load_verdicts(file)
+        verdicts = verdicts_of(run, file)
         if not of_present_weights(run, path.parent.name, verdicts):
             continue
-        x_adv, x = load_file(path)["x_adv"], split.pixels(torch.tensor(verdicts.index))  # (n, C, H, W)
+        x_adv, index = read_images(path)["x_adv"], torch.tensor(verdicts.index)
+        if len(x_adv) != len(index) or x_adv.shape[1:] != split.images.shape[1:] or int(index.max()) >= len(split):
+            raise ArdbenchError(f"{path} holds other images than its verdicts are of; delete it to measure again.")
+        x = split.pixels(index)  # (n, C, H, W)
         moved = ((x_adv - x).abs().flatten(1).amax(dim=1) > 0).tolist()
         rows = [i for i, robust in enumerate(verdicts.robust) if moved[i] and not robust][:SHOWN]
         if rows:

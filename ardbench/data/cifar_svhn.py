@@ -1,60 +1,80 @@
-"""CIFAR-10, CIFAR-100 and SVHN in the folders of torchvision, which reads them and knows their md5s."""
+"""CIFAR-10, CIFAR-100 and SVHN in the folders of torchvision, which knows their md5s."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import pickle
+import tarfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ardbench.data import DatasetInfo
-from ardbench.data.fetch import Published, absent, check_md5, fetch, move, scratch
+from ardbench.data.cifar_batches import read_batch
+from ardbench.data.fetch import Published, absent, check_md5, fetch, move, read_checked, scratch
 from ardbench.data.raw import CheckedFile, Raw
 from ardbench.errors import ArdbenchError
+from ardbench.untrusted import MEMBER_LIMIT, UNPACKED_LIMIT
 
 
 def read_torchvision(info: DatasetInfo, root: Path, download: bool) -> Raw:
     """Return the data set from `root`, fetched into it first where it is absent and `download` allows it.
 
-    Extracted files are enough: the archive that they came in need not be there.
+    Extracted files are enough: the archive that they came in need not be there. The bytes of which the md5 was taken are
+    those that are read.
 
     Raises:
         ArdbenchError: a file is wrong (it is named and left alone), or absent and not to be had.
     """
-    try:
-        return _read(info, root)
-    except RuntimeError:  # what torchvision says of an absent and of a wrong file alike
-        _complete(info.name, root, download)
-    except OSError as error:
-        raise ArdbenchError(f"{info.name} cannot be read from {root}: {error}.") from None
-    return _read(info, root)
-
-
-def _read(info: DatasetInfo, root: Path) -> Raw:
-    """Read what lies in `root`; torchvision raises RuntimeError unless every md5 is right."""
-    from torchvision import datasets
-
-    if info.name == "svhn":
-        parts = [datasets.SVHN(root, split=split, download=False) for split in ("train", "test")]
-        arrays = [(torch.from_numpy(part.data), torch.from_numpy(part.labels)) for part in parts]
-    else:
-        kind = _cifar(info.name)
-        parts = [kind(root, train=train, download=False) for train in (True, False)]
-        arrays = [(torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts]
-    (train, train_labels), (test, test_labels) = arrays
+    _complete(info.name, root, download)
+    train, test = _svhn(root) if info.name == "svhn" else _cifar_sets(info.name, root)
     checked = tuple(CheckedFile(name, md5, "ok") for name, md5 in files_of(info.name).items())
-    return Raw(train.contiguous(), train_labels, test.contiguous(), test_labels, info.classes, checked)
+    return Raw(*train, *test, info.classes, checked)
+
+
+def _cifar_sets(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
+    """Return images (N, 3, 32, 32) and labels of the training and the test batches."""
+    kind, sets = _cifar(name), []
+    for listed in (kind.train_list, kind.test_list):
+        rows, labels = [], []
+        for file, md5 in listed:
+            path = root / kind.base_folder / file
+            try:
+                images, classes = read_batch(read_checked(path, md5))
+            except pickle.UnpicklingError as error:
+                raise ArdbenchError(f"{path} is refused: {error}; delete it to have it fetched again.") from None
+            rows.append(images)
+            labels += classes
+        sets.append((torch.from_numpy(np.vstack(rows).reshape(-1, 3, 32, 32)), torch.tensor(labels)))
+    return sets
+
+
+def _svhn(root: Path) -> list[tuple[Tensor, Tensor]]:
+    """Return images (N, 3, 32, 32) and labels of both files, in which the digit 0 has the label 10."""
+    from scipy.io import loadmat
+
+    sets = []
+    for file, md5 in files_of("svhn").items():
+        arrays = loadmat(io.BytesIO(read_checked(root / file, md5)), variable_names=("X", "y"))
+        labels = arrays["y"].astype(np.int64).reshape(-1) % 10
+        sets.append((torch.from_numpy(arrays["X"]).permute(3, 2, 0, 1).contiguous(), torch.from_numpy(labels)))
+    return sets
 
 
 def _complete(name: str, root: Path, download: bool) -> None:
-    """Name a wrong file, else fetch the absent ones."""
+    """Fetch what is absent; a wrong file is named before."""
     needed = files_of(name)
-    for file, md5 in needed.items():
-        if (root / file).exists():
-            check_md5(root / file, md5)
     missing = [file for file in needed if not (root / file).exists()]
     if not missing:
         return
+    for file, md5 in needed.items():
+        if file not in missing:
+            check_md5(root / file, md5)
     folder, _, first = missing[0].rpartition("/")
     if folder and (root / first).exists():
         raise ArdbenchError(
@@ -73,18 +93,47 @@ def _complete(name: str, root: Path, download: bool) -> None:
 
 
 def _extract(archive: Path, root: Path, files: list[str]) -> None:
-    """Move `files` out of an archive of known md5 into `root`, each whole or not at all."""
-    from torchvision.datasets.utils import extract_archive
+    """Write `files` of an archive below `root`, each whole or not at all; nothing else of it touches the disk.
 
-    with scratch(root) as folder:
-        try:
-            extract_archive(str(archive), str(folder))
-            for file in files:
-                move(folder / file, root / file)
-        except OSError as error:
+    Raises:
+        ArdbenchError: one of them is absent, a link, or too large, or the disk is full.
+    """
+    left = set(files)
+    try:
+        with (
+            scratch(root) as folder,
+            gzip.open(archive) as packed,
+            tarfile.open(fileobj=cast(IO[bytes], _Bounded(packed, archive)), mode="r|") as tar,
+        ):
+            while left and (member := tar.next()) is not None:
+                if member.name in left and member.isreg() and (file := tar.extractfile(member)) is not None:
+                    (folder / "file").write_bytes(file.read(MEMBER_LIMIT))
+                    move(folder / "file", root / member.name)
+                    left.remove(member.name)
+    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        raise ArdbenchError(f"{archive} is torn or no archive ({error}): delete it to have it fetched again.") from None
+    except OSError as error:
+        raise ArdbenchError(f"{archive} cannot be unpacked: {error.strerror or error}; make room and repeat.") from None
+    if left:
+        raise ArdbenchError(f"{archive} has no file {min(left)}: delete it to have it fetched again.")
+
+
+class _Bounded:
+    """An archive as it is unpacked, up to the limit: headers and members together, whatever sizes they claim."""
+
+    def __init__(self, packed: gzip.GzipFile, archive: Path) -> None:
+        self.packed, self.archive, self.left = packed, archive, UNPACKED_LIMIT
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, `size` at most."""
+        content = self.packed.read(min(size, self.left + 1))
+        self.left -= len(content)
+        if self.left < 0:
             raise ArdbenchError(
-                f"{archive} cannot be unpacked: {error.strerror or error}; make room and repeat."
-            ) from None
+                f"{self.archive} would unpack to more than the {UNPACKED_LIMIT} bytes allowed: it is not the published "
+                "archive; delete it to have it fetched again."
+            )
+        return content
 
 
 def files_of(name: str) -> dict[str, str]:

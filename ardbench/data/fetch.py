@@ -15,6 +15,7 @@ from urllib.error import URLError
 from urllib.parse import urlparse
 
 from ardbench.errors import ArdbenchError
+from ardbench.untrusted import ARCHIVE_LIMIT, check_size, read_bytes
 
 TIMEOUT = 30
 """Seconds without an answer after which a host counts as unreachable."""
@@ -37,10 +38,29 @@ def md5_of(path: Path) -> str:
 
 def check_md5(path: Path, md5: str) -> None:
     """Refuse a file whose content is another than the published one."""
-    try:
+    with _readable(path):
+        check_size(path, ARCHIVE_LIMIT)
         found = md5_of(path)
+    _compare(path, found, md5)
+
+
+def read_checked(path: Path, md5: str) -> bytes:
+    """Return the content of a published file; another one is refused."""
+    with _readable(path):
+        content = read_bytes(path, ARCHIVE_LIMIT)
+    _compare(path, hashlib.md5(content, usedforsecurity=False).hexdigest(), md5)
+    return content
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ArdbenchError(f"{path} cannot be read ({error.strerror}): mend or delete it.") from None
+
+
+def _compare(path: Path, found: str, md5: str) -> None:
     if found != md5:
         raise ArdbenchError(
             f"{path} is torn or another file (md5 {found}, {md5} is needed): delete it to have it fetched again, "

@@ -12,12 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ardbench.errors import ArdbenchError
-
-UNPACKED_LIMIT = 2 * 2**30
-"""Bytes that the members of an archive may take together when unpacked; Tiny-ImageNet takes a quarter of it."""
-
-MEMBER_LIMIT = 64 * 2**20
-"""Bytes that one file may take."""
+from ardbench.untrusted import ARCHIVE_LIMIT, MEMBER_LIMIT, UNPACKED_LIMIT, check_size, read_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +66,17 @@ def of_folder(folder: Path) -> FileTree:
         for file in sorted(files):
             path = Path(parent, file)
             try:
-                facts = path.stat()
+                facts = path.lstat()
             except OSError as error:
                 raise ArdbenchError(
                     f"{path} cannot be read ({error.strerror}): delete it and unpack the data set again."
                 ) from None
+            if not stat.S_ISREG(facts.st_mode):
+                raise ArdbenchError(f"{path} is a link or a device: delete it and unpack the data set again.")
             name = path.relative_to(folder).as_posix()
             names.append(name)
             digest.update(f"{name}|{facts.st_size}|{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return FileTree(folder, digest.hexdigest(), frozenset(names), lambda name: (folder / name).read_bytes())
+    return FileTree(folder, digest.hexdigest(), frozenset(names), lambda name: read_bytes(folder / name, MEMBER_LIMIT))
 
 
 def of_zip(path: Path, top: str, identity: str) -> FileTree:
@@ -89,8 +86,9 @@ def of_zip(path: Path, top: str, identity: str) -> FileTree:
         ArdbenchError: the archive is torn, or holds links, names that lead out of it, or too many bytes.
     """
     try:
+        check_size(path, ARCHIVE_LIMIT)
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ArdbenchError(
             f"{path} is torn or no zip archive ({error}): delete it to have it fetched again."
         ) from None

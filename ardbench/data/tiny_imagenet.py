@@ -72,8 +72,8 @@ def _open(info: DatasetInfo, root: Path, download: bool) -> tuple[FileTree, Chec
         if not download:
             raise absent(info.name, root, f"{ARCHIVE.name} or the folder {FOLDER}")
         fetch(info.name, root, ARCHIVE)
-    tree = of_zip(archive, FOLDER, ARCHIVE.md5)
     check_md5(archive, ARCHIVE.md5)
+    tree = of_zip(archive, FOLDER, ARCHIVE.md5)
     return tree, CheckedFile(ARCHIVE.name, ARCHIVE.md5, "ok")
 
 

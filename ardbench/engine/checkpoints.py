@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ardbench.errors import ArdbenchError
+from ardbench.models.files import load_pickle
 from ardbench.models.sealed import BLANK, check_seal, sealed
 from ardbench.runs import write_atomic
+from ardbench.untrusted import WEIGHTS_LIMIT, read_bytes
 
 DIGEST = 32
 """Bytes of the sha256 that ends a state file."""
@@ -37,13 +38,14 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises:
         ArdbenchError: the file is truncated, altered, or not a state.
     """
-    content = path.read_bytes()
+    content = read_bytes(path, WEIGHTS_LIMIT)
     if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
         raise ArdbenchError(f"{path} is damaged (its checksum does not match): delete it to train the run again.")
     try:
-        state = torch.load(io.BytesIO(content[:-DIGEST]), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ArdbenchError(f"{path} is not a trainer state: {str(error).splitlines()[0]}") from None
+        state = load_pickle(io.BytesIO(content[:-DIGEST]))
+    except Exception as error:  # what is no state of torch.save fails anywhere
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise ArdbenchError(f"{path} is not a trainer state: {said}") from None
     if not isinstance(state, dict):
         raise ArdbenchError(f"{path} is not a trainer state: it holds a {type(state).__name__}.")
     return state
@@ -63,11 +65,11 @@ def save_weights(path: Path, net: nn.Module, facts: dict[str, str]) -> None:
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of one of our safetensors files, or refuse it by name."""
     try:
-        tensors = load_safetensors(path.read_bytes())
+        tensors = load_safetensors(read_bytes(path, WEIGHTS_LIMIT))
         check_seal(path)
     except FileNotFoundError:
         raise ArdbenchError(f"There is no checkpoint {path}: train the run first.") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise ArdbenchError(f"{path} is not a complete safetensors file: {error}") from None
     return tensors
 

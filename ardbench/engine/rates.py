@@ -24,7 +24,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation.cost import flop
 from ardbench.evaluation.verdicts import file_name, load_verdicts
 from ardbench.methods import available
-from ardbench.runs import Run, all_runs, read_json
+from ardbench.runs import Run, all_runs
 from ardbench.suites import Cell
 
 TABLES = Path("results/speed")
@@ -193,7 +193,7 @@ def _evaluations(
 
 
 def _made_on(run: Run, device: torch.device) -> bool:
-    made = read_json(run.path / "env.json")
+    made = run.environment
     if made.get("processes", 1) > 1:  # torchrun's, each with a device
         return False
     if device.type == "cpu":  # its name is the number of threads, which --jobs changes

@@ -23,6 +23,7 @@ from ardbench.data.batches import Batch, TrainBatches, count_views, number_views
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 from ardbench.runs import Run, write_atomic
+from ardbench.untrusted import WEIGHTS_LIMIT, check_size
 
 FOLDER = "teacher-logits"
 """Beside the runs, of files that all of them share."""
@@ -176,11 +177,12 @@ class TeacherCache:
         if not path.exists():
             return
         try:
+            check_size(path, WEIGHTS_LIMIT)
             with safe_open(path, "pt") as file:
                 place, logits = file.get_tensor("place").long(), file.get_tensor("logits")
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise ArdbenchError(f"{path} is damaged ({error}): delete it, and teachers are asked again.") from None
-        fits = logits.dtype == torch.float32 and logits.shape == (len(place), self.classes)
+        fits = logits.dtype == torch.float32 and place.ndim == 1 and logits.shape == (len(place), self.classes)
         if not fits or (len(place) and not 0 <= int(place.min()) <= int(place.max()) < self.places):
             raise ArdbenchError(f"{path} holds no logits of these views: delete it, and teachers are asked again.")
         place, logits = place.to(self.device), logits.to(self.device)

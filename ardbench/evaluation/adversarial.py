@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ardbench.errors import ArdbenchError
 from ardbench.runs import write_atomic
+from ardbench.untrusted import WEIGHTS_LIMIT, read_bytes
 
 
 class Images:
@@ -45,7 +48,12 @@ class Images:
         """Write them all in one file: `x_adv` (n, C, H, W), the image that took the point, or else the one in `clean`."""
         x_adv = clean.to("cpu", torch.float32, copy=True)
         for part in self._parts():
-            x_adv[part["rows"]] = part["x_adv"]
+            try:
+                x_adv[part["rows"]] = part["x_adv"]
+            except (IndexError, RuntimeError):
+                raise ArdbenchError(
+                    f"{self.folder} holds other images than these; delete it to measure again."
+                ) from None
         write_atomic(self.path, save({"x_adv": x_adv}))
 
     def clear(self) -> None:
@@ -53,4 +61,21 @@ class Images:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _parts(self) -> Iterator[dict[str, Tensor]]:
-        return (load(path.read_bytes()) for path in sorted(self.folder.glob("*.safetensors")))
+        return (read_images(path, "rows") for path in sorted(self.folder.glob("*.safetensors")))
+
+
+def read_images(path: Path, *names: str) -> dict[str, Tensor]:
+    """Return the tensors in a file of images: `x_adv` (n, C, H, W) fp32, and those called `names` (n) int64.
+
+    Raises:
+        ArdbenchError: the file is damaged or something else.
+    """
+    try:
+        kept = load(read_bytes(path, WEIGHTS_LIMIT))
+        wanted = [kept["x_adv"].dtype == torch.float32, kept["x_adv"].ndim == 4]
+        wanted += [kept[name].dtype == torch.int64 and kept[name].shape == kept["x_adv"].shape[:1] for name in names]
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ArdbenchError(f"{path} holds no adversarial images ({error}); delete it to measure again.") from None
+    if not all(wanted):
+        raise ArdbenchError(f"{path} holds no adversarial images; delete it to measure again.")
+    return kept

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ardbench import processes
 from ardbench.attacks.form import FastForm, computes_bf16
-from ardbench.config import Precision, Threat
+from ardbench.config import AtLeastOne, Count, Precision, Threat
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.adversarial import Images
 from ardbench.evaluation.batch_size import fitting, halved
@@ -30,6 +30,8 @@ from ardbench.evaluation.protocols import AutoAttack
 from ardbench.evaluation.verdicts import Paused
 from ardbench.progress import Progress
 from ardbench.runs import read_json, write_json
+from ardbench.untrusted import Line
+from ardbench.written import Finite
 
 if TYPE_CHECKING:
     from ardbench.data.batches import Split
@@ -53,17 +55,17 @@ class State:
     """
 
     key: dict[str, Any]
-    batch: int
-    predictions: list[int]
-    taken: dict[str, int]
-    current: int = 0
-    pending: list[int] = field(default_factory=list)
-    position: int = 0
-    again: list[int] = field(default_factory=list)
-    unconfirmed: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    asked: int = 0
+    batch: AtLeastOne
+    predictions: list[Count]
+    taken: dict[str, Count]
+    current: Count = 0
+    pending: list[Count] = field(default_factory=list)
+    position: Count = 0
+    again: list[Count] = field(default_factory=list)
+    unconfirmed: dict[str, Count] = field(default_factory=dict)
+    notes: list[Line] = field(default_factory=list)
+    seconds: Finite = 0.0
+    asked: Count = 0
 
     def halve(self, images: int, what: str) -> str:
         """Halve the batch, of which so many images did not fit, for all that is still to be done; return the note on it."""
@@ -80,10 +82,15 @@ _FILE: TypeAdapter[State] = TypeAdapter(State)
 def load_state(path: Path) -> State:
     """Return the state in a file, or refuse the file by name."""
     try:
-        return _FILE.validate_python(read_json(path))
+        state = _FILE.validate_python(read_json(path))
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])[:100]
         raise ArdbenchError(f"{path} holds no state of an evaluation ({where}); delete it to begin again.") from None
+    rows = len(state.predictions)
+    known = "clean" in state.taken and {*state.pending, *state.again} <= set(range(rows))
+    if not known or rows != state.key.get("n", rows):
+        raise ArdbenchError(f"{path} holds no state of an evaluation (rows); delete it to begin again.")
+    return state
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from ardbench.runs import read_json, write_json
 
 SIZES = tuple(2**power for power in range(5, 14))
 """32 to 8192."""
+LARGEST = 2**20
+"""What a file of batches may name."""
 GAIN = 1.1
 """Twice the batch has to bring so many times the images per second: less is noise, and memory for nothing."""
 SHORT = 0.25
@@ -43,7 +45,7 @@ def remembered(file: Path, name: str, net: nn.Module, image: Tensor) -> int:
         known[name] = useful(net, image)
         write_json(file, known)
     batch = known[name]
-    if not isinstance(batch, int) or batch < 1:
+    if type(batch) is not int or not 1 <= batch <= LARGEST:
         raise ArdbenchError(f"{file} gives {batch!r} as the batch of {name}: delete the file to try again.")
     return batch
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations, permutations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ardbench.config import Threat
-from ardbench.runs import Teacher, read_json, write_json
+from pydantic import TypeAdapter
+
+from ardbench.config import AtLeastOne, Count, Threat
+from ardbench.runs import Teacher, checked, read_json, told_environment, write_json
 
 Rates = Sequence[Sequence[float]]
 """t(i -> j) by row i and column j; the diagonal is the attack's own success and enters no mean."""
@@ -61,9 +63,15 @@ class Transfer:
         environment: versions, device, command and commit of the measurement, as in a run's env.json.
     """
 
-    right: tuple[int, ...]
-    fooled: tuple[tuple[int, ...], ...]
+    right: tuple[AtLeastOne, ...]
+    fooled: tuple[tuple[Count, ...], ...]
     environment: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if {len(self.fooled), *map(len, self.fooled)} != {len(self.right)}:
+            raise ValueError("a row and a column are needed for each network")
+        if any(count > right for right, row in zip(self.right, self.fooled, strict=True) for count in row):
+            raise ValueError("more examples fool than there are")
 
     @property
     def rates(self) -> Rates:
@@ -77,9 +85,17 @@ def save_transfer(place: Path, question: Question, found: Transfer) -> None:
 
 
 def load_transfer(place: Path) -> Transfer:
-    """Return the counts that `save_transfer` wrote."""
+    """Return the counts that `save_transfer` wrote.
+
+    Raises:
+        ArdbenchError: the file is damaged or something else.
+    """
     document = read_json(place)
-    return Transfer(tuple(document["right"]), tuple(map(tuple, document["fooled"])), document["environment"])
+    found: Transfer = checked(_FILE, document, place, "transferability matrix", "delete it to measure again")
+    return replace(found, environment=told_environment(found.environment, place))
+
+
+_FILE = TypeAdapter(Transfer)
 
 
 def best_set(rates: Rates, size: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from ardbench.config import Attack, NonNegative, Positive, Section, Threat
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.untrusted import read_toml
 
 PackageAttack = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 ATTACKS: tuple[str, ...] = get_args(PackageAttack)
@@ -186,7 +187,7 @@ def fast_form(rules: AutoAttack) -> AutoAttack:
 def _of_file(path: Path, name: str) -> Protocol:
     """Return a protocol of the user's; its name becomes that of a file and a column."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = read_toml(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ArdbenchError(f"Protocols {path} cannot be read as TOML ({error}): give FILE.toml:NAME.") from None
     if name not in tables:

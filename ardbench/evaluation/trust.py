@@ -17,6 +17,7 @@ from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import paired_interval
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts
 from ardbench.runs import read_json, write_json
+from ardbench.untrusted import Line
 
 Level = Literal["ok", "note", "warning", "unchecked"]
 FOR_CHECKS = ("pgd20-scaled", "unbounded")
@@ -29,9 +30,9 @@ STEM = "trust"
 class Finding:
     """What a check says: one sentence with the numbers that decide, or with what to type where it could not be made."""
 
-    check: str
+    check: Line
     level: Level
-    reason: str
+    reason: Line
 
 
 class Limit(Section):

@@ -7,17 +7,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from ardbench.config import AtLeastOne, Count, Threat
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.statistics import wilson
 from ardbench.runs import read_json, write_json
+from ardbench.untrusted import TEXT_LIMIT, Line, read_bytes
+from ardbench.written import Finite
 
 
 class Paused(Exception):
     """An evaluation was asked to stop before its end: one sentence on what is kept and how to go on."""
+
+
+def _threat(told: dict[str, Any]) -> dict[str, Any]:
+    return Threat.model_validate(told).model_dump(mode="json")
+
+
+Class = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
 @dataclass
@@ -41,21 +51,21 @@ class Verdicts:
         key: everything that decides the verdicts; a file with another key is measured again.
     """
 
-    protocol: str
-    version: int
-    threat: dict[str, Any]
-    labels: list[int]
-    predictions: list[int]
-    index: list[int]
-    seconds: float
-    batch: int
-    seed: int
-    total: int
-    taken: dict[str, int] = field(default_factory=dict)
-    unconfirmed: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    protocol: Line
+    version: AtLeastOne
+    threat: Annotated[dict[str, Any], AfterValidator(_threat)]
+    labels: list[Class]
+    predictions: list[Class]
+    index: list[Count]
+    seconds: Finite
+    batch: Count
+    seed: Count
+    total: Count
+    taken: dict[Line, Count] = field(default_factory=dict)
+    unconfirmed: dict[Line, Count] = field(default_factory=dict)
+    notes: list[Line] = field(default_factory=list)
     attack: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[Line, Line] = field(default_factory=dict)
     key: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -127,12 +137,12 @@ def load_verdicts(path: Path) -> Verdicts:
         ArdbenchError: the file is missing, damaged or something else.
     """
     with suppress(OSError, ValidationError):
-        return _FILE.validate_json(path.read_bytes())  # reads and checks at once
+        return _FILE.validate_json(read_bytes(path, TEXT_LIMIT))  # reads and checks at once
     try:
         return _FILE.validate_python(read_json(path))  # says what is wrong
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        where = ".".join(str(part) for part in first["loc"])[:100] or "the whole"
         raise ArdbenchError(
             f"{path} holds no verdicts of ardbench ({where}: {first['msg']}); delete it to measure again."
         ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
 import re
 import warnings
@@ -16,6 +18,7 @@ from ardbench.models import MODELS, build
 from ardbench.models.layouts import networks_in, rename
 from ardbench.models.network import Network, Normalise
 from ardbench.models.sealed import check_seal
+from ardbench.untrusted import WEIGHTS_LIMIT, check_size
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -63,6 +66,7 @@ def _refuse_what_is_no_checkpoint(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise ArdbenchError(f"{path} is no checkpoint by its name: its suffix must be one of {', '.join(SUFFIXES)}.")
     try:
+        check_size(path, WEIGHTS_LIMIT)
         with path.open("rb") as file:
             start = file.read(64).lstrip().lower()
     except OSError as error:
@@ -81,17 +85,50 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         tensors = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last three of types torch has not
         raise ArdbenchError(f"{path} is cut short or not a safetensors file ({_first_line(error)}).") from None
     check_seal(path)
     return tensors
 
 
+def load_pickle(file: str | io.BytesIO) -> object:
+    """Return what torch.save wrote, by torch's weights-only reader, which runs no code.
+
+    Raises:
+        Swollen: it would take more memory than its bytes.
+        Exception: whatever torch says of a file that is torn or holds code.
+    """
+    with warnings.catch_warnings(action="ignore"):  # of foreign pickle protocols, before they are refused
+        _refuse_what_swells(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+class Swollen(Exception):
+    """A checkpoint that would take more memory than its bytes."""
+
+
+def _refuse_what_swells(file: str | io.BytesIO) -> None:
+    """Refuse compressed records, and byte arrays of any length that a pickle names: torch writes neither."""
+    with contextlib.nullcontext(file) if isinstance(file, io.BytesIO) else open(file, "rb") as opened:
+        zipped, size = opened.read(4) == b"PK\x03\x04", opened.seek(0, io.SEEK_END)
+        opened.seek(0)
+        if zipped:
+            reader = torch.PyTorchFileReader(file)
+            if sum(map(reader.get_record_size, reader.get_all_records())) > size:
+                raise Swollen("would unpack to more bytes than it has")
+            opened = io.BytesIO(reader.get_record("data.pkl"))
+        if any(b"bytearray\n" in line for line in opened):
+            raise Swollen("asks for a byte array")
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+
+
 def _pickle(path: Path) -> object:
-    """Return what torch.save wrote, by torch's weights-only reader, which runs no code."""
+    """Return what `load_pickle` returns, or refuse the file by name."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of foreign pickle protocols, before they are refused
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_pickle(str(path))
+    except Swollen as error:
+        raise ArdbenchError(f"{path} {error}: give a file of torch.save(model.state_dict(), FILE).") from None
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is None:

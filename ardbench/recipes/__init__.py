@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -14,7 +15,10 @@ from ardbench import data, methods, models
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
+from ardbench.untrusted import read_toml
 
+DEEP = 20
+"""Recipes that may extend one another."""
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -101,8 +105,8 @@ def _assemble(name: str, above: tuple[str, ...]) -> Tree:
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
-    if not isinstance(parent, str):
-        raise ArdbenchError(f"Recipe {name}: extends must be the name of one recipe, in quotes.")
+    if not isinstance(parent, str) or {"/", "\\", "\0"} & set(parent) or len(above) > DEEP:
+        raise ArdbenchError(f"Recipe {name}: extends must be the name of one recipe, in quotes and without slashes.")
     beside = Path(name).parent / f"{parent}.toml"
     known = str(beside) if name.endswith(".toml") and beside.is_file() else parent
     inherited = _assemble(known, (*above, name))
@@ -113,8 +117,8 @@ def _assemble(name: str, above: tuple[str, ...]) -> Tree:
 def _read(name: str) -> Tree:
     try:
         if name.endswith(".toml"):
-            return tomllib.loads(Path(name).read_text(encoding="utf-8-sig"))
-        return tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+            return read_toml(Path(name))
+        return read_toml(Path(str(files(__name__) / f"{name}.toml")))
     except FileNotFoundError:
         if name.endswith(".toml"):
             raise ArdbenchError(
@@ -149,7 +153,7 @@ def _parsed(text: str) -> tuple[str, Any]:
         raise ArdbenchError(f"--set {text!r} is not of the form section.key=value, such as --set attack.steps=7.")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()  # a bare word or fraction: resnet18, 8/255
 
 
@@ -185,8 +189,13 @@ def explained(error: ValidationError, model: type[BaseModel], where: str, sectio
         key = f"{section}.{path}" if section else path
         return ArdbenchError(f"In {where}: {path} is missing; add it to the recipe or give --set {key}=VALUE.")
     said = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"  # keys that do not fit each other
+    given = "" if isinstance(first["input"], dict) else f" = {told(first['input'])}"  # keys that do not fit each other
     return ArdbenchError(f"In {where}: {path}{given}{': ' if path else ''}{said[0].lower()}{said[1:]}.")
+
+
+def told(value: object) -> str:
+    """Return a value as it was given, in the length of a sentence."""
+    return repr(value) if isinstance(value, str) and len(value) < 100 else reprlib.repr(value)
 
 
 def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ardbench import __version__, data
+from ardbench.errors import printable
+from ardbench.evaluation import trust
 from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.classes import class_tables, read_evaluated
 from ardbench.reports.files import without_folder
 from ardbench.reports.footnotes import SINGLE_SEED
-from ardbench.reports.rendering import markdown
-from ardbench.reports.results import environment, evaluations, protocol_order, threat_name, training_seconds
+from ardbench.reports.rendering import markdown, marked
+from ardbench.reports.results import evaluations, protocol_order, threat_name, training_seconds
 from ardbench.reports.tables import Entry, Row, Table
-from ardbench.runs import Run, read_json
+from ardbench.runs import Run
 from ardbench.suites import of_present_weights
 
 HUB_DATASETS = {
@@ -49,7 +51,7 @@ def card(run: Run, checkpoint: str, config: Mapping[str, Any]) -> str:
     """
     found = _found(run, checkpoint)
     sections = [
-        f"# {run.path.name}, {checkpoint}",
+        f"# {marked(run.path.name)}, {checkpoint}",
         _about(run, checkpoint),
         f"## Loading\n\nIn this folder, with ardbench {__version__} or later installed:",
         f"```python\n{_snippet(config)}```",
@@ -126,7 +128,8 @@ def _item(value: Any, indent: str) -> str:
 
 def _about(run: Run, checkpoint: str) -> str:
     recipe = run.recipe
-    taught = f", distilled from {' and '.join(Path(t.source).name for t in run.teachers)}" if run.teachers else ""
+    names = " and ".join(marked(Path(teacher.source).name) for teacher in run.teachers)
+    taught = f", distilled from {names}" if run.teachers else ""
     judged = "test images" if recipe.selection.by == "best-test" else "validation images"
     selected = {
         "best": f"the epoch with the highest accuracy under {recipe.selection.protocol} on {judged}",
@@ -183,26 +186,29 @@ def _cells(verdicts: Verdicts) -> tuple[str, ...]:
 def trust_findings(folder: Path) -> Iterator[str]:
     """Yield what the trust checks said of the evaluations in a folder, if they were made."""
     for path in sorted(folder.glob("trust*.json")):
-        for finding in read_json(path)["findings"]:
-            yield f"Trust check {finding['check']} ({finding['level']}, {path.name}): {finding['reason']}"
+        for one in trust.load(path)[0]:
+            yield f"Trust check {one.check} ({one.level}, {path.name}): {one.reason}"
 
 
 def _training(run: Run, config: Mapping[str, Any]) -> Iterator[str]:
-    recipe, known = run.recipe, environment(run)
-    yield f"Recipe `{recipe.name}`, seed {recipe.seed}, {recipe.schedule.epochs} epochs; every value is in `config.json`."
+    recipe, known = run.recipe, run.environment
+    yield f"Recipe {_code(recipe.name)}, seed {recipe.seed}, {recipe.schedule.epochs} epochs; every value is in `config.json`."
     yield f"The recipe's threat: {threat_name(recipe.threat.norm, recipe.threat.eps)}."
     for teacher in config["teachers"]:
-        yield f"Teacher ({teacher['role']}): {teacher['name']}, `{teacher['model']}`, sha256 `{teacher['sha256']}`."
+        name, model, digest = marked(teacher["name"]), _code(teacher["model"]), _code(teacher["sha256"])
+        yield f"Teacher ({marked(teacher['role'])}): {name}, {model}, sha256 {digest}."
     if "argv" in known:
-        yield f"Command: `{shlex.join(map(without_folder, known['argv']))}`."
+        yield f"Command: {_code(shlex.join(map(without_folder, known['argv'])))}."
     hours = training_seconds(run) / 3600
     several = f"{known['processes']} processes, each on " if known.get("processes", 1) > 1 else ""
     device = known.get("device_name") or (run.done or {}).get("device", "an unrecorded device")
-    yield f"{hours:.3g} hours on {several}{device}."
+    yield f"{hours:.3g} hours on {several}{marked(device)}."
     if known:
-        changed = " with uncommitted changes" if known["git_dirty"] else ""
-        commit = f", commit {known['git_sha']}{changed}" if known["git_sha"] else ""
-        yield f"ardbench {known['ardbench']}{commit}, torch {known['torch']}, begun {known['started']}."
+        changed = " with uncommitted changes" if known.get("git_dirty") else ""
+        ours, sha, torch, started = (
+            marked(known.get(name, "")) for name in ("ardbench", "git_sha", "torch", "started")
+        )
+        yield f"ardbench {ours}{f', commit {sha}{changed}' if sha else ''}, torch {torch}, begun {started}."
     yield f"Weights: `model.safetensors`, sha256 `{config['sha256']}`."
 
 
@@ -226,3 +232,8 @@ def _limits(run: Run, checkpoint: str, config: Mapping[str, Any], found: Sequenc
 
 def _bullets(lines: Iterator[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Return text as Markdown's code, which ends at no accent within it."""
+    return f"`{printable(text).replace('`', chr(39))}`"

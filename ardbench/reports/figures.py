@@ -49,7 +49,10 @@ def save(drawn: Figure, path: Path) -> list[Path]:
 
 def _rendered(drawn: Figure, ending: str, fonttype: str = "path", transparent: bool = False) -> bytes:
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for text in drawn.findobj(Text):
+        text.set_parse_math(False)  # a name with $ in it is no formula
     content = BytesIO()
     with rc_context({"svg.hashsalt": "ardbench", "svg.fonttype": fonttype}):
         drawn.savefig(

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from ardbench.reports.classes import accuracies_by_class, class_tables, confusions, read_evaluated
-from ardbench.reports.rendering import latex, markdown
-from ardbench.reports.results import environment, evaluations, training_seconds
+from ardbench.reports.rendering import latex, markdown, marked
+from ardbench.reports.results import evaluations, training_seconds
 from ardbench.reports.tables import tables
 from ardbench.runs import Run, write_atomic
 
@@ -36,7 +36,7 @@ def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), t
     made = [*tables(frame), *class_tables(evaluated)]
     contents = {
         "csv": _csv(frame),
-        "md": f"# {title or name}\n\n{markdown(made)}",
+        "md": f"# {marked(title or name)}\n\n{markdown(made)}",
         "tex": latex(made),
     }
     if runs:
@@ -48,7 +48,7 @@ def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), t
     paths = []
     for ending, text in contents.items():
         path = out / f"{name}.{ending}"
-        write_atomic(path, text.encode())
+        write_atomic(path, text.encode(errors="backslashreplace"))
         paths.append(path)
     return paths
 
@@ -71,7 +71,7 @@ def provenance(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    done, known = run.done or {}, environment(run)
+    done, known = run.done or {}, run.environment
     return {
         "run": run.path.name,
         "identity": run.identity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
@@ -11,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from ardbench.errors import printable
 from ardbench.reports.tables import Entry, Row, Table
 
 _LATEX = {
@@ -32,7 +34,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 def escaped(text: str) -> str:
     """Return text that LaTeX prints as it stands."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in printable(text))
 
 
 def renderable(tables: Sequence[Table]) -> RenderableType:
@@ -41,13 +43,13 @@ def renderable(tables: Sequence[Table]) -> RenderableType:
 
 
 def _markdown_table(table: Table) -> str:
-    rows = [[_piped(_plain(entry, row.quoted)) for entry in row.entries] for row in table.rows]
-    header = [_piped(word) for word in table.header]
+    rows = [[_plain(entry, row.quoted) for entry in row.entries] for row in table.rows]
+    header = [marked(word) for word in table.header]
     widths = [max(3, *(len(line[column]) for line in [header, *rows])) for column in range(len(header))]
     rule = ["-" * width if column < table.labels else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     lines = [_line(line, widths, table.labels) for line in [header, rule, *rows]]
-    notes = [f"- {note}" for note in table.footnotes]
-    return "\n".join([f"## {table.title}", "", *lines, "", *notes, ""])
+    notes = [f"- {marked(note)}" for note in table.footnotes]
+    return "\n".join([f"## {marked(table.title)}", "", *lines, "", *notes, ""])
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], labels: int) -> str:
@@ -59,13 +61,14 @@ def _line(cells: Sequence[str], widths: Sequence[int], labels: int) -> str:
 
 
 def _plain(entry: Entry, quoted: bool) -> str:
-    number = f"**{entry.text}{entry.mark}**" if entry.bold else entry.text + entry.mark
-    text = " ".join(filter(None, (number, entry.detail)))
+    number = marked(entry.text + entry.mark)
+    text = " ".join(filter(None, (f"**{number}**" if entry.bold else number, marked(entry.detail))))
     return f"*{text}*" if quoted and text else text
 
 
-def _piped(text: str) -> str:
-    return text.replace("|", "\\|")
+def marked(text: str) -> str:
+    """Return text that Markdown shows as it stands: no HTML, link, code or cell begins in it."""
+    return re.sub(r"[\\`<|*]|\](?=[(\[:])|&(?=[#\w]+;)", r"\\\g<0>", printable(text))
 
 
 def _latex_table(table: Table) -> str:
@@ -94,7 +97,8 @@ def _latex_table(table: Table) -> str:
 
 
 def _joined(cells: Iterable[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
+    line = " & ".join(cells)
+    return f"{'{}' * line.startswith(('[', '*'))}{line} \\\\"  # which would belong to the \\\\ of the row above
 
 
 def _latex_entry(entry: Entry, row: Row) -> str:

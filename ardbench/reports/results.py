@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ardbench import data
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
@@ -16,8 +18,9 @@ from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, worst_case
 from ardbench.reports import judging
 from ardbench.reports.published import published_beside
-from ardbench.runs import Run, read_json, remembered
+from ardbench.runs import CHECKPOINTS, Run, remembered
 from ardbench.suites import Cell, of_present_weights, state_of
+from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
 WORST = "worst"
 """The protocol column of a worst case: robust against every attack that was measured on the same images."""
@@ -112,8 +115,8 @@ def read(path: Path) -> pd.DataFrame:
         ArdbenchError: the file is none of them.
     """
     try:
-        frame = pd.read_csv(path, dtype=dict(COLUMNS))
-    except (OSError, ValueError) as error:
+        frame = pd.read_csv(BytesIO(read_bytes(path, TEXT_LIMIT)), dtype=dict(COLUMNS))
+    except (OSError, ValueError, OverflowError) as error:
         raise ArdbenchError(f"{path} cannot be read as a table of results: {error}.") from None
     absent = [name for name in COLUMNS if name not in frame]
     if absent:
@@ -129,9 +132,28 @@ def training_seconds(run: Run) -> float:
 
 def evaluations(run: Run) -> Iterator[tuple[str, Path, Verdicts]]:
     """Yield (checkpoint, file, verdicts) of every finished evaluation, in the order of names."""
-    for path in sorted((run.path / "eval").glob("*/*.json")):
-        if not path.name.endswith(".state.json") and not trust.is_trust(path):
-            yield path.parent.name, path, _known_verdicts(path)
+    for path in _verdict_files(run, "eval/*/*.json"):
+        yield path.parent.name, path, verdicts_of(run, path)
+
+
+def verdicts_of(run: Run, path: Path) -> Verdicts:
+    """Return the verdicts in one of a run's files.
+
+    Raises:
+        ArdbenchError: the file is damaged, or names classes that the run's data set has not.
+    """
+    verdicts, classes = _known_verdicts(path), data.info(run.recipe.data.name).num_classes
+    if max(*verdicts.labels, *verdicts.predictions) >= classes:
+        raise ArdbenchError(f"{path} holds verdicts on more than {classes} classes; delete it to measure again.")
+    return verdicts
+
+
+def _verdict_files(run: Run, pattern: str) -> Iterator[Path]:
+    """Yield the files of finished evaluations of checkpoints that a run can have, in the order of names."""
+    for path in sorted(run.path.glob(pattern)):
+        known = path.parent.name in CHECKPOINTS
+        if known and not path.name.endswith(".state.json") and not trust.is_trust(path):
+            yield path
 
 
 _known_verdicts = remembered(load_verdicts)
@@ -166,18 +188,11 @@ def sweeps(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, Points]]:
 
 def _at_any_eps(run: Run) -> Iterator[tuple[str, Verdicts]]:
     """Yield (checkpoint, verdicts) of the present weights at the run's own threat and at others, with the attacks' seed 0."""
-    for path in sorted(run.path.glob("eval/*/*.json")) + sorted(run.path.glob("eval-other/*/*/*.json")):
-        if not path.name.endswith(".state.json") and not trust.is_trust(path):
-            verdicts = load_verdicts(path)
-            present = of_present_weights(run, path.parent.name, verdicts)
-            if present and verdicts.seed == 0 and verdicts.protocol not in trust.FOR_CHECKS:
-                yield path.parent.name, verdicts
-
-
-def environment(run: Run) -> dict[str, Any]:
-    """Return what env.json says, or nothing."""
-    path = run.path / "env.json"
-    return read_json(path) if path.exists() else {}
+    for path in (*_verdict_files(run, "eval/*/*.json"), *_verdict_files(run, "eval-other/*/*/*.json")):
+        verdicts = verdicts_of(run, path)
+        present = of_present_weights(run, path.parent.name, verdicts)
+        if present and verdicts.seed == 0 and verdicts.protocol not in trust.FOR_CHECKS:
+            yield path.parent.name, verdicts
 
 
 def threat_name(norm: str, eps: float) -> str:
@@ -229,7 +244,7 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
 def _about(cell: Cell) -> dict[str, Any]:
     """Return the columns that all rows of a run share."""
     run, recipe = cell.run, cell.recipe
-    done, known = run.done or {}, environment(run)
+    done, known = run.done or {}, run.environment
     seconds = training_seconds(run)
     images = done.get("images") or sum(row.get("images", 0) for row in run.metrics)
     identities = [teacher.identity for teacher in cell.teachers]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ardbench.errors import ArdbenchError
 from ardbench.evaluation.matrix import Question, Transfer, best_set, mean_rate
 from ardbench.evaluation.statistics import wilson
 from ardbench.reports.figures import heat_map, save
@@ -33,6 +35,13 @@ class Matrix:
     question: Question
     measured: Transfer
     size: int
+
+    def __post_init__(self) -> None:
+        if len(self.measured.right) != len(self.question.teachers):
+            raise ArdbenchError(
+                f"The matrix of {self.about} that was kept is of {len(self.measured.right)} teachers, not of "
+                f"{len(self.question.teachers)}: delete its transfer-*.json to measure again."
+            )
 
     @property
     def names(self) -> list[str]:
@@ -112,10 +121,12 @@ class Matrix:
         ]
 
     def _measured_with(self) -> list[str]:
-        known = self.measured.environment
+        known = defaultdict(str, self.measured.environment)
         if not known:
             return []
-        commit = f"commit {known['git_sha'] or known['ardbench']}{' with uncommitted changes' * known['git_dirty']}"
+        commit = (
+            f"commit {known['git_sha'] or known['ardbench']}{' with uncommitted changes' * bool(known['git_dirty'])}"
+        )
         return [f"Measured at {known['started']}, {commit}, torch {known['torch']}, {known['device_name']}."]
 
     def write(self, out: Path) -> list[Path]:

@@ -1,0 +1,83 @@
+"""What the JSON files of a run hold, as far as a reader relies on it; there may be more in them. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ardbench.untrusted import Line
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ByClass = Annotated[list[Share | None], Field(min_length=2)]
+"""An accuracy of each class, None where none of it was seen."""
+
+
+class Written(BaseModel):
+    """A JSON object: numbers are numbers, and finite ones."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Done(Written):
+    """The done marker."""
+
+    epochs: int
+    seconds: float = 0.0
+    images: int = 0
+    device: Line = ""
+    best_epoch: int = -1
+    weights: dict[str, str] = {}
+
+
+class Peer(Written):
+    """What diagnostics tell of the peer; None where nothing was seen."""
+
+    adv: Share | None
+
+
+class Teacher(Peer):
+    """What diagnostics tell of a teacher."""
+
+    both: Share | None
+    clean_only: Share | None
+    neither: Share | None
+    class_clean: ByClass | None
+    class_adv: ByClass | None
+
+
+class Diagnostics(Written):
+    """What diagnostics tell of an epoch."""
+
+    teachers: list[Teacher] = []
+    peer: Peer | None = None
+
+
+class Epoch(Written):
+    """A row of metrics.jsonl."""
+
+    epoch: Annotated[int, Field(ge=0, lt=2**31)]
+    seconds: float = 0.0
+    images: int = 0
+    images_per_second: float = 0.0
+    val_clean: Share = 0.0
+    val_robust: Share = 0.0
+    test_clean: Share = 0.0
+    test_robust: Share = 0.0
+    diagnostics: Diagnostics = Diagnostics()
+
+
+class Environment(Written):
+    """What env.json records, and the file of a transferability matrix."""
+
+    ardbench: Line = ""
+    torch: Line = ""
+    python: Line = ""
+    device: Line = ""
+    device_name: Line = ""
+    processes: Annotated[int, Field(ge=1)] = 1
+    git_sha: Line = ""
+    git_dirty: bool | None = None
+    argv: list[Line] = []
+    started: Line = ""

@@ -55,7 +55,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        known = {errno.ENOSPC: "the disk is full", errno.EEXIST: f"{path.parent} is no folder"}
+        reason = known.get(error.errno or 0, error.strerror)
         raise ArdbenchError(f"Could not write {path}: {reason}; what was there before is untouched.") from error
 
 
@@ -349,7 +350,9 @@ class Run:
         except Timeout:
             raise ArdbenchError(f"{self.path} is being written by another process: wait for it or stop it.") from None
         except OSError as error:
-            raise ArdbenchError(f"{self.path} cannot be written: {error.strerror}.") from error
+            raise ArdbenchError(
+                f"{self.path} cannot be written: {error.strerror}: give a folder that can with --runs."
+            ) from error
 
     def _remove_unused(self) -> None:
         """Remove a directory in which there is nothing but the lock that is held."""

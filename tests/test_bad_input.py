@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -63,6 +64,20 @@ def test_what_needs_no_tensor_loads_no_torch(here: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
+
+
+def test_a_run_that_is_named_twice_is_reported_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    once, twice = (call("report", *names).stdout for names in (["run"], ["run", "./run"]))
+    assert once == twice and "clean" in once
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    marked, plain = (
+        json.loads(call("show", name, "--json").stdout)["recipe"] for name in ("marked.toml", "pgd-at-digits")
+    )
+    assert marked | {"name": plain["name"]} == plain
 
 
 def test_every_command_is_in_the_table() -> None:

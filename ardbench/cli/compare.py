@@ -50,6 +50,8 @@ def compare(
     """
     sides = (_side(a, runs), _side(b, runs))
     where, shared = _shared(sides, protocol, checkpoint, n)
+    if sides[0].runs == sides[1].runs:
+        raise ArdbenchError(f"{a} and {b} are the same: name two runs, or two runs of a suite, that differ.")
     differences, refused = _differences(sides, where, shared)
     if protocol in refused or not differences:
         raise refused.get(protocol or "", next(iter(refused.values())))

@@ -170,7 +170,7 @@ def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
 def _chosen(what: tuple[str, ...], root: Path) -> list[Run]:
     from ardbench.runs import Run, all_runs
 
-    found = [Run.open(Path(text)) for text in what] or all_runs(root)
+    found = list(dict.fromkeys(Run.open(Path(text)) for text in what)) or all_runs(root)
     if not found:
         raise ArdbenchError(f"There is no run under {root}: train one first, or give --runs with the folder of runs.")
     return found

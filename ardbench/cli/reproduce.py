@@ -83,6 +83,8 @@ def reproduce(
     if tflops is not None:
         raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
     options.check_makeable("--out", out)
+    if any(cell.state != "done" for cell in cells):
+        options.check_makeable("--runs", runs)
     output = Output(as_json=False)
     log, board = Log.to(log_file), Board.to(tensorboard)
     board.draw([cell.run for cell in cells if cell.state == "done"])

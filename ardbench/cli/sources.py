@@ -98,17 +98,16 @@ def of_file(path: Path, model: str | None, dataset: str | None, runs: Path, out:
     """Return a file of weights as a source, under 8/255 in l-infinity unless the command line says otherwise."""
     from ardbench import data, models
     from ardbench.models import zoo
-    from ardbench.runs import CHECKPOINTS, sha256_of
+    from ardbench.runs import sha256_of
 
     if str(path).startswith(zoo.PREFIX):
         if model or dataset:
             raise ArdbenchError(f"{path} knows its model and data set: leave out --model and --dataset.")
         return of_zoo(str(path), runs, out)
-    folder, at, checkpoint = str(path).rpartition("@")
-    if at and checkpoint in CHECKPOINTS and Path(folder).is_dir():
-        raise ArdbenchError(
-            f"{path}: a run is measured as a whole: type `ardbench eval {folder} --checkpoint {checkpoint}`."
-        )
+    for mark, option in (("@", "--checkpoint"), (":", "--model")):
+        before, _, after = str(path).rpartition(mark)
+        if before and Path(before).exists() and not path.exists():
+            raise ArdbenchError(f"There is no run directory or file {path}: type {before} {option} {after} instead.")
     if not path.is_file():
         raise ArdbenchError(
             f"There is no run directory or file {path}: give a folder under runs/, or a .pt or .safetensors file."

@@ -12,7 +12,7 @@ from click.exceptions import Exit
 
 from ardbench.cli import STOPPED
 from ardbench.cli.log_file import Log
-from ardbench.cli.options import FAST
+from ardbench.cli.options import FAST, check_makeable
 from ardbench.cli.output import Output, say, speaking_once, typed_again
 from ardbench.cli.progress import shown
 from ardbench.cli.tensorboard import Board
@@ -69,9 +69,11 @@ def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> Non
 
     output, log, board = Output(wanted.as_json), Log.to(wanted.log_file), Board.to(wanted.tensorboard)
     run = Run.place(wanted.runs, recipe, teachers)
+    before = run.done is not None
+    if not before:
+        check_makeable("--runs", wanted.runs)
     output.line(str(run.path))
     _check_existing(run, recipe, teachers)
-    before = run.done is not None
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
         board.draw([run])

@@ -146,6 +146,7 @@ def answered(
     if place.is_file():
         say(f"Measured before: {place}")
     else:
+        options.check_makeable("--runs", runs)
         save_transfer(place, question, _measured(question, place.stem, device, data_root, quiet, output, log))
         log.write("finished", place.stem)
     return load_transfer(place)

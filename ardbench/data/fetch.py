@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -119,14 +119,20 @@ def move(source: Path, target: Path) -> Path:
 
 @contextmanager
 def scratch(root: Path) -> Iterator[Path]:
-    """Give a folder inside `root` for unfinished files, gone at the end."""
+    """Give a folder inside `root` for unfinished files, gone at the end, and `root` with it if it was made for nothing."""
+    new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=root, prefix=".unfinished-", ignore_cleanup_errors=True)
     except OSError as error:
         raise _unwritable(root, error) from None
-    with folder as path:
-        yield Path(path)
+    try:
+        with folder as path:
+            yield Path(path)
+    finally:
+        if new:
+            with suppress(OSError):  # not empty
+                root.rmdir()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ def test_names_within_other_words_are_no_names(monkeypatch: pytest.MonkeyPatch, 
 def test_what_is_told_is_what_torch_and_the_disk_say(tmp_path: Path) -> None:
     told = json.loads(call("doctor", "--json", "--runs", tmp_path / "absent", "--data-root", tmp_path).stdout)
     assert told["Versions"]["torch"] == torch.__version__.partition("+")[0]
+    if (root := Path(data.__file__).parents[2] / ".git").exists():
+        commit = subprocess.check_output(["git", "-C", root.parent, "rev-parse", "HEAD"], text=True).strip()
+        assert f", commit {commit[:12]}" in told["Versions"]["ardbench"]
     assert told["Versions"]["python"] == platform.python_version()
     units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert told["Precision"]["cpu bf16"].startswith("yes" if units else "emulated")

@@ -87,7 +87,16 @@ def _versions() -> Facts:
         except PackageNotFoundError:
             return "not installed"
 
-    return {"python": platform.python_version()} | {package: installed(package) for package in PACKAGES}
+    import torch
+
+    from ardbench.engine.train import environment
+
+    facts = {"python": platform.python_version()} | {package: installed(package) for package in PACKAGES}
+    source = environment(torch.device("cpu"))
+    if source["git_sha"]:
+        changed = ", with changes" if source["git_dirty"] else ""
+        facts["ardbench"] += f", commit {source['git_sha'][:12]}{changed}"
+    return facts
 
 
 def _machine() -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -64,6 +65,28 @@ def test_what_needs_no_tensor_loads_no_torch(here: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train pgd-at-digits --runs runs", "train pgd-at-digits --tensorboard runs", "train pgd-at-digits --log-file runs/log",
+        "transfer run net.safetensors:resnet8-tiny --runs runs", "transfer run net.safetensors:resnet8-tiny --out runs",
+        "reproduce digits --runs runs", "reproduce digits --out runs",
+    ],
+)  # fmt: skip
+def test_a_folder_without_write_permission_is_refused_before_the_work(
+    line: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    # asked in place of tried, since who runs the tests may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK or Path(path).name != "runs")
+    before = lying_in(here)
+    result = call(*shlex.split(line))
+    option = next(word for word in line.split() if word.startswith("--"))
+    assert result.exit_code == 2 and not result.stdout
+    assert result.stderr.startswith(f"Error: {option} runs") and "cannot be written" in result.stderr
+    assert lying_in(here) == before
 
 
 def test_a_run_that_is_named_twice_is_reported_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

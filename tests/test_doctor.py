@@ -70,6 +70,12 @@ def test_what_is_told_is_what_torch_and_the_disk_say(tmp_path: Path) -> None:
     assert (told["Data sets"]["digits"], told["Data sets"]["svhn"]) == ("embedded", "absent")
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK or Path(path) != tmp_path)
+    told = json.loads(call("doctor", "--json", "--runs", tmp_path, "--data-root", tmp_path.parent).stdout)["Folders"]
+    assert ["cannot be written" in told[name] for name in ("runs", "data")] == [True, False]
+
+
 def test_data_sets_are_found_by_the_names_of_their_files(tmp_path: Path) -> None:
     (tmp_path / "tiny-imagenet-200").mkdir()
     for name in ("train_32x32.mat", "cifar-100-python.tar.gz"):

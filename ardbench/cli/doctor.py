@@ -168,7 +168,8 @@ def _room(folder: Path) -> str:
         free = f"{shutil.disk_usage(there).free / GIB:.1f} GiB free"
     except OSError as error:
         return f"{place}: {error.strerror}"
-    return f"{place}{'' if there == place else ' (not there yet)'}, {free}"
+    writable = "" if os.access(there, os.W_OK) else ", cannot be written"
+    return f"{place}{'' if there == place else ' (not there yet)'}, {free}{writable}"
 
 
 def _datasets(root: Path | None) -> Facts:

@@ -96,7 +96,7 @@ class Curves(Progress):
     """
 
     def __init__(self, run: Run, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # here: a broken installation shows before the work
 
         self.run, self.folder, self.make = run, folder / run.path.name, SummaryWriter
         self.writer: SummaryWriter | None = None

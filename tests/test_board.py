@@ -15,7 +15,6 @@ from cli_call import call
 from rich.console import Console
 from test_cli_reproduce import suite_file
 
-from ardbench.cli import campaign
 from ardbench.cli.campaign import Board, Row, Scribe, board_file, listening
 from ardbench.cli.planning import planned
 from ardbench.engine.campaign import Event
@@ -28,15 +27,6 @@ def cells(tmp_path: Path) -> list[Cell]:
     return planned(str(suite_file(tmp_path)), tmp_path / "runs")[1]
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands at its last number; 1000 is when the campaign began."""
-    now = [1000.0]
-    monkeypatch.setattr(campaign.time, "time", lambda: now[-1])
-    monkeypatch.setattr(campaign.time, "monotonic", lambda: now[-1])
-    return now
-
-
 def lines(board: Board, now: float) -> list[str]:
     """Return the table as a wide terminal shows it, without rules and with single blanks."""
     screen = Console(file=io.StringIO(), width=200)
@@ -45,14 +35,14 @@ def lines(board: Board, now: float) -> list[str]:
     return [" ".join(line.split()) for line in screen.file.getvalue().splitlines() if line.strip(" ─")]
 
 
-def test_the_table_at_three_moments(cells: list[Cell], clock: list[float]) -> None:
+def test_the_table_at_three_moments(cells: list[Cell]) -> None:
     scribe = Scribe("tiny", cells)
     board = scribe.board
+    board.began = 1000.0
     scribe.hear(Event(0, "started", node="first"))
     scribe.hear(Event(0, "task", "epoch 2/4", 0, 600))
-    scribe.hear(Event(0, "update", done=100, total=600))
-    clock.append(1002.0)
-    scribe.hear(Event(0, "update", done=300, total=600, numbers={"loss": 1.25}))
+    scribe.hear(Event(0, "update", done=100, total=600, at=70.0))  # by the clock of its node
+    scribe.hear(Event(0, "update", done=300, total=600, at=72.0, numbers={"loss": 1.25}))
     assert lines(board, 1002) == [
         "tiny: 3 runs, 1 at work, 2 waiting, 0 min 02 s",
         "run state epoch images images/s left node numbers",
@@ -71,9 +61,8 @@ def test_the_table_at_three_moments(cells: list[Cell], clock: list[float]) -> No
     ]
     scribe.hear(Event(0, "started", node="second"))
     scribe.hear(Event(0, "task", "pgd20", 0, 500))
-    scribe.hear(Event(0, "update", done=0, total=500))
-    clock.append(5000.0)
-    scribe.hear(Event(0, "update", done=250, total=500))
+    scribe.hear(Event(0, "update", done=0, total=500, at=1000.0))
+    scribe.hear(Event(0, "update", done=250, total=500, at=5000.0))
     scribe.hear(Event(1, "failed", "no"))
     scribe.hear(Event(2, "finished"))
     assert lines(board, 5000) == [

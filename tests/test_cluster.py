@@ -165,7 +165,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_to_the_same_bits(machines: Mach
     began, again = heard.of("robust", "started")
     (lost,) = heard.of("robust", "retried")
     assert {began.node, again.node} == {"first", "second"} and lost.node == began.node not in machines.nodes
-    assert f"{began.node} was lost" in lost.text and "retry 1 of 3" in lost.text
+    assert f"its worker on {began.node} was lost" in lost.text and "retry 1 of 3" in lost.text
     resumed = [event.text for event in heard.of("robust", "note") if event.text.startswith("Resuming at epoch")]
     assert len(resumed) == 1 and int(resumed[0].split()[3].rstrip(",")) >= 3
     assert not outcome.stopped and [cells[index].name for index in outcome.failed] == ["broken"]

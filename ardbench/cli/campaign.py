@@ -136,10 +136,9 @@ class Scribe:
                 row.rest(event.kind)
 
     def _update(self, row: Row, event: Event) -> None:
-        now = time.monotonic()
-        began, before = self.first.setdefault(event.cell, (now, event.done))
-        if now > began and event.done > before:
-            row.speed = (event.done - before) / (now - began)
+        began, before = self.first.setdefault(event.cell, (event.at, event.done))
+        if event.at > began and event.done > before:
+            row.speed = (event.done - before) / (event.at - began)
         row.images, row.numbers = f"{event.done}/{event.total}", in_words(event.numbers)
         to_do = event.total - event.done
         if found := EPOCH.fullmatch(self.tasks[event.cell].text):

@@ -38,6 +38,7 @@ class Event:
         done, total, unit, numbers: of a task.
         metrics: of a row.
         node: where it works, if there is more than one place.
+        at: when it was, by the clock of that place, in seconds.
     """
 
     cell: int
@@ -49,6 +50,7 @@ class Event:
     numbers: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     node: str = ""
+    at: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)

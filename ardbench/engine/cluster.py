@@ -182,7 +182,8 @@ class Cluster:
         except exceptions.RayTaskError as error:
             return Event(job.index, "failed", f"its task ended with {error.cause!r}.", node=job.node)
         except exceptions.RayError as error:  # of the worker, the node, or what Ray keeps on it
-            reason = f"{job.node or 'its node'} was lost ({type(error).__name__})"
+            where = f" on {job.node}" if job.node else ""
+            reason = f"its worker{where} was lost ({type(error).__name__})"
         if self.stopped:
             return Event(job.index, "stopped", node=job.node)
         job.lost += 1

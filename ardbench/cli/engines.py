@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.campaign import board_file, listening
 from ardbench.cli.log_file import Log
 from ardbench.cli.output import clock, say
 from ardbench.cli.tensorboard import Board
@@ -126,6 +125,7 @@ class Engine:
     ) -> tuple[Outcome, str]:
         import torch
 
+        from ardbench.cli.campaign import listening
         from ardbench.engine import campaign
         from ardbench.engine.device import choose, describe
         from ardbench.engine.forecast import Watch, predict
@@ -156,6 +156,7 @@ class Engine:
         self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board, count: int
     ) -> tuple[Outcome, str]:
         from ardbench import data
+        from ardbench.cli.campaign import board_file, listening
         from ardbench.engine import campaign, cluster
 
         say(cluster.connect(self.address or os.environ.get("RAY_ADDRESS")))

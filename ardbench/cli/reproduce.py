@@ -13,7 +13,6 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, engines, options
-from ardbench.cli.campaign import show_board
 from ardbench.cli.log_file import Log
 from ardbench.cli.output import Output, clock, say, table, typed_again
 from ardbench.cli.planning import planned
@@ -72,6 +71,8 @@ def reproduce(
     if status and dry_run:
         raise ArdbenchError("--status tells what is under way and --dry-run what is missing: give one of them.")
     if status:
+        from ardbench.cli.campaign import show_board
+
         show_board(suite, runs, Output(as_json=False))
         return
     found, cells = planned(suite, runs)

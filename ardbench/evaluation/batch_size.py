@@ -56,8 +56,7 @@ def fitting(work: Callable[[], Answer]) -> Answer | None:
         return work()
     except torch.OutOfMemoryError:
         pass  # left before the cache is emptied, since the traceback holds the tensors of its frames
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     return None
 
 

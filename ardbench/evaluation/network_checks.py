@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ardbench.config import Threat
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
+from ardbench.evaluation.batch_size import fitting, halved
 from ardbench.evaluation.confirm import check_allowed, logits_of, measuring
 from ardbench.evaluation.measure import subset_of
 from ardbench.evaluation.trust import LIMITS, Finding
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ardbench.data.batches import Split
 
 LOOKED_AT = 64
-"""Images that the network is asked about."""
+"""Images that the network is asked about, if so many fit in memory."""
 
 
 def examine(net: nn.Module, split: Split, store: Path, n: int | None, key: Mapping[str, Any]) -> list[Finding]:
@@ -36,12 +38,19 @@ def examine(net: nn.Module, split: Split, store: Path, n: int | None, key: Mappi
     """
     chosen = subset_of(split, n)
     measured = trust.measured_in(store, key, chosen.index.tolist())
-    with measuring(net, chosen.labels.device):
-        x = chosen.pixels(slice(0, LOOKED_AT))
-        findings = [evaluates(net, x), gives_logits(net, x)]
+    looked = min(LOOKED_AT, len(chosen))
+    while (findings := fitting(partial(_of_network, net, chosen, looked))) is None:
+        looked = halved(looked, "the trust checks")
     findings += [stays_allowed(measured, chosen, store, n), *trust.judged(measured)]
     trust.save(store / file_name(trust.STEM, n), findings, key["weights"])
     return findings
+
+
+def _of_network(net: nn.Module, chosen: Split, looked: int) -> list[Finding]:
+    """Return the findings that need nothing but the network and so many images."""
+    with measuring(net, chosen.labels.device):
+        x = chosen.pixels(slice(0, looked))
+        return [evaluates(net, x), gives_logits(net, x)]
 
 
 def evaluates(net: nn.Module, x: Tensor) -> Finding:

@@ -9,18 +9,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from click.testing import Result
 
+from ardbench.cli import STOPPED
 from ardbench.engine.checkpoints import load_state
 from ardbench.runs import Run, sha256_of
 
@@ -32,13 +34,17 @@ TIMEOUT = 240
 """Seconds after which a process is taken to hang."""
 
 TRAIN = [
-    "train", "pgd-at-digits", "--epochs", "8", "--set", "data.train_images=160", "--set", "data.validation=30",
+    "train", "pgd-at-digits", "--epochs", "30", "--set", "data.train_images=160", "--set", "data.validation=30",
     "--set", "data.batch=32", "--set", "attack.steps=2", "--set", "selection.protocol=fgsm", "--set", "selection.every=1",
     "--device", "cpu",
 ]  # fmt: skip
-EVALUATION = ["--checkpoint", "last", "--n", "40", "--batch", "8", "--keep-adversarial", "--device", "cpu"]
-PROTOCOLS = {"pgd": "pgd50-10", "aa": "aa:apgd-ce,apgd-t"}
-"""What is measured, by the name of its phase."""
+"""What trains the campaign's run; --runs follows."""
+PGD, AA = "pgd100", "aa:apgd-ce,apgd-t"
+EVALUATE = [
+    "--protocol", PGD, "--protocol", AA, "--checkpoint", "last", "--n", "16", "--batch", "4", "--keep-adversarial",
+    "--device", "cpu",
+]  # fmt: skip
+"""What measures it, after eval and its directory."""
 
 
 def full(number: int, *, short: int) -> pytest.MarkDecorator:
@@ -52,9 +58,9 @@ def training(runs: Path) -> list[str]:
     return [*TRAIN, "--runs", str(runs)]
 
 
-def evaluation(phase: str) -> Callable[[Path], list[str]]:
-    """Return what gives the words that measure the run below a folder under one of `PROTOCOLS`."""
-    return lambda runs: ["eval", str(run_in(runs)), "--protocol", PROTOCOLS[phase], *EVALUATION]
+def evaluation(runs: Path) -> list[str]:
+    """Return the words that measure the run below a folder."""
+    return ["eval", str(run_in(runs)), *EVALUATE]
 
 
 def run_in(runs: Path) -> Path:
@@ -65,18 +71,19 @@ def run_in(runs: Path) -> Path:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended: its exit code, what it printed, and how long it worked once it had loaded everything."""
+    """A process that has ended: its exit code and what it printed."""
 
     code: int
     out: str
     err: str
-    worked: float
 
-    def refused(self) -> str:
-        """Return the one sentence with which it refused."""
-        last = self.err.splitlines()[-1]
-        assert self.code == 2 and last.startswith("Error: ") and "Traceback" not in self.err, self
-        return last
+
+def refused(done: Ended | Result) -> str:
+    """Return the one sentence with which a command line refused."""
+    code, err = (done.code, done.err) if isinstance(done, Ended) else (done.exit_code, done.stderr)
+    last = err.splitlines()[-1]
+    assert code == 2 and last.startswith("Error: ") and "Traceback" not in err, done
+    return last
 
 
 def started(*words: str, program: tuple[str, ...] = ("-m", "ardbench"), **how: Any) -> subprocess.Popen[str]:
@@ -109,67 +116,86 @@ def at_work(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> Ended:
     """Wait for the end of a process that is at work."""
-    begun = time.monotonic()
     out, err = process.communicate(timeout=TIMEOUT)
-    return Ended(process.returncode, out, err, time.monotonic() - begun)
+    return Ended(process.returncode, out, err)
 
 
-def struck(number: int, span: float, dice: random.Random, *words: str) -> Ended:
-    """Send a signal to a command line at a random moment within its first `span` seconds of work; it may end before."""
+class Blow(NamedTuple):
+    """A way to end a process before its time."""
+
+    name: str
+    strike: Callable[..., bool]
+    """Takes the words of a command line; False where the process had finished before."""
+
+
+def signalled(number: int, span: float, dice: random.Random, *words: str) -> bool:
+    """Send a signal to a command line at a random moment within its first `span` seconds of work."""
     process = at_work(started(*words))
     try:
         process.wait(dice.uniform(0, span))
     except subprocess.TimeoutExpired:
         process.send_signal(number)
-    return ended(process)
-
-
-def killed(span: float, dice: random.Random, *words: str) -> bool:
-    """Kill a command line at a random moment; return False if it had finished before."""
-    done = struck(signal.SIGKILL, span, dice, *words)
-    assert done.code in (-signal.SIGKILL, 0), done
+    done = ended(process)
+    assert done.code in (0, -number if number == signal.SIGKILL else STOPPED), done
     return done.code != 0
 
 
-def killed_saving(dice: random.Random, most: int, *words: str) -> bool:
-    """Kill a command line at one of its next `most` atomic writes; return False if it finished with fewer."""
+def killed_saving(most: int, dice: random.Random, *words: str) -> bool:
+    """Kill a command line at one of its next `most` atomic writes."""
     program = (str(HERE / "dying.py"), str(dice.randint(1, most)), dice.choice(("torn", "before", "after")))
     done = typed(*words, program=program)
-    assert done.code in (-signal.SIGKILL, 0), done
+    assert done.code in (0, -signal.SIGKILL), done
     return done.code != 0
+
+
+def blows(times: int, span: float, writes: int, seed: int) -> list[Blow]:
+    """Return so many blows in a random order: of 5, two kills while working, two while saving, and a SIGTERM.
+
+    Args:
+        span: seconds of work of the undisturbed command.
+        writes: the most writes that a process makes before it is killed.
+    """
+    dice = random.Random(seed)
+    ways = [
+        Blow("killed", partial(signalled, signal.SIGKILL, span, dice)),
+        Blow("killed while it saved", partial(killed_saving, writes, dice)),
+        Blow("stopped by SIGTERM", partial(signalled, signal.SIGTERM, span, dice)),
+    ]
+    made = [ways[(0, 1, 0, 1, 2)[number % 5]] for number in range(times)]
+    dice.shuffle(made)
+    return made
 
 
 def besieged(
     folder: Path,
-    phase: str,
     prepare: Callable[[Path], object],
     words: Callable[[Path], list[str]],
-    strike: Callable[..., bool],
-    times: int,
+    phase: Callable[[Path], str],
+    planned: list[Blow],
 ) -> Iterator[Path]:
-    """Strike a command as often as asked, typing it again after each death; yield each place where it came to its end.
+    """Strike a command, move its run to another folder, type the command again, and so on; yield each place where it ended.
 
     Args:
         folder: in which the places are made, one after the other.
-        phase: under which the deaths are counted.
         prepare: makes a place.
         words: what is typed, by place.
-        strike: takes the words; False where the process finished before it was struck.
-        times: how many deaths.
+        phase: where the process was when it was struck, by place.
+        planned: the blows, all of which will have been dealt.
     """
-    left = times
-    for place in (folder / str(number) for number in count()):
-        prepare(place)
-        while left and strike(*words(place)):
-            left -= 1
-            COUNTS[f"killed: {phase}"] += 1
-            assert not any(Run(path.parent).held for path in place.glob("*/lock"))
-        if not left:
-            done = typed(*words(place))
-            assert done.code == 0, done
-        yield place
-        if not left:
-            return
+    names = map(str, count())
+    prepare(place := folder / next(names))
+    while planned:
+        if not planned[-1].strike(*words(place)):
+            yield place
+            prepare(place := folder / next(names))
+            continue
+        COUNTS[f"{phase(place)}: {planned.pop().name}"] += 1
+        assert not any(Run(lock.parent).held for lock in place.glob("*/lock"))
+        place = place.rename(folder / next(names))
+        COUNTS["moved while unfinished"] += 1
+    done = typed(*words(place))
+    assert done.code == 0, done
+    yield place
 
 
 def facts(run: Path) -> dict[str, Any]:
@@ -209,15 +235,15 @@ class Undisturbed:
 
     Args:
         runs: the folder in which the run lies as it was trained.
-        facts: of that run.
-        measured: by phase, those of the run after its evaluation under that protocol.
-        seconds: how long each phase worked.
+        trained, measured: the facts of that run, and of one that was evaluated as well.
+        training, evaluating: seconds of work.
     """
 
     runs: Path
-    facts: dict[str, Any]
-    measured: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
+    trained: dict[str, Any]
+    measured: dict[str, Any]
+    training: float
+    evaluating: float
 
     def copy(self, place: Path) -> Path:
         """Copy the trained run to below `place`."""

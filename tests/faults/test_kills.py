@@ -1,78 +1,67 @@
-"""Processes that are killed or asked to stop at any moment: the same command goes on, and nothing of it is to be seen."""
+"""Processes that are ended at any moment, and moved: the same command goes on, and nothing of it is to be seen afterwards."""
 
 from __future__ import annotations
 
-import random
 import signal
-from functools import partial
 from pathlib import Path
 
-import pytest
 from campaign import (
+    AA,
     COUNTS,
-    PROTOCOLS,
+    PGD,
     Undisturbed,
+    at_work,
     besieged,
+    blows,
+    ended,
     evaluation,
     facts,
     full,
-    killed,
-    killed_saving,
+    refused,
     run_in,
-    struck,
+    started,
     training,
-    typed,
 )
+from cli_call import call
+
+from ardbench.evaluation.verdicts import file_name
+from ardbench.runs import Run
 
 
-@full(30, short=2)
-def test_training_killed_at_random_moments(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
-    strike = partial(killed, undisturbed.seconds["training"], random.Random(1))
-    for place in besieged(tmp_path, "training", Path.mkdir, training, strike, times):
-        assert facts(run_in(place)) == undisturbed.facts
+@full(65, short=5)
+def test_a_training_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
+    planned = blows(times, undisturbed.training, writes=40, seed=1)
+    for place in besieged(tmp_path, Path.mkdir, training, lambda _: "training", planned):
+        assert facts(run_in(place)) == undisturbed.trained
 
 
-@full(25, short=2)
-def test_training_killed_while_it_saves(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
-    strike = partial(killed_saving, random.Random(2), 9)
-    for place in besieged(tmp_path, "saving in training", Path.mkdir, training, strike, times):
-        assert facts(run_in(place)) == undisturbed.facts
+@full(60, short=5)
+def test_an_evaluation_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
+    def phase(place: Path) -> str:
+        there = list(run_in(place).glob(f"eval/*/{file_name(PGD, 16)}"))
+        return f"evaluation under {AA if there else PGD}"
+
+    planned = blows(times, undisturbed.evaluating, writes=12, seed=2)
+    for place in besieged(tmp_path, undisturbed.copy, evaluation, phase, planned):
+        assert facts(run_in(place)) == undisturbed.measured
 
 
-@pytest.mark.parametrize("phase", PROTOCOLS)
-@full(12, short=1)
-def test_evaluation_killed_at_random_moments(undisturbed: Undisturbed, tmp_path: Path, phase: str, times: int) -> None:
-    strike = partial(killed, undisturbed.seconds[phase], random.Random(3))
-    words = evaluation(phase)
-    for place in besieged(tmp_path, f"evaluation, {phase}", undisturbed.copy, words, strike, times):
-        assert facts(run_in(place)) == undisturbed.measured[phase]
-
-
-@pytest.mark.parametrize(("phase", "most"), [("pgd", 4), ("aa", 12)])
-@full(11, short=1)
-def test_evaluation_killed_while_it_saves(
-    undisturbed: Undisturbed, tmp_path: Path, phase: str, most: int, times: int
-) -> None:
-    strike = partial(killed_saving, random.Random(4), most)
-    words = evaluation(phase)
-    for place in besieged(tmp_path, f"saving in evaluation, {phase}", undisturbed.copy, words, strike, times):
-        assert facts(run_in(place)) == undisturbed.measured[phase]
-
-
-@full(10, short=1)
-def test_a_training_asked_to_stop_saves_and_goes_on(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
-    dice, stops = random.Random(5), 0
-    while stops < times:
-        done = struck(signal.SIGTERM, undisturbed.seconds["training"], dice, *training(tmp_path))
-        if done.code == 3:
-            stops += 1
-            COUNTS["stopped: SIGTERM in training"] += 1
-            assert done.out.splitlines()[-1].startswith("To go on, type the same command again: ardbench train"), done
-            assert (run_in(tmp_path) / "last.state").exists()
-        else:
-            assert done.code in (0, -signal.SIGTERM), done  # it was over, but for what is printed
-            assert facts(run_in(tmp_path)) == undisturbed.facts
-            tmp_path = tmp_path / "again"
-            tmp_path.mkdir()
-    assert typed(*training(tmp_path)).code == 0
-    assert facts(run_in(tmp_path)) == undisturbed.facts
+def test_of_two_processes_on_one_run_the_second_is_refused_at_once(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """The first is halted while the second tries."""
+    first = at_work(started(*training(tmp_path)))
+    while not (tmp_path.glob("*/lock") and any(Run(lock.parent).held for lock in tmp_path.glob("*/lock"))):
+        assert first.poll() is None
+    first.send_signal(signal.SIGSTOP)
+    assert "is being written by another process: wait for it or stop it." in refused(call(*training(tmp_path)))
+    first.send_signal(signal.SIGCONT)
+    assert ended(first).code == 0
+    assert facts(run_in(tmp_path)) == undisturbed.trained
+    first = at_work(started(*evaluation(tmp_path)))
+    while not list(tmp_path.glob("*/eval/*/*.lock")):
+        assert first.poll() is None
+    first.send_signal(signal.SIGSTOP)
+    assert "is being measured by another process: wait for it or stop it." in refused(call(*evaluation(tmp_path)))
+    first.send_signal(signal.SIGCONT)
+    assert ended(first).code == 0
+    assert facts(run_in(tmp_path)) == undisturbed.measured
+    COUNTS["second processes refused"] += 2

@@ -152,7 +152,7 @@ def blows(times: int, span: float, writes: int, seed: int) -> list[Blow]:
     """Return so many blows in a random order: of 5, two kills while working, two while saving, and a SIGTERM.
 
     Args:
-        span: seconds of work of the undisturbed command.
+        span: seconds of work within which a signal comes.
         writes: the most writes that a process makes before it is killed.
     """
     dice = random.Random(seed)

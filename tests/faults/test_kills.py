@@ -30,7 +30,7 @@ from ardbench.runs import Run
 
 @full(65, short=5)
 def test_a_training_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
-    planned = blows(times, undisturbed.training, writes=40, seed=1)
+    planned = blows(times, undisturbed.training / 3, writes=25, seed=1)
     for place in besieged(tmp_path, Path.mkdir, training, lambda _: "training", planned):
         assert facts(run_in(place)) == undisturbed.trained
 
@@ -41,7 +41,7 @@ def test_an_evaluation_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed,
         there = list(run_in(place).glob(f"eval/*/{file_name(PGD, 16)}"))
         return f"evaluation under {AA if there else PGD}"
 
-    planned = blows(times, undisturbed.evaluating, writes=12, seed=2)
+    planned = blows(times, undisturbed.evaluating / 2, writes=9, seed=2)
     for place in besieged(tmp_path, undisturbed.copy, evaluation, phase, planned):
         assert facts(run_in(place)) == undisturbed.measured
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from attacked import shorten
 from campaign import COUNTS, facts, full, refused, run_in, training
 from cli_call import call
 from torch import Tensor
@@ -149,9 +150,11 @@ def test_autoattack_without_memory_keeps_what_is_done_and_says_from_where_on_it_
 ) -> None:
     protocol, run, whole = "aa:apgd-ce,apgd-t", copied(trained, tmp_path / "run"), copied(trained, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
         counted = Room(patch, images=10**6)
         wanted = measured(whole, protocol, 4, "--keep-adversarial", "--eps", eps)
     with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
         Room(patch, images=2, after=int(share * counted.forwards))
         got = measured(run, protocol, 4, "--keep-adversarial", "--eps", eps)
     (note,) = got["notes"]

@@ -51,7 +51,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)  # before it is let go of
     except OSError as error:
         with suppress(OSError):
             partial.unlink()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -453,6 +454,23 @@ def test_a_file_is_used_again_only_under_its_own_key(tmp_path: Path) -> None:
         assert len(notes) == before + 1
     assert not load_verdicts(tmp_path / "clean.json").matches({"weights": "a"})
     assert load_verdicts(tmp_path / "clean.json").matches({"weights": "b"})
+
+
+def test_one_process_at_a_time_measures_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"split": images(20), "protocol": "clean", "threat": LINF, "batch": 20, "store": tmp_path}
+    lock = FileLock(tmp_path / "clean.lock")
+    with lock, pytest.raises(ArdbenchError, match=r"clean\.json is being measured by another process"):
+        evaluate(Linear(seed=0), **how)
+    first = evaluate(Linear(seed=0), **how)
+    assert [path.name for path in tmp_path.iterdir()] == ["clean.json"]
+    (tmp_path / "clean.adversarial").mkdir()
+    for name in ("clean.lock", "clean.state.json"):
+        (tmp_path / name).touch()
+    with lock:
+        assert evaluate(Linear(seed=0), **how) == first
+        assert len(list(tmp_path.iterdir())) == 4
+    assert evaluate(Linear(seed=0), **how) == first
+    assert [path.name for path in tmp_path.iterdir()] == ["clean.json"]
 
 
 def test_what_was_measured_on_a_twin_holds_only_while_it_is_one(tmp_path: Path) -> None:

@@ -85,7 +85,21 @@ def test_a_process_killed_while_it_writes_leaves_what_was_there(call: str, tmp_p
     assert in_another_process(code, path).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     write_atomic(path, b"new")
-    assert path.read_bytes() == b"new"
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_live_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "last.state"
+    code = "os.replace = lambda *a: (print('writing', flush=True), sys.stdin.read())\nwrite_atomic(path, b'theirs')"
+    head = "import os, sys\nfrom pathlib import Path\nfrom ardbench.runs import *\npath = Path(sys.argv[1])\n"
+    command = [sys.executable, "-c", head + code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "writing\n"
+        write_atomic(path, b"ours")
+        assert sorted(file.read_bytes() for file in tmp_path.iterdir()) == [b"ours", b"theirs"]
+        other.communicate("")
+    write_atomic(path, b"ours")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

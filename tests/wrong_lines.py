@@ -541,7 +541,7 @@ TENSORS = (
     ("eval net.safetensors --device cpu --model resnet8 --dataset fake", "it fits --model resnet8-tiny."),
     ("eval net.safetensors --device cpu --model resnet8-tiny --dataset digits", "net.safetensors does not fit resnet8-tiny"),
     ("eval net.safetensors --device cpu --model resnet8-tiny --dataset fake --protocol clean --out file/under", "file/under"),
-    ("eval torn-weights --device cpu --checkpoint last", "torn-weights/last.safetensors has changed since the run was"),
+    ("eval torn-weights --device cpu --checkpoint last", "last.safetensors has changed since the run was finished"),
     ("eval torn-verdicts --device cpu --checkpoint last --protocol clean", "clean.json cannot be read as JSON"),
     ("report run --html file/page.html", "Could not write file/page.html: file is no folder"),
     ("transfer run words.pt:resnet18 --device cpu", "words.pt is damaged or not a file of torch.save"),

@@ -29,7 +29,7 @@ def parse_number(value: object) -> object:
                 raise OverflowError
             return float(Fraction(value.replace(" ", "")))
         except (ValueError, ZeroDivisionError, OverflowError):
-            raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
+            raise ValueError(f"{value[:60]!r} is neither a number nor a fraction such as '8/255'") from None
     return value
 
 

@@ -190,6 +190,9 @@ class Run:
         """What `create` recorded."""
         if not self.path.name.isprintable():
             raise ArdbenchError(f"{self.path} has a name that cannot be printed: give the folder another.")
+        for folder in (found for depth in ("eval*", "eval*/*", "eval-other/*/*") for found in self.path.glob(depth)):
+            if folder.is_symlink() and folder.is_dir():
+                raise ArdbenchError(f"{folder} leads out of the run: put the folder itself in the place of the link.")
         path = self.path / "config.json"
         document = read_json(path)
         checked(_CONFIG, document, path, "configuration of a run", "restore it, or delete the run")

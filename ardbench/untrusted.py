@@ -28,7 +28,8 @@ MEMBER_LIMIT = 64 * 2**20
 UNPACKED_LIMIT = 2 * 2**30
 """Bytes that the members of an archive may take together when unpacked; Tiny-ImageNet takes a quarter of it."""
 
-_DOTTED = re.compile(rf"(?:\.\s*[^\s.=,#\[\]{{}}]+\s*){{{DOTTED_LIMIT}}}")
+_PART = r"""(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s.=,#\[\]{}"']+)"""
+_DOTTED = re.compile(rf"(?:\.\s*{_PART}\s*){{{DOTTED_LIMIT}}}")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import stat
 import zipfile
@@ -13,6 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from ardbench.errors import ArdbenchError
 from ardbench.untrusted import ARCHIVE_LIMIT, MEMBER_LIMIT, UNPACKED_LIMIT, check_size, read_bytes
+
+TORN = (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What reading a member of a damaged archive raises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +47,10 @@ class FileTree:
             )
         try:
             return self.read_bytes(name)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except TORN as error:
             raise ArdbenchError(
-                f"{name} in {self.source} cannot be read ({error}): delete {self.source} and fetch the data set again."
+                f"{name} in {self.source} cannot be read ({str(error)[:200]}): delete {self.source} and fetch the "
+                "data set again."
             ) from None
 
     def lines(self, name: str) -> list[str]:
@@ -123,6 +128,6 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
         wrong = f"would unpack to {member.file_size} bytes, more than the {MEMBER_LIMIT} allowed for one file"
     if wrong:
         raise ArdbenchError(
-            f"{path} is refused because its member {member.orig_filename!r} {wrong}: delete it to have the published "
+            f"{path} is refused because its member {member.orig_filename[:200]!r} {wrong}: delete it to have the published "
             "archive fetched."
         )

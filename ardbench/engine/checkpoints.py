@@ -44,7 +44,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = load_pickle(io.BytesIO(content[:-DIGEST]))
     except Exception as error:  # what is no state of torch.save fails anywhere
-        said = str(error).partition("\n")[0] or type(error).__name__
+        said = str(error).partition("\n")[0][:300] or type(error).__name__
         raise ArdbenchError(f"{path} is not a trainer state: {said}") from None
     if not isinstance(state, dict):
         raise ArdbenchError(f"{path} is not a trainer state: it holds a {type(state).__name__}.")
@@ -70,7 +70,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ArdbenchError(f"There is no checkpoint {path}: train the run first.") from None
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ArdbenchError(f"{path} is not a complete safetensors file: {error}") from None
+        raise ArdbenchError(f"{path} is not a complete safetensors file: {str(error)[:300]}") from None
     return tensors
 
 

@@ -181,7 +181,9 @@ class TeacherCache:
             with safe_open(path, "pt") as file:
                 place, logits = file.get_tensor("place").long(), file.get_tensor("logits")
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise ArdbenchError(f"{path} is damaged ({error}): delete it, and teachers are asked again.") from None
+            raise ArdbenchError(
+                f"{path} is damaged ({str(error)[:300]}): delete it, and teachers are asked again."
+            ) from None
         fits = logits.dtype == torch.float32 and place.ndim == 1 and logits.shape == (len(place), self.classes)
         if not fits or (len(place) and not 0 <= int(place.min()) <= int(place.max()) < self.places):
             raise ArdbenchError(f"{path} holds no logits of these views: delete it, and teachers are asked again.")

@@ -75,7 +75,9 @@ def read_images(path: Path, *names: str) -> dict[str, Tensor]:
         wanted = [kept["x_adv"].dtype == torch.float32, kept["x_adv"].ndim == 4]
         wanted += [kept[name].dtype == torch.int64 and kept[name].shape == kept["x_adv"].shape[:1] for name in names]
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ArdbenchError(f"{path} holds no adversarial images ({error}); delete it to measure again.") from None
+        raise ArdbenchError(
+            f"{path} holds no adversarial images ({str(error)[:300]}); delete it to measure again."
+        ) from None
     if not all(wanted):
         raise ArdbenchError(f"{path} holds no adversarial images; delete it to measure again.")
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def remembered(file: Path, name: str, net: nn.Module, image: Tensor) -> int:
         write_json(file, known)
     batch = known[name]
     if type(batch) is not int or not 1 <= batch <= LARGEST:
-        raise ArdbenchError(f"{file} gives {batch!r} as the batch of {name}: delete the file to try again.")
+        raise ArdbenchError(f"{file} gives {reprlib.repr(batch)} as the batch of {name}: delete the file to try again.")
     return batch
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import pickle
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Size, Tensor
 
+from ardbench.data import DatasetInfo
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.models import MODELS, build
 from ardbench.models.layouts import networks_in, rename
@@ -143,7 +145,7 @@ def _pickle(path: Path) -> object:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
+    return str(error).strip().partition("\n")[0].rstrip(".")[:300]
 
 
 def load_into(net: Network, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -209,12 +211,17 @@ def _refuse_misfits(net: Network, given: Mapping[str, Size], source: str | Path)
 
 def _fits(name: str, net: Network, given: Mapping[str, Size]) -> bool:
     """Return whether the network called `name` takes these weights, whatever the number of classes."""
-    with torch.device("meta"):
-        wanted = _shapes(build(name, net.info))
+    wanted = _shapes_of(name, net.info)
     renamed = rename(given, wanted)
     if {"head.weight", "head.bias"} - renamed.keys():
         return False
     return _body(renamed) == _body(wanted) and renamed["head.weight"][1:] == wanted["head.weight"][1:]
+
+
+@functools.cache
+def _shapes_of(name: str, info: DatasetInfo) -> dict[str, Size]:
+    with torch.device("meta"):
+        return _shapes(build(name, info))
 
 
 def _body(shapes: Mapping[str, Size]) -> dict[str, Size]:

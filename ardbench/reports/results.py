@@ -116,18 +116,28 @@ def read(path: Path) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(BytesIO(read_bytes(path, TEXT_LIMIT)), dtype=dict(COLUMNS))
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise ArdbenchError(f"{path} cannot be read as a table of results: {error}.") from None
     absent = [name for name in COLUMNS if name not in frame]
     if absent:
         raise ArdbenchError(f"{path} is no table of results: it has no column {absent[0]!r}.")
-    return _typed(frame[list(COLUMNS)])
+    frame = _typed(frame[list(COLUMNS)])
+    reals = frame[[name for name, kind in COLUMNS.items() if kind == REAL]]
+    if (reals.abs() > LARGEST).any(axis=None):
+        raise ArdbenchError(f"{path} is no table of results: it has a number above {LARGEST:g}.")
+    attacked = ~frame["protocol"].isin(["", "clean"])
+    for beside, needed in (
+        (frame["value"].notna(), MEASURED), (frame["verdict"] != "", JUDGED), (attacked, ("eps",)),
+    ):  # fmt: skip
+        if frame.loc[beside, list(needed)].isna().any(axis=None):
+            raise ArdbenchError(f"{path} is no table of results: a number in it lacks one of {', '.join(needed)}.")
+    return frame
 
 
 def training_seconds(run: Run) -> float:
     """Return the seconds that a run has trained, finished or not."""
     done = run.done
-    return float(done["seconds"]) if done else float(sum(row.get("seconds", 0.0) for row in run.metrics))
+    return float(done.get("seconds", 0.0)) if done else float(sum(row.get("seconds", 0.0) for row in run.metrics))
 
 
 def evaluations(run: Run) -> Iterator[tuple[str, Path, Verdicts]]:
@@ -159,6 +169,10 @@ def _verdict_files(run: Run, pattern: str) -> Iterator[Path]:
 _known_verdicts = remembered(load_verdicts)
 
 
+MEASURED, JUDGED = ("protocol_version", "n", "total", "low", "high", "subset"), ("assumed", "tolerance")
+"""Columns that are filled beside a value, and beside a verdict."""
+LARGEST = 1e9
+"""No number in a table of results comes near it."""
 Points = list[tuple[float, float, float, float]]
 """(eps, accuracy, low, high)."""
 

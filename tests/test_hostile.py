@@ -251,7 +251,7 @@ def test_a_recipe_extends_its_neighbours_alone(parent: str, tmp_path: Path) -> N
     path = tmp_path / "sub" / "own.toml"
     path.parent.mkdir()
     path.write_text(f"extends = {json.dumps(parent)}\n")
-    with pytest.raises(ArdbenchError, match="extends must be the name of one recipe"):
+    with pytest.raises(ArdbenchError, match="extends must be the name of a recipe beside it"):
         resolve(str(path))
 
 

@@ -286,7 +286,7 @@ TORCH_FREE = (
     ("eval begun", "begun is not finished: type its train or distill command again to finish it first."),
     ("eval torn-config", "torn-config/config.json cannot be read as JSON"),
     ("eval list-config", "list-config/config.json holds a list, but ardbench writes an object there."),
-    ("eval deep-config", "deep-config/config.json cannot be read as JSON (maximum recursion depth exceeded"),
+    ("eval deep-config", "deep-config/config.json cannot be read as JSON (recursion limit exceeded"),
     ("eval empty-config", "empty-config/config.json holds no configuration of a run (identity: field required)"),
     ("eval odd-dataset", "Unknown data set 'fakes': did you mean 'fake'?"),
     ("eval odd-model", "Unknown model 'resnet9': did you mean 'resnet8'?"),

@@ -24,6 +24,8 @@ class Paused(Exception):
 
 
 def _threat(told: dict[str, Any]) -> dict[str, Any]:
+    if not told.keys() >= {"norm", "eps"}:
+        raise ValueError("threat must say norm and eps")
     return Threat.model_validate(told).model_dump(mode="json")
 
 
@@ -71,8 +73,6 @@ class Verdicts:
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.predictions) == len(self.index) > 0:
             raise ValueError("labels, predictions and index must be equally long and not empty")
-        if not self.threat.keys() >= {"norm", "eps"}:
-            raise ValueError("threat must say norm and eps")
 
     @property
     def n(self) -> int:

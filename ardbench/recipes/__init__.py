@@ -105,8 +105,14 @@ def _assemble(name: str, above: tuple[str, ...]) -> Tree:
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
-    if not isinstance(parent, str) or {"/", "\\", "\0"} & set(parent) or len(above) > DEEP:
-        raise ArdbenchError(f"Recipe {name}: extends must be the name of one recipe, in quotes and without slashes.")
+    if not isinstance(parent, str):
+        raise ArdbenchError(f"Recipe {name}: extends must be the name of one recipe, in quotes.")
+    if {"/", "\\"} & set(parent):
+        raise ArdbenchError(
+            f"Recipe {name}: extends must be the name of a recipe beside it or of ours, without slashes."
+        )
+    if len(above) > DEEP:
+        raise ArdbenchError(f"Recipe {above[0]} extends more than {DEEP} others: put some of them together.")
     beside = Path(name).parent / f"{parent}.toml"
     known = str(beside) if name.endswith(".toml") and beside.is_file() else parent
     inherited = _assemble(known, (*above, name))

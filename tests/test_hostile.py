@@ -34,6 +34,7 @@ from ardbench import data, untrusted
 from ardbench.data import cifar_svhn, tiny_imagenet
 from ardbench.data.load import load
 from ardbench.engine.checkpoints import load_state, load_weights
+from ardbench.engine.teacher_cache import Store, TeacherCache
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.adversarial import Images, read_images
 from ardbench.evaluation.autoattack import load_state as load_evaluation
@@ -64,6 +65,12 @@ def torch_saved(payload: object, legacy: bool = False) -> bytes:
     return file.getvalue()
 
 
+def logits_in(path: Path) -> None:
+    cache = object.__new__(TeacherCache)
+    cache.classes, cache.places, cache.device = 10, 4, torch.device("cpu")
+    cache._take(Store(torch.zeros(4, 10), torch.zeros(4, dtype=torch.bool)), path)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "trainer state": ("last.state", load_state),
     "weights": ("last.safetensors", load_weights),
@@ -71,6 +78,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "tar": ("net.tar", read_state),
     "safetensors": ("net.safetensors", read_state),
     "images": ("aa.adversarial.safetensors", read_images),
+    "logits": ("ab.safetensors", logits_in),
     "verdicts": ("aa.json", load_verdicts),
     "evaluation": ("aa.state.json", load_evaluation),
     "matrix": ("transfer-ab.json", load_transfer),
@@ -315,6 +323,17 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "last.state"
     state.write_bytes(with_sum(path.read_bytes()))
     refused_quickly(lambda: load_state(state), "would unpack to more bytes than it has")
+
+
+def test_a_tensor_larger_than_its_bytes_is_refused(tmp_path: Path) -> None:
+    path, whole = tmp_path / "net.pt", io.BytesIO(torch_saved({"a.weight": torch.ones(4)}))
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(
+                name, content.replace(b"K\x04", b"J\x00\xe1\xf5\x05") if name.endswith("data.pkl") else content
+            )
+    refused_quickly(lambda: read_state(path), "net.pt is cut short or not one of torch.save")
 
 
 class Swelling:

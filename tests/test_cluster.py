@@ -126,7 +126,7 @@ class Heard(list[Event]):
         return [event for event in self if (self.cells[event.cell].name, event.kind) == (name, kind)]
 
 
-def cells_of(folder: Path, epochs: int = 16) -> list[Cell]:
+def cells_of(folder: Path, epochs: int = 12) -> list[Cell]:
     """Return the plan of the tiny suite with its runs in a folder."""
     path = folder / "tiny.toml"
     path.write_text(SUITE.format(epochs=epochs))
@@ -240,6 +240,20 @@ def test_a_node_without_the_folder_refuses(machines: Machines, tmp_path: Path, m
     ray.shutdown()
     assert (told.kind, told.node) == ("failed", "head")
     assert f"head does not see {tmp_path / 'gone'} as the machine does" in told.text and "all nodes share" in told.text
+
+
+def test_an_import_is_not_interrupted(monkeypatch: Any) -> None:
+    imported = list[str]()
+
+    def interrupted(name: str) -> None:
+        if not imported:
+            signal.raise_signal(signal.SIGINT)
+        imported.append(name)
+
+    monkeypatch.setattr(cluster, "import_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cluster._load(Settings("cpu"))
+    assert imported == ["ardbench.engine.train", "ardbench.evaluation.measure", "ardbench.evaluation.network_checks"]
 
 
 def test_a_retried_run_waits_for_the_lock_of_the_lost_one(tmp_path: Path, monkeypatch: Any) -> None:

@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ardbench.engine.campaign import POLL, Event, Settings, attend
+from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
@@ -72,8 +74,8 @@ def connect(address: str | None) -> str:
     except (OSError, RuntimeError, ValueError) as error:
         if named:
             raise ArdbenchError(
-                f"No Ray cluster answers at {address} ({error}): give the HOST:PORT that `ray start --head` printed, and "
-                "type the command on a node of the cluster."
+                f"No Ray cluster answers at {address} ({error}): give the HOST:PORT that `ray start --head` printed, type "
+                "the command on a node of the cluster, and set RAY_AUTH_MODE=token if the cluster asks for one."
             ) from None
         ray.init(address="local", include_dashboard=False, **quiet)
         where = "No Ray cluster has a node on this machine, so Ray was started on it alone"
@@ -177,15 +179,13 @@ class Cluster:
             if event.kind != "stopped" or self.stopped:
                 return event
             reason = f"it was asked to stop on {job.node}"
-        except exceptions.TaskCancelledError:
-            return Event(job.index, "stopped", node=job.node)
-        except exceptions.RayTaskError as error:
-            return Event(job.index, "failed", f"its task ended with {error.cause!r}.", node=job.node)
-        except exceptions.RayError as error:  # of the worker, the node, or what Ray keeps on it
+        except exceptions.RayError as error:
+            if self.stopped:  # a cancellation may end it anywhere
+                return Event(job.index, "stopped", node=job.node)
+            if isinstance(error, exceptions.RayTaskError):
+                return Event(job.index, "failed", f"its task ended with {error.cause!r}.", node=job.node)
             where = f" on {job.node}" if job.node else ""
             reason = f"its worker{where} was lost ({type(error).__name__})"
-        if self.stopped:
-            return Event(job.index, "stopped", node=job.node)
         job.lost += 1
         if job.lost > self.retries:
             return Event(job.index, "failed", f"{reason}, and no retry of {self.retries} is left.", node=job.node)
@@ -228,10 +228,7 @@ def _on_node(
                 f"{node} does not see {shared.parent} as the machine does on which the command was typed: give --runs a "
                 "folder that all nodes share."
             )
-        if settings.threads is not None:
-            import torch
-
-            torch.set_num_threads(settings.threads)
+        _load(settings)
         if again:
             _wait_for(cell.run)
         ended = attend(index, cell, settings, send, node=node)
@@ -241,6 +238,23 @@ def _on_node(
         ended = Event(index, "stopped", node=node)
     ray.get(told)
     return ended
+
+
+def _load(settings: Settings) -> None:
+    """Import what every cell needs, and ask to be stopped only then: an import that is interrupted may end in any way.
+
+    Raises:
+        KeyboardInterrupt: the task was cancelled meanwhile.
+    """
+    with stopping(None) as asked:
+        import torch
+
+        for name in ("engine.train", "evaluation.measure", "evaluation.network_checks"):
+            import_module(f"ardbench.{name}")
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        if asked():
+            raise KeyboardInterrupt
 
 
 def _node() -> str:

@@ -161,7 +161,7 @@ def blows(times: int, span: float, writes: int, seed: int) -> list[Blow]:
         Blow("killed while it saved", partial(killed_saving, writes, dice)),
         Blow("stopped by SIGTERM", partial(signalled, signal.SIGTERM, span, dice)),
     ]
-    made = [ways[(0, 1, 0, 1, 2)[number % 5]] for number in range(times)]
+    made = [ways[(0, 1, 2, 0, 1)[number % 5]] for number in range(times)]
     dice.shuffle(made)
     return made
 

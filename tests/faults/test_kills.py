@@ -28,14 +28,14 @@ from ardbench.evaluation.verdicts import file_name
 from ardbench.runs import Run
 
 
-@full(65, short=5)
+@full(65, short=4)
 def test_a_training_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
     planned = blows(times, undisturbed.training / 3, writes=25, seed=1)
     for place in besieged(tmp_path, Path.mkdir, training, lambda _: "training", planned):
         assert facts(run_in(place)) == undisturbed.trained
 
 
-@full(60, short=5)
+@full(60, short=4)
 def test_an_evaluation_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
     def phase(place: Path) -> str:
         there = list(run_in(place).glob(f"eval/*/{file_name(PGD, 16)}"))

@@ -224,7 +224,7 @@ def test_the_command_line_works_on_a_cluster(machines: Machines, tmp_path: Path,
     result = call(*words)
     assert result.exit_code == 0, result.output
     connected, device, *lines = result.stderr.splitlines()
-    assert connected == f"Connected to the Ray cluster at {machines.address}: 3 nodes, 2 CPUs, 0 GPUs."
+    assert connected == f"Connected to the Ray cluster at {machines.address} (nodes: 3, CPUs: 2, GPUs: 0)."
     assert device == "Device: cpu; 1 of 1 runs are to be done, each with 1 CPU."
     assert lines[0] in ("robust s0: started on first", "robust s0: started on second")
     (run,) = Path("runs").iterdir()  # the file for --status is gone

@@ -81,7 +81,7 @@ def connect(address: str | None) -> str:
         where = "No Ray cluster has a node on this machine, so Ray was started on it alone"
     there = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
-    return f"{where}: {nodes} nodes, {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs."
+    return f"{where} (nodes: {nodes}, CPUs: {there.get('CPU', 0):g}, GPUs: {there.get('GPU', 0):g})."
 
 
 def _knock(address: str) -> None:

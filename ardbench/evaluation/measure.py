@@ -128,7 +128,7 @@ def evaluate(
     if found is not None:
         return found
     job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never, source, kept)
-    with nullcontext() if path is None else processes.held(_held(path)):
+    with processes.held(nullcontext() if path is None else _held(path)):
         outcome = job.run(path.with_suffix(".state.json") if path is not None else None, full_key)
         verdicts = Verdicts(
             protocol=rules.name,

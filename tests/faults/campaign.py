@@ -34,14 +34,14 @@ TIMEOUT = 240
 """Seconds after which a process is taken to hang."""
 
 TRAIN = [
-    "train", "pgd-at-digits", "--epochs", "30", "--set", "data.train_images=160", "--set", "data.validation=30",
+    "train", "pgd-at-digits", "--epochs", "20", "--set", "data.train_images=160", "--set", "data.validation=30",
     "--set", "data.batch=32", "--set", "attack.steps=2", "--set", "selection.protocol=fgsm", "--set", "selection.every=1",
     "--device", "cpu",
 ]  # fmt: skip
 """What trains the campaign's run; --runs follows."""
-PGD, AA = "pgd100", "aa:apgd-ce,apgd-t"
+PGD, AA = "pgd20", "aa:apgd-ce"
 EVALUATE = [
-    "--protocol", PGD, "--protocol", AA, "--checkpoint", "last", "--n", "16", "--batch", "4", "--keep-adversarial",
+    "--protocol", PGD, "--protocol", AA, "--checkpoint", "last", "--n", "24", "--batch", "4", "--keep-adversarial",
     "--device", "cpu",
 ]  # fmt: skip
 """What measures it, after eval and its directory."""

@@ -38,10 +38,10 @@ def test_a_training_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed, tm
 @full(60, short=4)
 def test_an_evaluation_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
     def phase(place: Path) -> str:
-        there = list(run_in(place).glob(f"eval/*/{file_name(PGD, 16)}"))
+        there = list(run_in(place).glob(f"eval/*/{file_name(PGD, 24)}"))
         return f"evaluation under {AA if there else PGD}"
 
-    planned = blows(times, undisturbed.evaluating / 2, writes=9, seed=2)
+    planned = blows(times, undisturbed.evaluating, writes=12, seed=3)
     for place in besieged(tmp_path, undisturbed.copy, evaluation, phase, planned):
         assert facts(run_in(place)) == undisturbed.measured
 

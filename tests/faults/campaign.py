@@ -129,15 +129,19 @@ class Blow(NamedTuple):
 
 
 def signalled(number: int, span: float, dice: random.Random, *words: str) -> bool:
-    """Send a signal to a command line at a random moment within its first `span` seconds of work."""
+    """Send a signal to a command line at a random moment within its first `span` seconds of work.
+
+    Where it had nothing left to do but to exit, SIGTERM ends it as any program: that counts as finished, too.
+    """
     process = at_work(started(*words))
     try:
         process.wait(dice.uniform(0, span))
     except subprocess.TimeoutExpired:
         process.send_signal(number)
     done = ended(process)
-    assert done.code in (0, -number if number == signal.SIGKILL else STOPPED), done
-    return done.code != 0
+    struck = -signal.SIGKILL if number == signal.SIGKILL else STOPPED
+    assert done.code in (0, struck, -number), done
+    return done.code == struck
 
 
 def killed_saving(most: int, dice: random.Random, *words: str) -> bool:

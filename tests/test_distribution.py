@@ -32,8 +32,8 @@ from ardbench.processes import joined
 from ardbench.runs import Run
 
 ROOT = Path(__file__).parents[1]
-NORMS = ("none", "global")
-"""What stands at the place of BatchNorm: nothing, or one over the global batch."""
+CASES = [(name, "none") for name in OURS] + [(name, "global") for name in ("crdnd", "iad-i", "peeraid", "rslad")]
+"""Methods, and what stands at the place of BatchNorm: nothing, or one over the global batch."""
 UNEVEN = {"data__batch": 51, "schedule__epochs": 2, "diagnostics": True, "precision__cache_gb": 0}
 """25 rows and 26, and 23 each in the last batch; two epochs, since CRDND uses the counts of the one before."""
 PROGRAM = """
@@ -84,7 +84,7 @@ def as_one_of_two(folder: Path) -> None:
     with joined(), pytest.MonkeyPatch.context() as patch:
         said: dict[str, Any] = {"local": local_statistics()}
         in_double(patch)
-        found = {(n, b): trained(n, b, folder / f"{n}-{b}") for n, b in itertools.product(OURS, NORMS)}
+        found = {(n, b): trained(n, b, folder / f"{n}-{b}") for n, b in CASES}
         torch.save(found, folder / f"{processes.rank()}.pt")
         count = itertools.count(1)
         stopped = loop("rslad", "global", folder / "parts", lambda: processes.rank() == 1 and next(count) >= 3)
@@ -135,8 +135,7 @@ def of_two(two: Path) -> Sequence[dict[tuple[str, str], dict[str, Tensor]]]:
     return [torch.load(two / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize(("name", "norm"), CASES)
 def test_two_processes_train_the_network_of_one(
     name: str, norm: str, two: Path, of_two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

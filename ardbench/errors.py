@@ -12,6 +12,8 @@ class ArdbenchError(Exception):
 
 def printable(text: str) -> str:
     """Return a text with what a file's name or content could tell a terminal to do written as escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -117,7 +117,7 @@ def remembered(read: Callable[[Path], Read]) -> Callable[[Path], Read]:
     return reader
 
 
-known_document, known_sha256 = remembered(read_json), remembered(sha256_of)
+known_sha256 = remembered(sha256_of)
 
 
 def checked(kind: TypeAdapter[Any], value: object, path: Path, holds: str, mend: str) -> Any:
@@ -224,11 +224,7 @@ class Run:
     def done(self) -> dict[str, Any] | None:
         """The done marker, or None while the run is unfinished."""
         path = self.path / "done"
-        if not path.exists():
-            return None
-        document = known_document(path)
-        mend = "delete it and type the run's command again"
-        return _said(checked(_DONE, document, path, "done marker", mend))
+        return _known_done(path) if path.exists() else None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -367,6 +363,11 @@ class Run:
 def told_environment(document: object, path: Path) -> dict[str, Any]:
     """Return versions, device and command of a training or a measurement, as a file says them."""
     return _said(checked(_ENVIRONMENT, document, path, "environment", "restore or delete it"))
+
+
+@remembered
+def _known_done(path: Path) -> dict[str, Any]:
+    return _said(checked(_DONE, read_json(path), path, "done marker", "delete it and type the run's command again"))
 
 
 def _said(document: written.Written) -> dict[str, Any]:

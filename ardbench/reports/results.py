@@ -153,7 +153,7 @@ def verdicts_of(run: Run, path: Path) -> Verdicts:
         ArdbenchError: the file is damaged, or names classes that the run's data set has not.
     """
     verdicts, classes = _known_verdicts(path), data.info(run.recipe.data.name).num_classes
-    if max(*verdicts.labels, *verdicts.predictions) >= classes:
+    if max(max(verdicts.labels), max(verdicts.predictions)) >= classes:
         raise ArdbenchError(f"{path} holds verdicts on more than {classes} classes; delete it to measure again.")
     return verdicts
 

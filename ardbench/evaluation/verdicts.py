@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,7 @@ class Verdicts:
         """The number of examples."""
         return len(self.labels)
 
-    @property
+    @cached_property
     def robust(self) -> list[bool]:
         """Whether each example is classified right under the protocol."""
         return [label == said for label, said in zip(self.labels, self.predictions, strict=True)]

@@ -103,16 +103,16 @@ def remembered(read: Callable[[Path], Read]) -> Callable[[Path], Read]:
 
     What changed a moment ago is read as often as it is asked for, since its next version might look the same.
     """
-    known: dict[Path, tuple[tuple[int, ...], Read]] = {}
+    known: dict[str, tuple[tuple[int, ...], Read]] = {}
 
     def reader(path: Path) -> Read:
-        told = path.stat()
+        name, told = str(path), path.stat()
         if time.time_ns() - told.st_ctime_ns < MOMENT:
             return read(path)
         version = (told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)
-        if path not in known or known[path][0] != version:
-            known[path] = version, read(path)
-        return known[path][1]
+        if name not in known or known[name][0] != version:
+            known[name] = version, read(path)
+        return known[name][1]
 
     return reader
 
@@ -223,8 +223,10 @@ class Run:
     @property
     def done(self) -> dict[str, Any] | None:
         """The done marker, or None while the run is unfinished."""
-        path = self.path / "done"
-        return _known_done(path) if path.exists() else None
+        try:
+            return _known_done(self.path / "done")
+        except FileNotFoundError:
+            return None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -243,16 +243,25 @@ def test_the_cache_is_measured_where_a_step_asks_a_teacher_about_clean_views(
     assert ("warm left out" in capsys.readouterr().out) == (not asked)
 
 
-def test_a_row_tells_what_it_makes_of_the_device_and_an_older_one_leaves_that_blank(tmp_path: Path) -> None:
+def test_a_row_tells_what_it_makes_of_the_device(tmp_path: Path) -> None:
     row = report.Row.here(CPU, "resnet18", "", 100, "pgd-at", False, "backward").of("bf16")
     row.measured([tables.Seconds(2, 4)], [tables.Seconds(6, 12)], 1, 2, 1)
     row.counted(30e9, 6e12)  # 100 images in 2 s are 1.5 TFLOP/s
     table = report.open_table(tmp_path / "cpu.csv")
     table.write(row)
-    written = {name: value for name, value in table.rows()[0].items() if name not in ("tflops", "utilisation")}
-    lines = report.page([table.rows()[0], written]).splitlines()[-2:]
-    cells = [line.split(" | ")[6:10] for line in lines]
-    assert cells == [["50.0", "30", "1.5", "25 %"], ["50.0", "", "", ""]]
+    (line,) = report.page(table.rows()).splitlines()[-1:]
+    assert line.split(" | ")[6:10] == ["50.0", "30", "1.5", "25 %"]
+
+
+def test_a_page_lists_methods_in_one_order_whenever_they_were_measured(tmp_path: Path) -> None:
+    table = report.open_table(tmp_path / "cpu.csv")
+    for method in ("darht", "pgd-at", "rslad"):
+        row = report.Row.here(CPU, "resnet18", "", 100, method, False, "grad").of("bf16")
+        row.measured([tables.Seconds(2, 4)], [tables.Seconds(6, 12)], 1, 2, 1)
+        row.counted(30e9, 6e12)
+        table.write(row)
+    lines = report.page(table.rows()).splitlines()[-3:]
+    assert [line.split(" | ")[0] for line in lines] == ["| pgd-at", "| rslad", "| darht"]
 
 
 # What the device reaches ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def test_synthetic_runs_are_reported_as_finished_and_measured_in_full(tmp_path: 
         (aa,) = (line for line in lines if line.startswith(run.path.name) and ",last,best-val,aa," in line)
         assert ",360,360," in aa and ",done," in aa
     table = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "Trust checks of " in table and "† " not in table and "‡" not in table
+    assert "Trust checks, made 9 times." in table and "† " not in table and "‡" not in table
     assert table.count("| pgd-at-digits ") == 2  # two seeds: one line of accuracies, one of costs
 
 

@@ -234,7 +234,8 @@ def test_eval_prints_keeps_and_reports_what_it_found(tmp_path: Path) -> None:
         json.loads((run / "done").read_text())["weights"]["last"],
     )
     report = call("report", run).stdout
-    assert f"Trust checks of {run.name} (last): warning, unbounded: unbounded leaves 7 %. ok: logits." in report
+    assert "Trust checks, made 1 time. ok: logits (1)." in report
+    assert f"Trust checks, warning, unbounded: {run.name} (last): unbounded leaves 7 %." in report
     header = next(line for line in report.splitlines() if "fgsm" in line)
     assert "pgd20" in header and "unbounded" not in header
     trust.save(run / "eval" / "last" / "trust-n20.json", [Finding("logits", "warning", "bad.")], "other weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Images in a grid."""
+GARBAGE = 100_000
+"""Objects after which Python looks for garbage: what a report reads lives to its end, and looking took a tenth of its time."""
 
 
 @click.command()
@@ -57,6 +60,7 @@ def report(
     from ardbench.reports import collect, collect_suite, console, write
     from ardbench.reports.curves import draw
 
+    gc.set_threshold(GARBAGE)
     if curves and html is not None:
         raise ArdbenchError(
             "--curves draws figures in place of what --html writes, a page that has them: leave one out."

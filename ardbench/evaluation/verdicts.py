@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import compress
+from operator import eq
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +85,12 @@ class Verdicts:
     @cached_property
     def robust(self) -> list[bool]:
         """Whether each example is classified right under the protocol."""
-        return [label == said for label, said in zip(self.labels, self.predictions, strict=True)]
+        return list(map(eq, self.labels, self.predictions))
+
+    @cached_property
+    def classes(self) -> int:
+        """The number of classes that the data set has at least."""
+        return 1 + max(max(self.labels), max(self.predictions))
 
     @property
     def accuracy(self) -> float:
@@ -98,8 +105,7 @@ class Verdicts:
     @property
     def by_class(self) -> dict[int, tuple[int, int]]:
         """For each class among these examples, in order: how many are robust, and how many there are."""
-        there = Counter(self.labels)
-        robust = Counter(label for label, right in zip(self.labels, self.robust, strict=True) if right)
+        there, robust = Counter(self.labels), Counter(compress(self.labels, self.robust))
         return {label: (robust[label], there[label]) for label in sorted(there)}
 
     @property

@@ -184,9 +184,10 @@ def _most_confused(one: Evaluated, verdicts: Verdicts | None) -> Entry:
 
 
 def _notes(group: Sequence[Evaluated], used: Sequence[Verdicts]) -> list[str]:
-    sizes = [n for verdicts in used for _, n in verdicts.by_class.values()]
-    widest = 100 * max(high - low for v in used for low, high in (wilson(*counts) for counts in v.by_class.values()))
-    a_class = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]}"
+    counts = {robust_of for verdicts in used for robust_of in verdicts.by_class.values()}
+    sizes = sorted({n for _, n in counts})
+    widest = 100 * max(high - low for low, high in (wilson(robust, n) for robust, n in counts))
+    a_class = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     return [
         f"Accuracy in % of each class alone, n = {a_class} images a class; [low, high] is the 95 % Wilson interval, here at "
         f"most {widest:.1f} points wide. Chance makes the worst of several classes look worse than it is.",

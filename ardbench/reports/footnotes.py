@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
 from ardbench.evaluation.statistics import LIMITS
 from ardbench.reports.results import TRUST, WEIGHTED, WORST, protocol_order, threat_name
 
+NAMED, TOLD = 10, 3
+"""Runs that a footnote names, and findings of one trust check that it tells; of more it says how many, and the CSV has all."""
 SINGLE_SEED = (
     "One seed: standard deviations between seeds of 0.1 to 0.6 points of AA are reported elsewhere, so a difference "
     "below 0.5 AA between single runs carries no information."
@@ -43,8 +47,8 @@ def of_accuracies(rows: pd.DataFrame) -> list[str]:
 def of_costs(runs: pd.DataFrame) -> list[str]:
     """Return the footnotes of the table of costs."""
     notes = ["Training only, evaluation not included; mean over runs. Device-hours are wall-clock hours on one device."]
-    unfinished = sorted(runs.loc[runs["status"] == "partial", "run"])
-    return notes + ([f"‡ Not finished, hours so far: {', '.join(unfinished)}."] if unfinished else [])
+    unfinished = runs.loc[runs["status"] == "partial", "run"]
+    return notes + ([f"‡ Not finished, hours so far: {_named(unfinished)}."] if len(unfinished) else [])
 
 
 def separable(accuracy: float, n: int) -> float:
@@ -171,15 +175,18 @@ def _subsets(rows: pd.DataFrame) -> list[str]:
 
 def _standing(rows: pd.DataFrame) -> list[str]:
     notes = []
-    partial = sorted(set(rows.loc[rows["status"] == "partial", "run"]))
-    stale = sorted(set(rows.loc[rows["status"] == "stale", "run"]))
-    if partial:
-        notes.append(f"‡ Training is not finished: {', '.join(partial)}.")
-    if stale:
-        notes.append(
-            f"‡ Stale, a teacher or the weights have changed since: {', '.join(stale)}; train or evaluate again."
-        )
+    partial, stale = (rows.loc[rows["status"] == status, "run"] for status in ("partial", "stale"))
+    if len(partial):
+        notes.append(f"‡ Training is not finished: {_named(partial)}.")
+    if len(stale):
+        notes.append(f"‡ Stale, a teacher or the weights have changed since: {_named(stale)}; train or evaluate again.")
     return notes
+
+
+def _named(runs: Iterable[str]) -> str:
+    """Return the names of runs, of many the first."""
+    names = sorted(set(runs))
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _sources(rows: pd.DataFrame) -> list[str]:
@@ -209,8 +216,8 @@ def _sources(rows: pd.DataFrame) -> list[str]:
 
 
 def _trees(rows: pd.DataFrame) -> list[str]:
-    dirty = sorted(set(rows.loc[rows["git_dirty"].fillna(False).astype(bool), "run"]))
-    return [f"Trained from a source tree with uncommitted changes: {', '.join(dirty)}."] if dirty else []
+    dirty = rows.loc[rows["git_dirty"].fillna(False).astype(bool), "run"]
+    return [f"Trained from a source tree with uncommitted changes: {_named(dirty)}."] if len(dirty) else []
 
 
 def _evaluations(rows: pd.DataFrame) -> list[str]:
@@ -224,10 +231,25 @@ def _evaluations(rows: pd.DataFrame) -> list[str]:
 
 
 def _trust(rows: pd.DataFrame) -> list[str]:
-    """Return what the trust checks say of each run and checkpoint; those of which all say the same share a line."""
-    said: dict[str, list[str]] = {}
+    """Return how often each trust check was made and passed, and the signs of a failed attack that were found."""
+    made, passed = 0, {"ok": Counter[str](), "unchecked": Counter[str]()}
+    signs: dict[str, list[str]] = {}
     for run, checkpoint, text in zip(rows["run"], rows["checkpoint"], rows["notes"], strict=True):
-        for note in text.split(" | "):
-            if note.startswith(TRUST):
-                said.setdefault(note.removeprefix(TRUST), []).append(f"{run} ({checkpoint})")
-    return [f"Trust checks of {', '.join(names)}: {note}" for note, names in said.items()]
+        notes = [note.removeprefix(TRUST) for note in text.split(" | ") if note.startswith(TRUST)]
+        made += bool(notes)
+        for note in notes:
+            level, _, said = note.partition(": ")
+            if level in passed:
+                passed[level].update(said.removesuffix(".").split(", "))
+            else:
+                signs.setdefault(level, []).append(f"{run} ({checkpoint}): {said}")
+    counts = [
+        f" {level}: {', '.join(f'{check} ({times})' for check, times in checks.items())}."
+        for level, checks in passed.items()
+        if checks
+    ]
+    told = [f"Trust checks, made {made} time{'s' * (made > 1)}.{''.join(counts)}"] if made else []
+    for level, found in sorted(signs.items(), reverse=True):  # warnings before notes
+        more = f" And {len(found) - TOLD} more: see the notes in the CSV." if len(found) > TOLD else ""
+        told.append(f"Trust checks, {level}: {' '.join(found[:TOLD])}{more}")
+    return told

@@ -29,7 +29,7 @@ ROBUST = "robust"
 WEIGHTED = "weighted"
 """The protocol column of (clean + aa) / 2, both measured on the same images."""
 TRUST = "trust: "
-"""What begins a note that holds the findings of the trust checks."""
+"""What begins a note of the trust checks: "LEVEL, CHECK: reason", or "LEVEL: check, check." of those that say no more."""
 TEXT, WHOLE, REAL, TRUTH = "str", "Int64", "float64", "boolean"
 COLUMNS = {
     "run": TEXT,
@@ -153,7 +153,7 @@ def verdicts_of(run: Run, path: Path) -> Verdicts:
         ArdbenchError: the file is damaged, or names classes that the run's data set has not.
     """
     verdicts, classes = _known_verdicts(path), data.info(run.recipe.data.name).num_classes
-    if max(max(verdicts.labels), max(verdicts.predictions)) >= classes:
+    if verdicts.classes > classes:
         raise ArdbenchError(f"{path} holds verdicts on more than {classes} classes; delete it to measure again.")
     return verdicts
 
@@ -236,18 +236,22 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
     """Yield the rows of one run: evaluations, what is derived from them, what is missing, what was published."""
     about, run = _about(cell), cell.run
-    found = [(checkpoint, v) for checkpoint, _, v in evaluations(run) if v.protocol not in trust.FOR_CHECKS]
+    found = [
+        (checkpoint, verdicts, of_present_weights(run, checkpoint, verdicts))
+        for checkpoint, _, verdicts in evaluations(run)
+        if verdicts.protocol not in trust.FOR_CHECKS
+    ]
     told = set[tuple[str, int]]()
-    for checkpoint, verdicts in found:
-        row = about | _measured(run, checkpoint, verdicts, cell.state)
+    for checkpoint, verdicts, present in found:
+        row = about | _measured(checkpoint, verdicts, cell.state, present)
         if (place := (checkpoint, verdicts.n)) not in told:
             told.add(place)
-            row["notes"] = " | ".join(filter(None, [row["notes"], _trusted(run, checkpoint, verdicts)]))
+            row["notes"] = " | ".join(filter(None, [row["notes"], *_trusted(run, checkpoint, verdicts)]))
         yield row
-    for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in found):
-        several = [v for name, v in found if name == checkpoint and of_present_weights(run, checkpoint, v)]
+    for checkpoint in dict.fromkeys(checkpoint for checkpoint, *_ in found):
+        several = [verdicts for name, verdicts, present in found if name == checkpoint and present]
         yield from (about | {"checkpoint": checkpoint} | row for row in (*_worst(several), *_weighted(several)))
-    there = {(checkpoint, verdicts.protocol) for checkpoint, verdicts in found}
+    there = {(checkpoint, verdicts.protocol) for checkpoint, verdicts, _ in found}
     missing = [pair for pair in cell.missing if pair not in there and pair[1] not in trust.FOR_CHECKS]
     blank = about | {"status": "missing" if cell.state == "done" else cell.state}
     for checkpoint, name in missing if there or missing else [("", "")]:
@@ -285,9 +289,8 @@ def _about(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _measured(run: Run, checkpoint: str, verdicts: Verdicts, status: str) -> dict[str, Any]:
-    """Return the columns of one evaluation."""
-    present = of_present_weights(run, checkpoint, verdicts)
+def _measured(checkpoint: str, verdicts: Verdicts, status: str, present: bool) -> dict[str, Any]:
+    """Return the columns of one evaluation, of the weights that are there or of others."""
     notes = verdicts.notes if present else [*verdicts.notes, "measured on weights that the run no longer has."]
     about = {
         "checkpoint": checkpoint,
@@ -311,17 +314,17 @@ def _counted(robust: Sequence[bool], of: Verdicts, attacks: Sequence[str] = ()) 
     return counts | {ROBUST: judging.Answers(question, bytes(robust))}
 
 
-def _trusted(run: Run, checkpoint: str, verdicts: Verdicts) -> str:
-    """Return the findings beside some verdicts in one note: what warns with its reason; nothing of other weights."""
+def _trusted(run: Run, checkpoint: str, verdicts: Verdicts) -> list[str]:
+    """Return the findings beside some verdicts as notes: what warns with its reason; nothing of other weights."""
     path = run.path / "eval" / checkpoint / file_name(trust.STEM, verdicts.n if verdicts.n < verdicts.total else None)
     findings, weights = trust.load(path) if path.exists() else ([], "")
     if not findings or weights != verdicts.key.get("weights"):
-        return ""
+        return []
     said = [f"{one.level}, {one.check}: {one.reason}" for one in findings if one.level in ("warning", "note")]
     for level in ("ok", "unchecked"):
         names = [one.check for one in findings if one.level == level]
         said += [f"{level}: {', '.join(names)}."] if names else []
-    return TRUST + " ".join(said)
+    return [TRUST + one for one in said]
 
 
 def _worst(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from reference_losses import METHODS
 from tables import Cells, Measurement, Seconds, Table, markdown, where
 
 NOTE = """\
@@ -22,7 +23,7 @@ equal at equal x'. `backward`: its attack calls `loss.backward()`, as the IAD re
 attack and outer step alike, weights and losses being fp32 in both; "cold" and "warm" are bf16 with the teacher's logits at
 x cached: none of a step's views is there, so that it asks the teacher and keeps the answers, or all of them are. Both sides
 run in one process, in turn; on the CPU ours has and keeps the memory that an earlier step left, the reference leaves it to
-C's library (rows without GFLOP/image: both do). Seconds are medians, the ratio is the median of paired samples with the
+C's library. Seconds are medians, the ratio is the median of paired samples with the
 least and largest in brackets; on the CPU also the ratio of processor time, which busy neighbours disturb less. GFLOP/image
 is what a step of ours was counted to compute for one image (`ardbench/engine/counting.py`), TFLOP/s that times images/s,
 and "of the device" its share of the rate that the device reached, just before, in large products of the same precision (on
@@ -103,22 +104,16 @@ def page(rows: list[Cells]) -> str:
     heads = ["method", "student", "teacher", "batch", "ours", "s/step", "images/s"]
     heads += ["GFLOP/image", "TFLOP/s", "of the device", "reference", "s/step", "images/s", "faster by", "peak MB"]
     heads += ["reference MB", "on"]
-    lines = []
-    for r in rows:
+    lines, order = [], list(METHODS)
+    for r in sorted(rows, key=lambda row: order.index(row["method"])):
         ratio = f"{float(r['ratio']):.2f}x [{float(r['ratio_min']):.2f}, {float(r['ratio_max']):.2f}]"
         ratio += f", processor {float(r['processor_ratio']):.2f}x" if r["processor_ratio"] else ""
         cells = [r["method"], r["model"], r["teacher"], r["batch"], r["variant"], _three(r["seconds"])]
-        cells += [r["images_per_second"], *_work(r), r["gradient"], _three(r["reference_seconds"])]
+        cells += [r["images_per_second"], _three(r["gflop_per_image"]), _three(r["tflops"])]
+        cells += [f"{100 * float(r['utilisation']):.0f} %", r["gradient"], _three(r["reference_seconds"])]
         cells += [r["reference_images_per_second"], ratio, r["peak_mb"], r["reference_peak_mb"], where(r)]
         lines.append(cells)
     return f"# Training speed\n\n{NOTE}\n{markdown(heads, lines)}"
-
-
-def _work(r: Cells) -> list[str]:
-    """Return GFLOP/image, TFLOP/s and utilisation; blank in rows that were measured before these were."""
-    if not r.get("utilisation"):
-        return ["", "", ""]
-    return [_three(r["gflop_per_image"]), _three(r["tflops"]), f"{100 * float(r['utilisation']):.0f} %"]
 
 
 def _three(number: str) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run all GPU tests and all speed measurements on CUDA, in under nine minutes, into one folder.
+# Run all GPU tests, all speed measurements and profiles on CUDA, in under nine minutes, into one folder.
 #
 #     PYTHON=.venv/bin/python benchmarks/speed/gpu.sh [FOLDER]
 #
@@ -55,6 +55,7 @@ main() {
   part 'GPU tests' 80 "$python" -m pytest -m gpu --continue-on-collection-errors --durations 5 -p no:cacheprovider
   speed 'training' 110 training --batch 128 --repeats 3 --steps 5
   speed 'training, RSLAD, WRN-34-10' 35 training --methods rslad --teacher wrn-34-10 --repeats 3 --steps 5
+  part 'profiles' 35 "$python" benchmarks/speed/profiles.py --device cuda --out "$out"
   speed 'AutoAttack' 200 autoattack --n 256 --repeats 1 # thousands of launches one after the other for any number
   speed 'scaling' 45 scaling
   printf '\n== Summary, %d s ==\n' "$SECONDS"

@@ -225,7 +225,7 @@ class Run:
         """The done marker, or None while the run is unfinished."""
         try:
             return _known_done(self.path / "done")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     @property
@@ -336,24 +336,26 @@ class Run:
         """Hold the run for writing; the lock of a process that died is free, and a directory without a run is removed.
 
         Raises:
-            ArdbenchError: another process holds it.
+            ArdbenchError: another process holds it, or it cannot be written.
         """
+        lock = FileLock(self.path / "lock", timeout=LOOK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / "lock", timeout=LOOK):
-                for left in self.path.glob(f".*{PARTIAL}"):
-                    left.unlink()
-                try:
-                    yield
-                finally:
-                    if not (self.path / "config.json").exists():
-                        self._remove_unused()
+            lock.acquire()
         except Timeout:
             raise ArdbenchError(f"{self.path} is being written by another process: wait for it or stop it.") from None
         except OSError as error:
             raise ArdbenchError(
                 f"{self.path} cannot be written: {error.strerror}: give a folder that can with --runs."
             ) from error
+        try:
+            for left in self.path.glob(f".*{PARTIAL}"):
+                left.unlink()
+            yield
+        finally:
+            if not (self.path / "config.json").exists():
+                self._remove_unused()
+            lock.release()
 
     def _remove_unused(self) -> None:
         """Remove a directory in which there is nothing but the lock that is held."""

@@ -161,6 +161,15 @@ def test_metrics_rows_tell_cost_and_validation(tmp_path: Path) -> None:
     json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
 
 
+def test_metrics_rows_tell_the_learning_rate_of_the_last_step(tmp_path: Path) -> None:
+    gamma = {"kind": "step", "epochs": 3, "milestones": [0.5], "gamma": 0.1, "warmup": 0}
+    loop_of(
+        "pgd-at", tmp_path, optimizer__lr=0.5, **{f"schedule__{name}": value for name, value in gamma.items()}
+    ).fit()
+    rates = [row["learning_rate"] for row in Run(tmp_path).metrics]
+    assert rates == pytest.approx([0.5, 0.5, 0.05])  # 1.5 epochs are nearest to 2
+
+
 def test_clip_bounds_the_gradient(tmp_path: Path) -> None:
     clipped = loop_of("pgd-at", tmp_path, optimizer__clip=1e-3, optimizer__momentum=0, optimizer__nesterov=False,
                       optimizer__weight_decay=0, schedule__kind="constant", schedule__warmup=0)  # fmt: skip

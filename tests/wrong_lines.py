@@ -533,6 +533,7 @@ TENSORS = (
     ("train pgd-at-digits --device cpu --dataset cifar10 --data-root .", "data_batch_1 is torn or another file (md5"),
     ("distill rslad-digits --device cpu --dataset fake --teacher torn-weights@last", "has changed since the run was finished"),
     ("distill rslad-digits --device cpu --teacher run", "was trained on fake (10 classes of 3x8x8), but the student's"),
+    ("distill rslad-cifar100 --device cpu --data-root . --teacher run", "was trained on fake (10 classes of 3x8x8), but the"),
     ("distill rslad-digits --device cpu --teacher words.pt:resnet8", "words.pt is damaged or not a file of torch.save"),
     ("eval file --device cpu --model resnet8-tiny --dataset fake", "file is no checkpoint by its name"),
     ("eval empty.pt --device cpu --model resnet8-tiny --dataset fake", "empty.pt is empty: copy or download it again."),

@@ -167,7 +167,9 @@ class Loop:
             raise ArdbenchError(
                 f"A weight is not finite after epoch {epoch}: the last good checkpoint is kept; lower optimizer.lr."
             )
-        row: dict[str, Any] = {"epoch": epoch, **self.ledger.means(), **self._validate(epoch), **self._cost()}
+        rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        row: dict[str, Any] = {"epoch": epoch, **self.ledger.means(), **self._validate(epoch), "learning_rate": rate}
+        row |= self._cost()
         if self.diagnostics is not None:
             row["diagnostics"] = self.diagnostics.close()
         self.rows.append(row)

@@ -54,12 +54,12 @@ def train(
     with processes.held(run.lock()), stopping(time_limit) as stop:
         if run.done is not None:
             return True
-        words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
-        splits = processes.first(lambda: load(*words, progress=listener))
         for note in check_precision(recipe.precision, device):
             listener.note(note)
         allow_tf32(recipe.precision.tf32)
         method = build_method(recipe, teachers, device)
+        words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
+        splits = processes.first(lambda: load(*words, progress=listener))  # downloads at most what has a use
         # not before: what is refused leaves no directory
         processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)

@@ -23,7 +23,7 @@ Panel = tuple[int, str]
 Points = tuple[list[int], list[float]]
 """Epochs, counted from 1, and the value of each in which there is one."""
 
-COSTS = ("epoch", "seconds", "images", "images_per_second", "peak_memory")
+NO_LOSSES = ("epoch", "seconds", "images", "images_per_second", "peak_memory", "learning_rate")
 CASES = {"both": "on x and on x'", "clean_only": "on x alone", "neither": "not on x"}
 """IAD's three cases: when a teacher is right."""
 LOSS: Panel = (0, "Loss and its terms")
@@ -138,7 +138,7 @@ def _placed(row: Mapping[str, Any]) -> Iterator[tuple[Panel, str, float | None]]
             yield ACCURACY, key.replace("val", "validation").replace("_", ", "), 100 * value
         elif found := re.fullmatch(r"weight_(\d+)", key):
             yield WEIGHTS, f"teacher {int(found[1]) + 1}", value
-        elif key not in COSTS and isinstance(value, (int, float)):
+        elif key not in NO_LOSSES and isinstance(value, (int, float)):
             yield LOSS, key.replace("_", " "), value
     told = row.get("diagnostics", {})
     for number, teacher in enumerate(told.get("teachers", ()), 1):

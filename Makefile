@@ -41,7 +41,7 @@ type: $(STAMP) ## Check types with mypy, strictly
 	$(BIN)/mypy
 
 test: $(STAMP) ## Run the tests that need neither a GPU nor patience; ARGS goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device; ARGS goes to pytest
 	$(BIN)/python -m pytest -m gpu $(ARGS)

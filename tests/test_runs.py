@@ -232,7 +232,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 def test_the_lock_is_free_after_an_exception_and_after_a_kill(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    with pytest.raises(OSError, match="^of the work itself$"), run.lock():
+    with pytest.raises(OSError, match=r"^of the work itself$"), run.lock():
         raise OSError("of the work itself")
     with pytest.raises(ZeroDivisionError), run.lock():
         _ = 1 / 0

@@ -71,6 +71,11 @@ class Products(TorchDispatchMode):
         return out
 
 
+@pytest.fixture(autouse=True)
+def _small_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "HEAP", 1)  # nothing is timed here, and to touch three gigabytes takes seconds
+
+
 @pytest.fixture(scope="module")
 def data() -> tuple[Any, Any]:
     return sides.synthetic(CPU)

@@ -36,7 +36,7 @@ def test_what_takes_longest_comes_first_with_its_share_of_the_whole() -> None:
 def test_both_sides_of_a_method_are_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sides, "HEAP", 1)
+    monkeypatch.setattr(sides, "HEAP", 1)  # nothing is timed here
     for _ in range(2):
         profiles.main([*TINY, "--methods", "rslad", "--out", str(tmp_path)])
     rows = profiles.open_table(tmp_path / "profile-cpu.csv").rows()

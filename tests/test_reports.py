@@ -16,6 +16,8 @@ from scipy.stats import binomtest
 
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation import trust
+from ardbench.evaluation.trust import Finding
 from ardbench.reports import collect, collect_suite, console, read, tables, write
 from ardbench.reports import published as published_module
 from ardbench.reports.footnotes import separable
@@ -283,6 +285,26 @@ def test_footnotes_say_what_the_table_cannot(tmp_path: Path) -> None:
     assert "aa: square was given 100 queries" in text
     assert f"uncommitted changes: {whole.path.name}." in text
     assert separable(0.5, 360) == pytest.approx(0.0730, abs=1e-4)
+
+
+def test_a_footnote_of_many_runs_tells_the_first_and_counts_the_rest(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, recipe(seed=seed), dirty=True) for seed in range(12)]
+    for seed, run in enumerate(runs):
+        weights = sha256_of(run.weights("last"))
+        notes = [f"Square took {seed}.5 points.", "Given little time."]
+        verdict(run, "aa", 5, notes=notes, key={"weights": weights})
+        unbounded = Finding("unbounded", "warning" if seed < 5 else "ok", f"unbounded leaves {seed} %.")
+        trust.save(run.path / "eval" / "last" / "trust.json", [Finding("logits", "ok", "fine."), unbounded], weights)
+    text = markdown_of(runs, tmp_path / "out")
+    names = [run.path.name for run in runs]
+    assert "aa: Square took 0.5 points. And 11 alike, with other numbers: see the notes in the CSV." in text
+    assert "aa: Given little time.\n" in text
+    assert "Trust checks, made 12 times. ok: logits (12), unbounded (7)." in text
+    first = " ".join(f"{names[seed]} (last): unbounded leaves {seed} %." for seed in range(3))
+    assert f"Trust checks, warning, unbounded: {first} And 2 more: see the notes in the CSV." in text
+    assert f"uncommitted changes: {', '.join(sorted(names)[:10])} and 2 more." in text
+    kept = (tmp_path / "out" / "t.csv").read_text(encoding="utf-8")
+    assert all(f"unbounded leaves {seed} %." in kept and f"Square took {seed}.5" in kept for seed in range(5))
 
 
 def test_teachers_come_first_and_missing_runs_are_blank_rows(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -221,13 +222,23 @@ def _trees(rows: pd.DataFrame) -> list[str]:
 
 
 def _evaluations(rows: pd.DataFrame) -> list[str]:
-    """Return what the evaluations themselves remarked, with the protocols that did."""
-    said: dict[str, set[str]] = {}
+    """Return what the evaluations remarked, with the protocols that did; of notes that differ in numbers the first."""
+    said: dict[str, tuple[set[str], dict[str, None]]] = {}
     for protocol, text in zip(rows["protocol"], rows["notes"], strict=True):
         for note in filter(None, text.split(" | ")):
             if not note.startswith(TRUST):
-                said.setdefault(note, set()).add(protocol)
-    return [f"{', '.join(sorted(protocols))}: {note}" for note, protocols in said.items()]
+                protocols, notes = said.setdefault(re.sub(r"\d+", "", note), (set(), {}))
+                protocols.add(protocol)
+                notes[note] = None
+    return [
+        f"{', '.join(sorted(protocols))}: {next(iter(notes))}" + _more(len(notes) - 1, "alike, with other numbers")
+        for protocols, notes in said.values()
+    ]
+
+
+def _more(number: int, what: str) -> str:
+    """Return the sentence that ends a footnote which does not tell all."""
+    return f" And {number} {what}: see the notes in the CSV." if number > 0 else ""
 
 
 def _trust(rows: pd.DataFrame) -> list[str]:
@@ -250,6 +261,5 @@ def _trust(rows: pd.DataFrame) -> list[str]:
     ]
     told = [f"Trust checks, made {made} time{'s' * (made > 1)}.{''.join(counts)}"] if made else []
     for level, found in sorted(signs.items(), reverse=True):  # warnings before notes
-        more = f" And {len(found) - TOLD} more: see the notes in the CSV." if len(found) > TOLD else ""
-        told.append(f"Trust checks, {level}: {' '.join(found[:TOLD])}{more}")
+        told.append(f"Trust checks, {level}: {' '.join(found[:TOLD])}" + _more(len(found) - TOLD, "more"))
     return told

@@ -8,6 +8,7 @@ import io
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -116,7 +117,11 @@ def _refuse_what_swells(file: str | io.BytesIO) -> None:
         opened.seek(0)
         if zipped:
             reader = torch.PyTorchFileReader(file)
-            if sum(map(reader.get_record_size, reader.get_all_records())) > size:
+            if hasattr(reader, "get_record_size"):
+                unpacked = sum(map(reader.get_record_size, reader.get_all_records()))
+            else:  # torch 2.11
+                unpacked = sum(record.file_size for record in zipfile.ZipFile(file).infolist())
+            if unpacked > size:
                 raise Swollen("would unpack to more bytes than it has")
             opened = io.BytesIO(reader.get_record("data.pkl"))
         if any(b"bytearray\n" in line for line in opened):

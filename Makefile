@@ -1,14 +1,16 @@
 # Every target that needs Python makes .venv itself when it is missing or older than setup.cfg.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 SUITE ?= digits
 ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-gpu reproduce-tables tables speed speed-gpu clean
+.PHONY: help install format lint type test test-oldest test-gpu reproduce-tables tables speed speed-gpu clean
 
 help: ## Say what there is
 	@echo "make TARGET [SUITE=digits] [ARGS='...'] [PYTHON=python3.12]"
@@ -41,7 +43,13 @@ type: $(STAMP) ## Check types with mypy, strictly
 	$(BIN)/mypy
 
 test: $(STAMP) ## Run the tests that need neither a GPU nor patience; ARGS goes to pytest
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python $(PYTEST) $(ARGS)
+
+test-oldest: ## Run them with the oldest torch that setup.cfg allows, in an environment of its own
+	@[ -d $(OLDEST) ] || $(PYTHON) -m venv $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+	  $$(sed -nE 's/^ +(torch|torchvision)>=([0-9.]+),.*/\1==\2.*/p' setup.cfg)
+	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
 
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device; ARGS goes to pytest
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -65,6 +65,7 @@ speed: $(STAMP) ## Measure training, each switch, AutoAttack and scaling, over a
 	$(BIN)/python benchmarks/speed/switches.py $(ARGS)
 	$(BIN)/python benchmarks/speed/autoattack.py $(ARGS)
 	$(BIN)/python benchmarks/speed/scaling.py $(ARGS)
+	$(BIN)/python benchmarks/speed/scaling.py --dataset digits $(ARGS)
 
 speed-gpu: $(STAMP) ## Run all GPU tests and speed measurements in nine minutes; ARGS names the folder of the results
 	PYTHON=$(BIN)/python benchmarks/speed/gpu.sh $(ARGS)

@@ -264,7 +264,7 @@ def test_evaluation_has_the_rate_that_earlier_evaluations_reached(tmp_path: Path
     assert of_one(cell, tmp_path).evaluation == pytest.approx(pgd20 + clean)
 
 
-HEAD = "name,model,method,variant,tflops"
+HEAD = "name,model,method,variant,tflops,dataset"
 
 
 def write_table(root: Path, *rows: str, head: str = HEAD) -> Path:
@@ -286,7 +286,7 @@ def test_a_table_tells_the_rate_where_no_run_does_and_the_nearest_rows_of_it(tmp
         (f"{here},resnet8-tiny,rslad,fp32,2", (1.5, "by the speed table, same student and precision")),
         (f"{here},resnet8-tiny,standard,fp32,5", (5, "by the speed table, same student, method and precision")),
     ):
-        rows.append(row)
+        rows.append(f"{row},fake")
         write_table(tmp_path, *rows)
         found = of_one(cell, tmp_path)
         assert (found.rate and found.rate / 1e12, found.source) == expected
@@ -297,6 +297,25 @@ def test_a_table_tells_the_rate_where_no_run_does_and_the_nearest_rows_of_it(tmp
     assert of_one(cell, tmp_path).source == "reached by the same student"
 
 
+def test_the_scaling_table_tells_as_well_and_larger_images_nothing(tmp_path: Path) -> None:
+    here, cell = hardware_name(CPU), planned(tmp_path)  # images of 8 x 8
+    head = "device,name,precision,model,batch,steps,images,dataset,tflops"
+    large = [f"cpu,{here},fp32,resnet8-tiny,128,10,50000,cifar10,{rate}" for rate in (3, 5, 7)]
+    small = [f"cpu,{here},bf16,resnet8-tiny,128,10,1437,digits,0.2"]
+    found = []
+    for rows in (large, large + small):
+        write_table(tmp_path, *rows, head=head).rename(tmp_path / "speed" / "scaling-cpu.csv")
+        of_large = planned(tmp_path, data__name="cifar10", data__train_images=None)
+        found.append(
+            [(row.rate and row.rate / 1e12, row.source) for row in (of_one(cell, tmp_path), of_one(of_large, tmp_path))]
+        )
+    on_large = (5, "by the speed table, same student and precision")
+    assert found == [[(None, ""), on_large], [(0.2, "by the speed table, same student"), on_large]]
+    write_table(tmp_path, f"{here},resnet8-tiny,rslad,fp32,9", head="name,model,method,variant,tflops")
+    assert of_one(cell, tmp_path).rate == 0.2e12, "the table of methods is of images as large as CIFAR-10's"
+    assert of_one(of_large, tmp_path).rate == 6e12
+
+
 def test_a_table_of_before_tflops_tells_nothing(tmp_path: Path) -> None:
     assert read_table(write_table(tmp_path, "n,resnet18,rslad,fp32", head="name,model,method,variant"), "n") == []
     assert read_table(tmp_path / "absent.csv", "n") == []
@@ -305,15 +324,16 @@ def test_a_table_of_before_tflops_tells_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("n,resnet18,rslad,fp32,fast", "could not convert string to float: 'fast'"),
-        ("n,resnet18,rslad,fp32,-1", "tflops is -1, which no device reaches"),
-        ("n,resnet18,rslad,fp32,nan", "tflops is nan, which no device reaches"),
+        ("n,resnet18,rslad,fp32,fast,fake", "could not convert string to float: 'fast'"),
+        ("n,resnet18,rslad,fp32,-1,fake", "tflops is -1, which no device reaches"),
+        ("n,resnet18,rslad,fp32,nan,fake", "tflops is nan, which no device reaches"),
+        ("n,resnet18,rslad,fp32,1,mnist", "Unknown data set 'mnist'"),
         ("n,resnet18,rslad", "longer or shorter than the head"),
-        ("n,resnet18,rslad,fp32,1,2", "longer or shorter than the head"),
+        ("n,resnet18,rslad,fp32,1,fake,2", "longer or shorter than the head"),
     ],
 )
 def test_a_damaged_table_is_refused_by_file_and_line(tmp_path: Path, row: str, said: str) -> None:
-    write_table(tmp_path, "n,resnet18,rslad,fp32,1", row)
+    write_table(tmp_path, "n,resnet18,rslad,fp32,1,fake", row)
     with pytest.raises(ArdbenchError, match=rf"cpu\.csv, line 3: .*{said}"):
         of_one(planned(tmp_path), tmp_path)
 

@@ -1,6 +1,6 @@
-"""How fast a device is, in FLOP/s: by the runs that it has trained and evaluated, or else by the speed table.
+"""How fast a device is, in FLOP/s: by the runs that it has trained and evaluated, or else by the speed tables.
 
-The table is what `benchmarks/speed/training.py` writes; only its rows of a device of the same name tell anything.
+These are what `benchmarks/speed/training.py` and `scaling.py` write; only rows of a device of the same name tell anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import median
 
 import torch
 
-from ardbench import models
+from ardbench import data, models
 from ardbench.config import Recipe
 from ardbench.engine.counting import StepCounter
 from ardbench.engine.device import describe, hardware_name
@@ -28,7 +28,9 @@ from ardbench.runs import Run, all_runs
 from ardbench.suites import Cell
 
 TABLES = Path("results/speed")
-"""Where the speed tables lie, <device>.csv each: below the working directory, beside the tables of suites."""
+"""Where the speed tables lie, <device>.csv and scaling-<device>.csv: below the working directory, beside those of suites."""
+SCALED, SHAPE = "pgd-at", "cifar10"
+"""The method of the scaling table, and the data set whose shape the images of the other have."""
 SAMPLES = 20
 """Evaluations that are read for each protocol and student; more of them tell no more."""
 
@@ -65,11 +67,12 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Timed:
-    """The FLOP/s of a row of the speed table; `precision` is that of attack and outer step, as the row names it."""
+    """The FLOP/s of a row of a speed table; `precision` is that of attack and outer step, `size` the side of its images."""
 
     method: str
     student: str
     precision: str
+    size: int
     rate: float
 
 
@@ -106,9 +109,14 @@ class Rates:
         return sum(e.flop for e in like) / sum(e.seconds for e in like) if like else None
 
     def _tabulated(self, recipe: Recipe) -> list[tuple[str, list[Timed]]]:
-        """Return the rows of the table with a recipe's student, nearest first; another's rate may be 20 times as high."""
+        """Return the rows with a recipe's student, nearest first; the rate of another may be 20 times as high.
+
+        So may that of larger images: where there are none as large, the largest of the smaller ones count.
+        """
         precision = recipe.precision.outer if recipe.precision.outer == recipe.precision.attack else None
-        rows = [row for row in self.table if row.student == recipe.student]
+        size = data.info(recipe.data.name).size
+        fitting = [row for row in self.table if row.student == recipe.student and row.size <= size]
+        rows = [row for row in fitting if row.size == max(one.size for one in fitting)]
         alike = [row for row in rows if row.precision == precision]
         like = [row for row in alike if row.method == recipe.method["name"]]
         by = "by the speed table, same student"
@@ -134,7 +142,8 @@ def measured(
         if run.metrics and _countable(run):
             trained += [Trained(run, counted)] if _made_on(run, device) else []
             evaluated += _evaluations(run, device, protocols, evaluated)
-    table = [] if trained else read_table(tables / f"{device.type}.csv", hardware_name(device))
+    paths = [] if trained else [tables / f"{kind}{device.type}.csv" for kind in ("", "scaling-")]
+    table = [row for path in paths for row in read_table(path, hardware_name(device))]
     return Rates(trained, evaluated, table)
 
 
@@ -155,7 +164,7 @@ def read_table(path: Path, name: str) -> list[Timed]:
         for row in reader:
             told = _row(row)
             found += [told] if told and row["name"] == name else []
-    except (csv.Error, KeyError, ValueError) as error:
+    except (csv.Error, KeyError, ValueError, ArdbenchError) as error:
         why = f"there is no column {error}" if isinstance(error, KeyError) else error
         raise ArdbenchError(f"{path}, line {reader.line_num}: {why}; mend or delete that line.") from None
     return found
@@ -170,7 +179,8 @@ def _row(row: dict[str, str]) -> Timed | None:
     rate = float(row["tflops"]) * 1e12
     if not 0 < rate < math.inf:
         raise ValueError(f"tflops is {row['tflops']}, which no device reaches")
-    return Timed(row["method"], row["model"], row["variant"], rate)
+    method, precision = (SCALED, row["precision"]) if "precision" in row else (row["method"], row["variant"])
+    return Timed(method, row["model"], precision, data.info(row.get("dataset", SHAPE)).size, rate)
 
 
 def _evaluations(

@@ -56,8 +56,9 @@ main() {
   speed 'training' 110 training --batch 128 --repeats 3 --steps 5
   speed 'training, RSLAD, WRN-34-10' 35 training --methods rslad --teacher wrn-34-10 --repeats 3 --steps 5
   part 'profiles' 35 "$python" benchmarks/speed/profiles.py --device cuda --out "$out"
-  speed 'AutoAttack' 200 autoattack --n 256 --repeats 1 # thousands of launches one after the other for any number
+  speed 'AutoAttack' 160 autoattack --n 256 --repeats 1 # thousands of launches one after the other for any number
   speed 'scaling' 45 scaling
+  speed 'scaling, digits' 40 scaling --dataset digits
   printf '\n== Summary, %d s ==\n' "$SECONDS"
   printf '%s\n' "${summary[@]}" "Results: $out"
   return "$code"

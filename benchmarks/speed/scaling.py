@@ -1,6 +1,7 @@
 """Measure how a training step's throughput and memory grow: one base point, and each axis of it varied alone.
 
-    python benchmarks/speed/scaling.py --device cpu
+    python benchmarks/speed/scaling.py --device cpu                     # images of CIFAR-10's shape
+    python benchmarks/speed/scaling.py --device cpu --dataset digits    # the digits suite's students, as its plan needs
 
 Axes are the batch, the steps of PGD, the student and the number of images. Rows go to results/speed/scaling-<device>.csv one
 by one, with a Markdown page and a figure (.png, .svg) beside it; rows that are there are not measured again.
@@ -39,7 +40,6 @@ from ardbench.progress import Progress
 from ardbench.recipes import resolve
 from ardbench.runs import Run
 
-RECIPE, DATASET = "pgd-at-cifar10", "cifar10"
 VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "cpu": {
         "batch": (16, 32, 64, 128, 256),
@@ -55,6 +55,7 @@ VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     },
 }
 """Device -> axis -> where it is measured; on the CPU what fits into minutes."""
+ON_DIGITS: Mapping[str, tuple[Any, ...]] = {"model": ("resnet8-tiny", "resnet8", "vit-micro")}
 KILLED = -9
 """The exit status of a process that the system ended for want of memory."""
 SAMPLED = {"cpu": 1, "cuda": 20}
@@ -63,15 +64,17 @@ SAMPLED = {"cpu": 1, "cuda": 20}
 
 @dataclass(frozen=True)
 class Point:
-    """What is trained: a student by PGD of so many steps, in batches, on so many images."""
+    """What is trained: a student by PGD of so many steps, in batches, on so many images of a data set's shape."""
 
     model: str
     batch: int
     steps: int
     images: int
+    dataset: str = "cifar10"
 
 
 BASE = Point("resnet20", 128, 10, 50_000)
+BASES = {"cifar10": BASE, "digits": Point("resnet8-tiny", 128, 10, 1437, "digits")}
 
 
 @dataclass(frozen=True)
@@ -92,18 +95,23 @@ def parse(arguments: list[str] | None = None) -> Options:
     """Read the command line, or refuse it."""
     parser = argparse.ArgumentParser(description="Measure how a training step's throughput and memory grow.")
     parser.add_argument("--device", choices=tuple(VALUES), default="cpu")
+    parser.add_argument("--dataset", choices=tuple(BASES), default=BASE.dataset, help="whose images' shape is taken")
     kinds: dict[str, Callable[[str], Any]] = {"model": str, "batch": _count, "steps": _steps, "images": _count}
     for axis, kind in kinds.items():
-        parser.add_argument(f"--{axis}", type=kind, default=getattr(BASE, axis), help=f"of the base ({AXES[axis]})")
+        parser.add_argument(f"--{axis}", type=kind, help=f"of the base ({AXES[axis]})")
         parser.add_argument(f"--axis-{axis}", type=_several(kind), help="comma-separated; none leaves this axis out")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 where the device has instructions")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="default: bf16 where the device has instructions; digits: fp32"
+    )
     parser.add_argument("--repeats", type=_count, default=5, help="samples, of which the median counts")
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds after which no point is begun")
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "speed")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # the child that measures the base
     given = parser.parse_args(arguments)
-    base, values = Point(given.model, given.batch, given.steps, given.images), dict(VALUES[given.device])
+    on_digits = given.dataset == "digits"
+    chosen_base = {axis: chosen for axis in kinds if (chosen := getattr(given, axis)) is not None}
+    base, values = replace(BASES[given.dataset], **chosen_base), dict(ON_DIGITS if on_digits else VALUES[given.device])
     values |= {axis: chosen for axis in kinds if (chosen := getattr(given, f"axis_{axis}")) is not None}
     points = (base,) if given.alone else star(base, values)
     for point in points:
@@ -111,7 +119,8 @@ def parse(arguments: list[str] | None = None) -> Options:
             parser.error(str(unknown("model", point.model, models.MODELS)))
         if point.images < point.batch:
             parser.error(f"{point.images} images hold no batch of {point.batch}: give more images or a smaller batch")
-    precision = given.precision or ("bf16" if computes_bf16(torch.device(given.device)) else "fp32")
+    bf16 = not on_digits and computes_bf16(torch.device(given.device))
+    precision = given.precision or ("bf16" if bf16 else "fp32")
     deadline = time.monotonic() + given.time_limit
     return Options(given.device, points, precision, given.repeats, deadline, given.again, given.out, given.alone)
 
@@ -123,22 +132,21 @@ def star(base: Point, values: Mapping[str, tuple[Any, ...]]) -> tuple[Point, ...
 
 
 def recipe_of(point: Point, precision: str) -> Recipe:
-    """Return the as-released recipe of PGD adversarial training, at a point; only whole batches."""
-    sets = {"data.batch": point.batch, "attack.steps": point.steps, "data.drop_last": True}
-    return resolve(
-        RECIPE, student=point.model, sets=sets | {"precision.attack": precision, "precision.outer": precision}
-    )
+    """Return the recipe of PGD adversarial training on a point's data set, at that point; only whole batches."""
+    sets: dict[str, object] = {"data.batch": point.batch, "attack.steps": point.steps, "data.drop_last": True}
+    sets |= {"precision.attack": precision, "precision.outer": precision}
+    return resolve(f"pgd-at-{point.dataset}", student=point.model, sets=sets)
 
 
 def loop_of(point: Point, precision: str, folder: Path, device: torch.device) -> Loop:
     """Return the engine's loop over random images; it trains one batch at a time, and writes into `folder`."""
-    recipe, info = recipe_of(point, precision), data.info(DATASET)
+    recipe, info = recipe_of(point, precision), data.info(point.dataset)
     source = torch.Generator().manual_seed(0)
     shape = (point.images, info.channels, info.size, info.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=source).to(device)
     labels = torch.randint(0, info.num_classes, (point.images,), generator=source).to(device)
     train = Split(images, labels, torch.arange(point.images, device=device), info)
-    student = networks.fresh(point.model, DATASET, recipe.data.normalise, 0, "student", device)
+    student = networks.fresh(point.model, point.dataset, recipe.data.normalise, 0, "student", device)
     if recipe.precision.channels_last:
         student = student.to(memory_format=torch.channels_last)
     method = method_class(recipe.method["name"])(Context(recipe, student, (), lambda _: student))
@@ -238,7 +246,7 @@ def main() -> None:
         sys.exit(2)
     table = open_table(options.out / f"scaling-{device.type}.csv")
     if table.path.exists():
-        draw(table.rows(), table.path.with_suffix(""))
+        draw([row for row in table.rows() if row["dataset"] == BASE.dataset], table.path.with_suffix(""))
         print(table.path.with_suffix(".md").read_text(encoding="utf-8"))
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NOTE = """\
-One training step of PGD adversarial training as the engine makes it (the as-released recipe for CIFAR-10, random images of its
-shape, a fresh student): one base point, and each axis of it varied alone. Seconds of a step are the median of the samples,
-and "processor s" those of all processors together, which busy neighbours disturb less.
+One training step of PGD adversarial training as the engine makes it (the recipes `pgd-at-cifar10` and `pgd-at-digits`,
+random images of the data set's shape, a fresh student): one base point, and each axis of it varied alone. Seconds of a step
+are the median of the samples, and "processor s" those of all processors together, which busy neighbours disturb less.
 An epoch is not run to its end: its seconds are its images by the images/s of the step, and "overhead", what the engine does
 once an epoch, measured by itself between the samples: closing it (a look at all weights; metrics and state written to disk)
 and beginning the next (a permutation). There is no validation in it. GFLOP are counted from the method's own step
@@ -44,13 +44,14 @@ class Measured:
 
 @dataclass
 class Row(Measurement):
-    """One point; everything up to `images` is its key."""
+    """One point; everything up to `dataset` is its key."""
 
     precision: str
     model: str
     batch: int
     steps: int
     images: int
+    dataset: str
     seconds: float = 0.0
     processor_seconds: float = 0.0
     images_per_second: float = 0.0
@@ -63,9 +64,11 @@ class Row(Measurement):
     date: str = ""
 
     @classmethod
-    def here(cls, device: torch.device, precision: str, model: str, batch: int, steps: int, images: int) -> Row:
+    def here(
+        cls, device: torch.device, precision: str, model: str, batch: int, steps: int, images: int, dataset: str
+    ) -> Row:
         """Return an unmeasured row of this machine."""
-        return cls(*cls.place(device), precision, model, batch, steps, images)
+        return cls(*cls.place(device), precision, model, batch, steps, images, dataset)
 
     def measured(self, taken: Measured, flop: float, repeats: int) -> None:
         """Fill in what was measured, and what follows from it; `flop` are those of one image."""
@@ -78,7 +81,7 @@ class Row(Measurement):
 
 
 COLUMNS = [field.name for field in fields(Row)]
-KEY = tuple(COLUMNS[: COLUMNS.index("images") + 1])
+KEY = tuple(COLUMNS[: COLUMNS.index("dataset") + 1])
 
 
 def open_table(path: Path) -> Table:
@@ -112,7 +115,7 @@ def page(rows: list[Cells]) -> str:
     parts = ["# How the cost of training grows\n", NOTE]
     for axis, said in AXES.items():
         for line in lines(rows, axis):
-            parts.append(f"## By {said}\n\n{fixed(line[0], axis)}; {where(line[0])}\n")
+            parts.append(f"## By {said}\n\n{line[0]['dataset']}, {fixed(line[0], axis)}; {where(line[0])}\n")
             parts.append(markdown([said, *heads], [_cells(row, axis) for row in line]))
     return "\n".join(parts)
 
@@ -137,6 +140,8 @@ def draw(rows: list[Cells], path: Path) -> list[Path]:
 
 
 def _panel(axes: Axes, several: list[list[Cells]], axis: str, column: str, said: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axes.set_ylabel(said)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -158,6 +163,8 @@ def _panel(axes: Axes, several: list[list[Cells]], axis: str, column: str, said:
     heights = [float(row[column]) for line in several for row in line]
     if max(heights) > WIDE * min(heights):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0, 1.1 * max(heights))
     axes.yaxis.set_major_formatter("{x:,.4g}")

@@ -67,7 +67,7 @@ speed: $(STAMP) ## Measure training, each switch, AutoAttack and scaling, over a
 	$(BIN)/python benchmarks/speed/scaling.py $(ARGS)
 	$(BIN)/python benchmarks/speed/scaling.py --dataset digits $(ARGS)
 
-speed-gpu: $(STAMP) ## Run all GPU tests and speed measurements in nine minutes; ARGS names the folder of the results
+speed-gpu: $(STAMP) ## Run all GPU tests and speed measurements but the switches in nine minutes; ARGS names the folder of the results
 	PYTHON=$(BIN)/python benchmarks/speed/gpu.sh $(ARGS)
 
 clean: ## Remove what building and testing leave; runs/, data/, results/ and .venv stay

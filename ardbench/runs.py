@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -338,24 +338,25 @@ class Run:
         Raises:
             ArdbenchError: another process holds it, or it cannot be written.
         """
-        lock = FileLock(self.path / "lock", timeout=LOOK)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise ArdbenchError(f"{self.path} is being written by another process: wait for it or stop it.") from None
-        except OSError as error:
-            raise ArdbenchError(
-                f"{self.path} cannot be written: {error.strerror}: give a folder that can with --runs."
-            ) from error
-        try:
-            for left in self.path.glob(f".*{PARTIAL}"):
-                left.unlink()
-            yield
-        finally:
-            if not (self.path / "config.json").exists():
-                self._remove_unused()
-            lock.release()
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(self.path / "lock", timeout=LOOK))
+            except Timeout:
+                raise ArdbenchError(
+                    f"{self.path} is being written by another process: wait for it or stop it."
+                ) from None
+            except OSError as error:
+                raise ArdbenchError(
+                    f"{self.path} cannot be written: {error.strerror}: give a folder that can with --runs."
+                ) from error
+            try:
+                for left in self.path.glob(f".*{PARTIAL}"):
+                    left.unlink()
+                yield
+            finally:
+                if not (self.path / "config.json").exists():
+                    self._remove_unused()
 
     def _remove_unused(self) -> None:
         """Remove a directory in which there is nothing but the lock that is held."""

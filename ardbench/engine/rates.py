@@ -116,7 +116,8 @@ class Rates:
         precision = recipe.precision.outer if recipe.precision.outer == recipe.precision.attack else None
         size = data.info(recipe.data.name).size
         fitting = [row for row in self.table if row.student == recipe.student and row.size <= size]
-        rows = [row for row in fitting if row.size == max(one.size for one in fitting)]
+        largest = max((row.size for row in fitting), default=0)
+        rows = [row for row in fitting if row.size == largest]
         alike = [row for row in rows if row.precision == precision]
         like = [row for row in alike if row.method == recipe.method["name"]]
         by = "by the speed table, same student"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run all GPU tests, all speed measurements and profiles on CUDA, in under nine minutes, into one folder.
+# Run all GPU tests, speed measurements and profiles on CUDA, in under nine minutes, into one folder. Only the switches are
+# left to a call of their own, benchmarks/speed/switches.py --device cuda: their runs on digits take longer.
 #
 #     PYTHON=.venv/bin/python benchmarks/speed/gpu.sh [FOLDER]
 #

@@ -56,6 +56,7 @@ VALUES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 }
 """Device -> axis -> where it is measured; on the CPU what fits into minutes."""
 ON_DIGITS: Mapping[str, tuple[Any, ...]] = {"model": ("resnet8-tiny", "resnet8", "vit-micro")}
+"""The axis around the base of the digits."""
 KILLED = -9
 """The exit status of a process that the system ended for want of memory."""
 SAMPLED = {"cpu": 1, "cuda": 20}

@@ -13,7 +13,16 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 HUGE = re.compile(r"e[+-]?[0-9_]{4}|.{50}", re.IGNORECASE | re.DOTALL)
 """A number whose digits would fill the memory when it is written as a fraction, such as 1e999999999."""
@@ -54,6 +63,18 @@ class Section(BaseModel):
     """A section of a recipe: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came when runs were already there: at its default such a field is not written, so that a run from before
+    keeps its name. The default of one never changes."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = dump(self)
+        fields = type(self).model_fields
+        absent = {
+            name for name in self.LATER if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return {key: value for key, value in written.items() if key not in absent}
 
 
 class MethodConfig(Section):

@@ -26,6 +26,7 @@ from ardbench.untrusted import Line, read_toml
 Seeds = Annotated[tuple[Count, ...], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", max_length=100)]
 """Of a run or a suite: files are called by it."""
+Images = Annotated[int, Field(ge=1)]
 State = Literal["done", "partial", "missing", "stale"]
 Roles = Callable[[str], tuple[str | EllipsisType, ...]]
 Outside = Callable[[str, str], Teacher]
@@ -60,7 +61,7 @@ class Choice(Section):
 
     size: Annotated[int, Field(ge=2)]
     """Teachers in the set to choose."""
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Images | None = None
     """Test images to attack, class-balanced; None: all."""
 
 
@@ -74,8 +75,8 @@ class Suite(Section):
     seeds: Seeds = (0,)
     protocols: Annotated[tuple[str, ...], Field(min_length=1)]
     checkpoints: Annotated[tuple[Literal["last", "best", "averaged"], ...], Field(min_length=1)] = ("last",)
-    n: Annotated[int, Field(ge=1)] | None = None
-    """Test images to measure on, the same class-balanced ones for every run; None measures on all."""
+    n: Images | dict[str, Images] | None = None
+    """Test images to measure on, the same class-balanced ones for every run, or so many by protocol; else all."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Changes to the recipe of every run; a run's own go over them."""
     transfer: Choice | None = None
@@ -98,6 +99,22 @@ class Suite(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _counts_images_of_its_protocols(self) -> Suite:
+        strange = (
+            next((name for name in self.n if name not in self.protocols), None) if isinstance(self.n, dict) else None
+        )
+        if strange is not None:
+            raise ValueError(
+                f"n names {strange!r}, and the protocols are {', '.join(self.protocols)}: name one of them"
+            )
+        return self
+
+    def images_of(self, protocol: str, test_images: int) -> int | None:
+        """Return how many of so many test images a protocol is measured on; None: all."""
+        n = self.n.get(protocol) if isinstance(self.n, dict) else self.n
+        return None if n == test_images else n
+
     def seeds_of(self, run: SuiteRun) -> tuple[int, ...]:
         """Return the seeds of a run: its own, one for a teacher, or the suite's."""
         teaches = any(run.name in other.teachers for other in self.runs)
@@ -114,8 +131,7 @@ class Cell:
         recipe: resolved, with its seed.
         teachers: in the order of the method's roles; weights that are not there yet have no sha256.
         state: done, partial (begun), missing, or stale (a teacher has changed since: move or delete it to retrain).
-        missing: the (checkpoint, protocol) pairs that are still to be evaluated.
-        n: the test images that these are evaluated on; None: all.
+        missing: the (checkpoint, protocol, n) that are still to be evaluated, on n test images; None: all.
     """
 
     name: str
@@ -123,8 +139,7 @@ class Cell:
     recipe: Recipe
     teachers: tuple[Teacher, ...]
     state: State
-    missing: tuple[tuple[str, str], ...]
-    n: int | None = None
+    missing: tuple[tuple[str, str, int | None], ...]
 
 
 def benchmarks_folder() -> Path:
@@ -263,15 +278,16 @@ class _Planner:
         taught_by = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
         place = Run.place(self.root, recipe, taught_by)
         images = data.info(recipe.data.name).test_images
-        for given, key in ((self.suite.n, "n"), (self.suite.transfer and self.suite.transfer.n, "transfer.n")):
+        counts = self.suite.n if isinstance(self.suite.n, dict) else {"": self.suite.n}
+        keys = {f"n.{name}" if name else "n": count for name, count in counts.items()}
+        for key, given in (keys | {"transfer.n": self.suite.transfer and self.suite.transfer.n}).items():
             if given and given > images:
                 raise ArdbenchError(
                     f"Suite {self.suite.name}: {key} = {given} is more than the {images} test images of "
                     f"{recipe.data.name}: give at most {images}."
                 )
-        n = None if self.suite.n == images else self.suite.n
-        missing = _missing(self.suite, place, recipe, n) if run.evaluate else ()
-        return Cell(run.name, place, recipe, taught_by, state_of(place), missing, n)
+        missing = _missing(self.suite, place, recipe, images) if run.evaluate else ()
+        return Cell(run.name, place, recipe, taught_by, state_of(place), missing)
 
     def teacher(self, source: str, role: str) -> Teacher:
         """Return a run of the suite (its first seed) or an outside network as a teacher."""
@@ -311,11 +327,11 @@ def _teacher_run(cell: Cell, role: str) -> Teacher:
     return replace(teachers.planned(cell.run, cell.recipe, identity, role), source=cell.name)
 
 
-def _missing(suite: Suite, run: Run, recipe: Recipe, n: int | None) -> tuple[tuple[str, str], ...]:
+def _missing(suite: Suite, run: Run, recipe: Recipe, images: int) -> tuple[tuple[str, str, int | None], ...]:
     """Return the evaluations that are not there or no longer hold, of those checkpoints that the recipe makes."""
     checkpoints = [name for name in suite.checkpoints if name in expected_checkpoints(recipe)]
-    pairs = [(checkpoint, name) for checkpoint in checkpoints for name in suite.protocols]
-    return tuple(pair for pair in pairs if not _evaluated(run, recipe, *pair, n))
+    wanted = [(where, name, suite.images_of(name, images)) for where in checkpoints for name in suite.protocols]
+    return tuple(one for one in wanted if not _evaluated(run, recipe, *one))
 
 
 def _evaluated(run: Run, recipe: Recipe, checkpoint: str, name: str, n: int | None) -> bool:
@@ -381,7 +397,7 @@ def _epochs(cell: Cell) -> str:
 
 def _by_checkpoint(cell: Cell) -> list[tuple[str, list[str]]]:
     found: dict[str, list[str]] = {}
-    for checkpoint, name in cell.missing:
+    for checkpoint, name, _ in cell.missing:
         found.setdefault(checkpoint, []).append(name)
     return list(found.items())
 

@@ -180,7 +180,7 @@ def test_an_epoch_shows_as_many_images_as_the_loop_does(train_images: int | None
 
 def planned(root: Path, method: str = "standard", state: Any = "missing", missing: Any = (), **sets: Any) -> Cell:
     made = recipe(method, **{"schedule__epochs": 8, "selection__by": "last", "data__validation": 0} | sets)
-    return Cell("cell", Run.place(root, made), made, (), state, missing)
+    return Cell("cell", Run.place(root, made), made, (), state, tuple((*pair, None) for pair in missing))
 
 
 def begin(cell: Cell, epochs: int, seconds: float = 2.0, device: str = describe(CPU)) -> None:
@@ -371,7 +371,7 @@ def test_the_last_cell_is_done_when_the_campaigns_order_says(tmp_path: Path) -> 
     teacher = planned(tmp_path, missing=(("last", "clean"),))
     taught = [Teacher("teacher", "robust", "identity", "resnet8-tiny", str(teacher.run.weights("last")), "")]
     students = [
-        Cell("student", Run.place(tmp_path, made, taught), made, tuple(taught), "missing", (("last", "clean"),))
+        Cell("student", Run.place(tmp_path, made, taught), made, tuple(taught), "missing", (("last", "clean", None),))
         for made in (recipe("rslad", seed=seed) for seed in range(2))
     ]
     cells = [teacher, *students, planned(tmp_path, seed=1, missing=(("last", "clean"),))]

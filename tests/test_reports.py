@@ -113,7 +113,7 @@ def cell(
 ) -> Cell:
     """Return a run of a plan, whether it is there or not."""
     run = Run.place(root, of, teachers)
-    return Cell(name, run, of, teachers, state_of(run), tuple(missing))
+    return Cell(name, run, of, teachers, state_of(run), tuple((*pair, None) for pair in missing))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ardbench.config import Recipe
+from ardbench.engine.campaign import unfinished
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Verdicts, file_name
 from ardbench.models import zoo
@@ -171,10 +172,10 @@ def test_states_and_missing_evaluations(suite_file: Any, tmp_path: Path) -> None
     assert {cell.state for cell in cells} == {"missing"}
     assert cells[0].missing == ()  # evaluate = false
     assert cells[1].missing == (
-        ("best", "clean"),
-        ("best", "pgd20"),
-        ("last", "clean"),
-        ("last", "pgd20"),
+        ("best", "clean", None),
+        ("best", "pgd20", None),
+        ("last", "clean", None),
+        ("last", "pgd20", None),
     )  # no average
     train(cells[1])
     train(planned(suite, tmp_path)[2])
@@ -183,7 +184,7 @@ def test_states_and_missing_evaluations(suite_file: Any, tmp_path: Path) -> None
     write_json(cells[1].run.path / "eval" / "last" / "pgd20.state.json", {})
     cells = planned(suite, tmp_path)
     assert [cell.state for cell in cells] == ["missing", "done", "done", "partial", "missing"]
-    assert cells[1].missing == (("best", "clean"), ("last", "clean"), ("last", "pgd20"))
+    assert cells[1].missing == (("best", "clean", None), ("last", "clean", None), ("last", "pgd20", None))
     (cells[3].run.path / "metrics.jsonl").write_text(json.dumps({"epoch": 0}) + "\n")
     rows = plan_table(cells)
     assert rows[1]["missing evaluations"] == "best: clean; last: clean, pgd20"
@@ -195,16 +196,37 @@ def test_an_evaluation_that_no_longer_holds_is_missing(suite_file: Any, tmp_path
     suite = load_suite(suite_file(CHAIN.replace('["best", "last", "averaged"]', '["last"]')))
     teacher = planned(suite, tmp_path)[1]
     train(teacher)
-    cases: list[tuple[dict[str, Any], tuple[tuple[str, str], ...]]] = [
+    cases: list[tuple[dict[str, Any], tuple[tuple[str, str, None], ...]]] = [
         ({}, ()),
-        ({"version": 2}, (("last", "pgd20"),)),
-        ({"eps": 4 / 255}, (("last", "pgd20"),)),
-        ({"weights": "0" * 64}, (("last", "pgd20"),)),
+        ({"version": 2}, (("last", "pgd20", None),)),
+        ({"eps": 4 / 255}, (("last", "pgd20", None),)),
+        ({"weights": "0" * 64}, (("last", "pgd20", None),)),
     ]
     for changes, missing in cases:
         measure(teacher, "last", "clean", eps=changes.get("eps", 8 / 255))  # without an attack the threat is no matter
         measure(teacher, "last", "pgd20", **changes)
         assert planned(suite, tmp_path)[1].missing == missing
+
+
+def test_each_protocol_has_its_own_number_of_images(suite_file: Any, tmp_path: Path) -> None:
+    counted = 'checkpoints = ["last"]\nn = { pgd20 = 100 }'
+    suite = load_suite(suite_file(CHAIN.replace('checkpoints = ["best", "last", "averaged"]', counted)))
+    cell = planned(suite, tmp_path)[1]
+    assert cell.missing == (("last", "clean", None), ("last", "pgd20", 100))
+    train(cell)
+    measure(cell, "last", "clean")
+    measure(cell, "last", "pgd20")
+    folder = cell.run.path / "eval" / "last"
+    assert planned(suite, tmp_path)[1].missing == (("last", "pgd20", 100),)  # all images are other images than 100
+    (folder / "pgd20.json").rename(folder / "pgd20-n100.json")
+    assert planned(suite, tmp_path)[1].missing == ()
+
+
+def test_the_first_seed_of_everything_comes_first(suite_file: Any, tmp_path: Path) -> None:
+    runs = 'seeds = [5, 3]\n[[runs]]\nname = "a"\nrecipe = "pgd-at"\n[[runs]]\nname = "b"\nrecipe = "standard"\n'
+    cells = planned(load_suite(suite_file(HEAD + runs)), tmp_path)
+    worked = [(cells[index].name, cells[index].recipe.seed) for index in unfinished(cells)]
+    assert worked == [("a", 5), ("b", 5), ("a", 3), ("b", 3)]
 
 
 def test_a_retrained_teacher_makes_its_students_stale(suite_file: Any, tmp_path: Path) -> None:
@@ -226,6 +248,7 @@ def test_a_retrained_teacher_makes_its_students_stale(suite_file: Any, tmp_path:
         (('teachers = ["teacher"]', 'teachers = ["techer"]'), "'techer': did you mean 'teacher'?"),
         (('name = "baseline"', 'name = "teacher"'), "two runs are called 'teacher': rename one of them"),
         (('title = "A suite"', ""), "In suite suite: title is missing"),
+        (('title = "A suite"', 'title = "A suite"\nn = { aa = 5 }'), "n names 'aa', and the protocols are clean, pgd20"),
         (("seeds = [0, 1, 2]", "seeds = []"), "In suite suite: seeds = []"),
         (('["clean", "pgd20"]', '["clean", "pgd2O"]'), "pgd20"),
         (('"best", "last", "averaged"', '"final"'), "In suite suite: checkpoints.0 = 'final'"),
@@ -383,5 +406,5 @@ def test_a_suite_measures_a_subset_and_changes_every_run(suite_file: Any, tmp_pa
     for n, expected in ((100, 100), (360, None)):
         head = f'title = "t"\ndataset = "digits"\nprotocols = ["clean"]\nn = {n}\nset = {{ schedule.epochs = 7 }}\n'
         cells = plan(load_suite(suite_file(head + runs)), tmp_path, resolve)
-        assert [cell.n for cell in cells] == [expected, expected]
+        assert [cell.missing for cell in cells] == 2 * [(("last", "clean", expected),)]
         assert [cell.recipe.schedule.epochs for cell in cells] == [7, 8]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +142,13 @@ def reproduce(
 
 
 def unfinished(cells: Sequence[Cell]) -> list[int]:
-    """Return the positions of the cells that are not trained or not measured in full."""
-    return [index for index, cell in enumerate(cells) if cell.state != "done" or cell.missing]
+    """Return the positions of the cells that are not trained or not measured in full: the first seed of every run first."""
+    before = Counter[str]()
+    turns = []
+    for index, cell in enumerate(cells):
+        turns.append((before[cell.name], index))
+        before[cell.name] += 1
+    return [index for _, index in sorted(turns) if cells[index].state != "done" or cells[index].missing]
 
 
 def work(
@@ -187,23 +193,23 @@ def _measure(
     def place(checkpoint: str) -> tuple[Path, dict[str, str]]:
         return run.path / "eval" / checkpoint, {"weights": sha256_of(run.weights(checkpoint))}
 
-    for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in cell.missing):
+    for checkpoint, n in dict.fromkeys((checkpoint, n) for checkpoint, _, n in cell.missing):
         net = of_run(run, checkpoint, device)
         store, key = place(checkpoint)
         twin = place(other) if (other := run.twin(checkpoint)) else None
-        names = [protocol for where, protocol in cell.missing if where == checkpoint]
+        names = [protocol for where, protocol, count in cell.missing if (where, count) == (checkpoint, n)]
         if names != ["clean"]:  # what only the checks need costs little beside an attack
-            names += [name for name in FOR_CHECKS if name not in names]
+            names = list(dict.fromkeys(("clean", *names, *FOR_CHECKS)))
         for name in names:
             try:
                 evaluate(
                     net, split, name, cell.recipe.evaluation,
-                    batch=settings.batch, n=cell.n, store=store, key=key, twin=twin, progress=progress, stop=stop,
+                    batch=settings.batch, n=n, store=store, key=key, twin=twin, progress=progress, stop=stop,
                 )  # fmt: skip
             except Paused as paused:
                 progress.note(str(paused))
                 return False
-        examine(net, split, store, cell.n, key)
+        examine(net, split, store, n, key)
     return True
 
 

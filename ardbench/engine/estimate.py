@@ -115,8 +115,10 @@ def _missing_epochs(cell: Cell) -> range:
 
 def _measures(cell: Cell) -> Counter[str]:
     """Return how many images are still to be measured under each protocol, validation included."""
-    tested = cell.n or data.info(cell.recipe.data.name).test_images
-    measures = Counter({name: tested * times for name, times in Counter(n for _, n in cell.missing).items()})
+    tested = data.info(cell.recipe.data.name).test_images
+    measures = Counter[str]()
+    for _, name, n in cell.missing:
+        measures[name] += n or tested
     for name in ("clean", cell.recipe.selection.protocol):
         measures[name] += _validated(cell.recipe, _missing_epochs(cell))
     return measures

@@ -58,9 +58,9 @@ class Watch:
         """Return what everything took that the plan had missing; all of it is there now."""
         wall = time.monotonic() - self._began
         verdicts = [
-            load_verdicts(cell.run.path / "eval" / checkpoint / file_name(protocol, cell.n))
+            load_verdicts(cell.run.path / "eval" / checkpoint / file_name(protocol, n))
             for cell in self._cells
-            for checkpoint, protocol in cell.missing
+            for checkpoint, protocol, n in cell.missing
         ]
         return Seconds(wall, _trained(self._cells) - self._trained, sum(one.seconds for one in verdicts))
 

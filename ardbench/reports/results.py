@@ -252,7 +252,8 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
         several = [verdicts for name, verdicts, present in found if name == checkpoint and present]
         yield from (about | {"checkpoint": checkpoint} | row for row in (*_worst(several), *_weighted(several)))
     there = {(checkpoint, verdicts.protocol) for checkpoint, verdicts, _ in found}
-    missing = [pair for pair in cell.missing if pair not in there and pair[1] not in trust.FOR_CHECKS]
+    wanted = [(checkpoint, name) for checkpoint, name, _ in cell.missing]
+    missing = [pair for pair in wanted if pair not in there and pair[1] not in trust.FOR_CHECKS]
     blank = about | {"status": "missing" if cell.state == "done" else cell.state}
     for checkpoint, name in missing if there or missing else [("", "")]:
         yield blank | ({"checkpoint": checkpoint, "protocol": name} | _threat(cell.recipe) if name else {})

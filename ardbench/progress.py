@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+EPOCH = re.compile(r"epoch (\d+)/(\d+)")
+"""What the task of an epoch is called."""
 
 
 class Progress:
@@ -46,3 +50,8 @@ class Several(Progress):
         """Tell all."""
         for one in self.listeners:
             one.row(metrics)
+
+
+def in_words(numbers: dict[str, float]) -> str:
+    """Return numbers as "loss 1.234 · left 87"."""
+    return " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())

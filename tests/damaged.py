@@ -24,6 +24,7 @@ from test_data_files import jpeg
 from test_reports import make_run, recipe, verdict
 
 from ardbench import data, models
+from ardbench.campaigns.suites import benchmarks_folder, load_suite, plan
 from ardbench.cli.status import _read, _row
 from ardbench.data import tiny_imagenet
 from ardbench.data.cifar_batches import read_batch
@@ -42,7 +43,6 @@ from ardbench.recipes import describe, resolve
 from ardbench.reports import collect, read, tables, write
 from ardbench.reports.page import page
 from ardbench.runs import Run, Teacher, read_json
-from ardbench.suites import benchmarks_folder, load_suite, plan
 
 SECONDS = 20
 """An input that takes longer hangs; the slowest takes a second on a busy machine."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from ardbench.campaigns.suites import load_suite
 from ardbench.engine.checkpoints import load_state, load_weights
 from ardbench.engine.teacher_cache import Store, TeacherCache
 from ardbench.errors import ArdbenchError
@@ -23,7 +24,6 @@ from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.models.files import read_state
 from ardbench.recipes import resolve
 from ardbench.reports import read
-from ardbench.suites import load_suite
 
 
 def with_sum(content: bytes) -> bytes:

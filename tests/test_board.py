@@ -15,10 +15,10 @@ from cli_call import call
 from rich.console import Console
 from test_cli_reproduce import suite_file
 
-from ardbench.cli.campaign import Board, Row, Scribe, board_file, listening
-from ardbench.cli.planning import planned
-from ardbench.engine.campaign import Event
-from ardbench.suites import Cell
+from ardbench.campaigns.board import Board, Row, Scribe, board_file
+from ardbench.campaigns.graph import Event
+from ardbench.campaigns.suites import Cell, planned
+from ardbench.cli.campaign import listening, shown
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def cells(tmp_path: Path) -> list[Cell]:
 def lines(board: Board, now: float) -> list[str]:
     """Return the table as a wide terminal shows it, without rules and with single blanks."""
     screen = Console(file=io.StringIO(), width=200)
-    screen.print(board.shown(now))
+    screen.print(shown(board, now))
     assert isinstance(screen.file, io.StringIO)
     return [" ".join(line.split()) for line in screen.file.getvalue().splitlines() if line.strip(" ─")]
 
@@ -117,9 +117,9 @@ def test_a_terminal_shows_the_live_table_and_lines_above_it(cells: list[Cell], t
     with redirect_stderr(screen), listening("tiny", cells, tmp_path / "runs", quiet=False) as hear:
         hear(Event(0, "started", node="first"))
         hear(Event(0, "retried", "first was lost [bold]"))
-    shown = screen.getvalue()
-    assert "robust s0: first was lost [bold]" in shown and "tiny: 3 runs, 2 waiting, 1 retried" in shown
-    assert "\x1b[" in shown, "nothing was drawn again"
+    drawn = screen.getvalue()
+    assert "robust s0: first was lost [bold]" in drawn and "tiny: 3 runs, 2 waiting, 1 retried" in drawn
+    assert "\x1b[" in drawn, "nothing was drawn again"
 
 
 def test_elsewhere_a_line_tells_of_a_retry(

@@ -23,6 +23,7 @@ from test_data_files import tiny, tiny_files
 from test_reports import make_run, recipe, verdict
 
 from ardbench import data, untrusted
+from ardbench.campaigns.suites import load_suite
 from ardbench.data import cifar_svhn
 from ardbench.data.load import load
 from ardbench.engine.checkpoints import load_state, load_weights
@@ -32,7 +33,6 @@ from ardbench.evaluation.matrix import load_transfer
 from ardbench.models.files import read_state
 from ardbench.recipes import resolve
 from ardbench.reports import collect, read
-from ardbench.suites import load_suite
 
 __all__ = ["tiny"]
 

@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 from cli_call import call
 
-from ardbench.cli.planning import planned
-from ardbench.engine import campaign, cluster
-from ardbench.engine.campaign import Event, Outcome, Settings
-from ardbench.engine.local import Processes
+from ardbench.campaigns import cluster, graph
+from ardbench.campaigns.graph import Event, Outcome, Settings
+from ardbench.campaigns.local import Processes
+from ardbench.campaigns.suites import Cell, planned
 from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.runs import Run
-from ardbench.suites import Cell
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
@@ -140,7 +139,7 @@ def on_cluster(machines: Machines, folder: Path, cells: list[Cell], heard: Heard
     shared.parent.mkdir(exist_ok=True)
     shared.write_text("{}")
     pool = cluster.Cluster(Settings("cpu", threads=1), shared, ONE, retries)
-    return campaign.reproduce(cluster.with_whole_paths(cells), Settings("cpu", threads=1), heard, pool)
+    return graph.reproduce(cluster.with_whole_paths(cells), Settings("cpu", threads=1), heard, pool)
 
 
 def results(folder: Path) -> dict[str, object]:
@@ -174,7 +173,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_to_the_same_bits(machines: Mach
     assert heard.index(heard.of("robust", "trained")[0]) < heard.index(heard.of("student", "started")[0])
 
     undisturbed = cells_of(tmp_path / "local")
-    campaign.reproduce(undisturbed, Settings("cpu", threads=1), lambda event: None)
+    graph.reproduce(undisturbed, Settings("cpu", threads=1), lambda event: None)
     assert results(tmp_path / "ray") == results(tmp_path / "local")
     machines.add(began.node)
 
@@ -213,7 +212,7 @@ def test_a_stopped_campaign_has_saved_and_goes_on_anywhere(machines: Machines, t
     heard = Heard(cells)
     heard.at("robust", "row", 1, lambda event: os.kill(os.getpid(), signal.SIGTERM))
     settings = Settings("cpu", threads=1)
-    assert campaign.reproduce(cells, settings, heard, Processes(2, settings)).stopped
+    assert graph.reproduce(cells, settings, heard, Processes(2, settings)).stopped
     assert before < len(cells[0].run.metrics) < 40
 
 

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from ardbench import methods
 from ardbench.attacks.objectives import label_loss
+from ardbench.campaigns.suites import Cell
 from ardbench.config import Recipe, Threat
 from ardbench.data.batches import Split, TrainBatches
 from ardbench.data.load import load
-from ardbench.engine.counting import StepCounter
 from ardbench.engine.device import describe, hardware_name
-from ardbench.engine.estimate import estimate, images_per_epoch
-from ardbench.engine.forecast import Seconds, Watch, makespan, predict
-from ardbench.engine.rates import read_table
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.cost import ROBUST, flop, forwards
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.verdicts import Verdicts, file_name
 from ardbench.losses import cross_entropy
 from ardbench.methods.base import Method, Step
+from ardbench.planning.counting import StepCounter
+from ardbench.planning.estimate import estimate, images_per_epoch
+from ardbench.planning.forecast import Seconds, Watch, makespan, predict
+from ardbench.planning.rates import read_table
 from ardbench.recipes import resolve
 from ardbench.runs import Run, Teacher, write_json
-from ardbench.suites import Cell
 
 F, T, MOBILE = 1.111, 13.32, 0.182
 """GFLOP of one forward on CIFAR-10: ResNet-18, WRN-34-10, and MobileNetV2, whose depthwise weights torch over-counts."""

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mutations import toml
 from test_reports import make_run, recipe, verdict
 
+from ardbench.campaigns.suites import Suite, load_suite
 from ardbench.config import Recipe
 from ardbench.data import tiny_imagenet
 from ardbench.engine.checkpoints import load_state, load_weights
@@ -30,7 +31,6 @@ from ardbench.evaluation.verdicts import Verdicts
 from ardbench.models.files import read_state
 from ardbench.recipes import describe, resolve
 from ardbench.runs import Run
-from ardbench.suites import Suite, load_suite
 from ardbench.written import Epoch
 
 MEMORY = 2 * 2**20

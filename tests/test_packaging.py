@@ -100,7 +100,7 @@ def test_metadata_state_version_license_and_command(wheel: Path) -> None:
 def test_the_installed_wheel_is_found_before_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = (
         "import ardbench\n"
-        "from ardbench.suites import benchmarks_folder\n"
+        "from ardbench.campaigns.suites import benchmarks_folder\n"
         "print(ardbench.__file__)\n"
         "print(benchmarks_folder())\n"
     )
@@ -134,7 +134,7 @@ def test_the_installed_wheel_knows_every_recipe(installed: Path, tmp_path: Path)
 
 def test_the_published_numbers_are_read_from_the_installed_wheel(installed: Path, tmp_path: Path) -> None:
     code = (
-        "from ardbench.suites import benchmarks_folder\n"
+        "from ardbench.campaigns.suites import benchmarks_folder\n"
         "print(sum(1 for _ in (benchmarks_folder() / 'published.csv').open(encoding='utf-8')))\n"
     )
     done = elsewhere(installed, tmp_path, "-c", code)

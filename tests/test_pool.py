@@ -11,12 +11,13 @@ import torch
 from cli_call import call
 from test_cli_reproduce import suite_file
 
-from ardbench.cli.planning import planned
-from ardbench.engine import campaign, device, forecast, local
-from ardbench.engine.campaign import Event, Outcome, Settings
-from ardbench.engine.local import Processes
+from ardbench.campaigns import graph, local
+from ardbench.campaigns.graph import Event, Outcome, Settings
+from ardbench.campaigns.local import Processes
+from ardbench.campaigns.suites import Cell, planned
+from ardbench.engine import device
 from ardbench.errors import ArdbenchError
-from ardbench.suites import Cell
+from ardbench.planning import forecast
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_process_computes_on_the_gpu_that_it_was_given(cells: list[Cell], monk
     monkeypatch.setattr(local.os, "setpgid", lambda *ids: None)
     monkeypatch.setattr(local.threading.Thread, "start", lambda thread: None)
     monkeypatch.setattr(torch.cuda, "set_device", order.append)
-    monkeypatch.setattr(campaign, "work", lambda *words: order.append("work") or True)
+    monkeypatch.setattr(graph, "work", lambda *words: order.append("work") or True)
     connection = type("Connection", (), {"send": staticmethod(told.append)})
     local._in_process(0, cells[0], Settings("cuda", threads=1), 1, connection)  # type: ignore[arg-type]
     assert order == [1, "work"]
@@ -82,7 +83,7 @@ def test_there_are_as_many_jobs_as_gpus(
     monkeypatch.setattr(device, "describe", lambda chosen: "cuda (3 of them)")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(forecast, "predict", no_estimate)
-    monkeypatch.setattr(campaign, "reproduce", reproduce)
+    monkeypatch.setattr(graph, "reproduce", reproduce)
     path = suite_file(tmp_path)
     path.write_text(path.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2, 3, 4]"))
     assert call("reproduce", path, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *words).exit_code == 3
@@ -98,6 +99,6 @@ def test_a_process_that_is_killed_fails_alone(cells: list[Cell]) -> None:
         if event.kind == "started" and event.cell == 0:
             next(iter(pool.working.values())).process.kill()
 
-    outcome = campaign.reproduce(cells, settings, hear, pool)
+    outcome = graph.reproduce(cells, settings, hear, pool)
     assert outcome.failed == {0: f"its process ended with exit code {-signal.SIGKILL}."} and not outcome.stopped
     assert [event.kind for event in heard] == ["started", "failed"], "a student without its teacher was begun"

@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 
 import pytest
 
+from ardbench.campaigns.suites import benchmarks_folder, load_suite, plan, suite_names
 from ardbench.recipes import resolve
 from ardbench.reports import collect_suite
 from ardbench.reports.published import Number, numbers, published_beside
 from ardbench.runs import Teacher
-from ardbench.suites import benchmarks_folder, load_suite, plan, suite_names
 
 
 def outside(source: str, role: str) -> Teacher:

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
+from ardbench.campaigns.suites import Cell, state_of
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
@@ -24,7 +25,6 @@ from ardbench.reports.footnotes import separable
 from ardbench.reports.rendering import escaped
 from ardbench.reports.results import threat_name
 from ardbench.runs import Run, Teacher, sha256_of, write_json
-from ardbench.suites import Cell, state_of
 
 PUBLISHED = """method,student,teacher,dataset,checkpoint,metric,value_percent,kind,paper,source
 rslad,resnet8,wide,digits,best,clean,83.38,paper,"A, 2021",table 1

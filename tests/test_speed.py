@@ -32,9 +32,9 @@ from ardbench.attacks.form import frozen
 from ardbench.attacks.pgd import input_gradient
 from ardbench.data.batches import Batch
 from ardbench.engine import device as devices
-from ardbench.engine.counting import StepCounter
 from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError
+from ardbench.planning.counting import StepCounter
 from ardbench.runs import Run
 
 TINY = ["--model", "resnet8-tiny", "--teacher", "resnet8-tiny", "--batch", "8", "--repeats", "1"]

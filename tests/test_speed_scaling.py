@@ -19,8 +19,8 @@ from scaling import Options, Point
 from scaling_report import Measured, Row
 
 from ardbench import data
-from ardbench.engine.counting import StepCounter
 from ardbench.models.cost import cost
+from ardbench.planning.counting import StepCounter
 
 TINY = ["--model", "resnet8-tiny", "--batch", "8", "--steps", "1", "--images", "20", "--precision", "fp32"]
 TINY += ["--repeats", "2", "--axis-batch", "4", "--axis-steps", "0,1", "--axis-model", "none", "--axis-images", "40"]

@@ -12,14 +12,8 @@ from typing import Any
 
 import pytest
 
-from ardbench.config import Recipe
-from ardbench.engine.campaign import unfinished
-from ardbench.errors import ArdbenchError
-from ardbench.evaluation.verdicts import Verdicts, file_name
-from ardbench.models import zoo
-from ardbench.recipes import resolve
-from ardbench.runs import Run, Teacher, sha256_of, write_json
-from ardbench.suites import (
+from ardbench.campaigns.graph import unfinished
+from ardbench.campaigns.suites import (
     Cell,
     Suite,
     benchmarks_folder,
@@ -29,6 +23,12 @@ from ardbench.suites import (
     plan_table,
     suite_names,
 )
+from ardbench.config import Recipe
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.verdicts import Verdicts, file_name
+from ardbench.models import zoo
+from ardbench.recipes import resolve
+from ardbench.runs import Run, Teacher, sha256_of, write_json
 from ardbench.teachers import locate
 
 ROLES: dict[str, tuple[str | EllipsisType, ...]] = {
@@ -385,7 +385,7 @@ def test_names_are_near_and_files_are_found() -> None:
 
 def test_plans_and_tables_need_no_torch() -> None:
     code = (
-        "import sys, pathlib, ardbench.reports, ardbench.suites as s\n"
+        "import sys, pathlib, ardbench.reports, ardbench.campaigns.suites as s\n"
         "from ardbench.recipes import resolve\n"
         "s.plan(s.load_suite('digits'), pathlib.Path('nowhere'), resolve)\n"
         "assert 'torch' not in sys.modules"

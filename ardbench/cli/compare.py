@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from ardbench.campaigns.suites import planned
 from ardbench.cli import options
 from ardbench.cli.output import Output, table
-from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError, unknown
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def _side(text: str, root: Path) -> Side:
 
 def _of_runs(name: str, runs: Sequence[Run]) -> Side:
     """Return the evaluations that all seeds have, of the weights that they have now."""
+    from ardbench.campaigns.suites import of_present_weights
     from ardbench.evaluation.trust import FOR_CHECKS
     from ardbench.reports.results import evaluations
-    from ardbench.suites import of_present_weights
 
     found: dict[tuple[str, str, int], list[Verdicts]] = {}
     for run in runs:

@@ -20,9 +20,9 @@ from ardbench.cli.tensorboard import Board
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
-    from ardbench.engine.campaign import Outcome
-    from ardbench.engine.forecast import Seconds
-    from ardbench.suites import Cell
+    from ardbench.campaigns.graph import Outcome
+    from ardbench.campaigns.suites import Cell
+    from ardbench.planning.forecast import Seconds
 
 RETRIES = 10
 
@@ -111,12 +111,12 @@ class Engine:
 
         Without anything missing not even torch is imported.
         """
-        from ardbench.engine import campaign
+        from ardbench.campaigns import graph
 
-        count = len(campaign.unfinished(cells))
+        count = len(graph.unfinished(cells))
         if not count:
             say("Nothing is missing: the tables are made again from what is there.")
-            return campaign.Outcome(), ""
+            return graph.Outcome(), ""
         work = self._on_ray if self.engine == "ray" else self._here
         return work(suite, cells, runs, quiet, log, board, count)
 
@@ -125,11 +125,11 @@ class Engine:
     ) -> tuple[Outcome, str]:
         import torch
 
+        from ardbench.campaigns import graph
+        from ardbench.campaigns.local import Processes
         from ardbench.cli.campaign import listening
-        from ardbench.engine import campaign
         from ardbench.engine.device import choose, describe
-        from ardbench.engine.forecast import Watch, predict
-        from ardbench.engine.local import Processes
+        from ardbench.planning.forecast import Watch, predict
 
         device = choose(self.device)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -142,12 +142,12 @@ class Engine:
             expected = predict(cells, runs, device, jobs)
         except ArdbenchError as error:
             reason = str(error).rstrip(".")
-        settings = campaign.Settings(device.type, self.data_root, threads)
+        settings = graph.Settings(device.type, self.data_root, threads)
         pool = Processes(jobs, settings, gpus) if jobs > 1 else None
         watch = Watch(cells)
         with listening(suite, cells, runs, quiet) as listen:
             hear = log.hearing(cells, board.hearing(cells, listen))
-            outcome = campaign.reproduce(cells, settings, hear, pool, time_limit=self.time_limit)
+            outcome = graph.reproduce(cells, settings, hear, pool, time_limit=self.time_limit)
         if outcome.stopped or outcome.failed:
             return outcome, ""
         return outcome, _compared(expected, watch.read(), jobs) if expected else f"No prediction: {reason}."
@@ -156,8 +156,9 @@ class Engine:
         self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board, count: int
     ) -> tuple[Outcome, str]:
         from ardbench import data
-        from ardbench.cli.campaign import board_file, listening
-        from ardbench.engine import campaign, cluster
+        from ardbench.campaigns import cluster, graph
+        from ardbench.campaigns.board import board_file
+        from ardbench.cli.campaign import listening
 
         say(cluster.connect(self.address or os.environ.get("RAY_ADDRESS")))
         gpus = self.gpus_per_run
@@ -168,13 +169,13 @@ class Engine:
         if not cluster.has_room(share):
             say(f"No node has {share} to give: the runs wait until one with them joins the cluster.")
         root = data.data_root(self.data_root).absolute()
-        settings = campaign.Settings("cuda" if gpus else "cpu", root, share.cpus)
+        settings = graph.Settings("cuda" if gpus else "cpu", root, share.cpus)
         whole = cluster.with_whole_paths(cells)
         with listening(suite, cells, runs, quiet) as listen:
             retries = RETRIES if self.retries is None else self.retries
             pool = cluster.Cluster(settings, board_file(suite, runs), share, retries, self.jobs)
             hear = log.hearing(cells, board.hearing(cells, listen))
-            return campaign.reproduce(whole, settings, hear, pool, time_limit=self.time_limit), ""
+            return graph.reproduce(whole, settings, hear, pool, time_limit=self.time_limit), ""
 
 
 def _compared(expected: Seconds, taken: Seconds, jobs: int) -> str:

@@ -151,7 +151,7 @@ def _fraction(size: float) -> str:
 
 
 def _suites() -> Rows:
-    from ardbench.suites import load_suite, suite_names
+    from ardbench.campaigns.suites import load_suite, suite_names
 
     return [
         {

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ardbench.cli.output import say
-from ardbench.cli.progress import EPOCH
 from ardbench.errors import ArdbenchError
-from ardbench.progress import Progress, Several
+from ardbench.progress import EPOCH, Progress, Several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ardbench.engine.campaign import Event
-    from ardbench.suites import Cell
+    from ardbench.campaigns.graph import Event
+    from ardbench.campaigns.suites import Cell
 
 EVERY = 1.0
 """Seconds between two lines on the progress of one task."""

@@ -150,7 +150,7 @@ def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def complete_suite(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the built-in suites, and files where a path has been begun."""
-    from ardbench.suites import suite_names
+    from ardbench.campaigns.suites import suite_names
 
     found = [CompletionItem(name) for name in suite_names() if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -11,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ardbench.progress import Progress
+from ardbench.progress import EPOCH, Progress, in_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
     from rich.progress import TaskID
-
-EPOCH = re.compile(r"epoch (\d+)/(\d+)")
 
 
 @contextlib.contextmanager
@@ -56,11 +53,6 @@ def bars() -> Display:
         console=Console(stderr=True, highlight=False),
         transient=True,
     )
-
-
-def in_words(numbers: dict[str, float]) -> str:
-    """Return numbers as "loss 1.234 · left 87"."""
-    return " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
 
 
 class Bars(Progress):

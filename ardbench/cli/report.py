@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from ardbench.campaigns.suites import planned
 from ardbench.cli import options
 from ardbench.cli.output import Output, say
-from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ardbench.campaigns.suites import Cell, Suite
     from ardbench.reports.page import Kept
     from ardbench.reports.transfer import Matrix
     from ardbench.runs import Run
-    from ardbench.suites import Cell, Suite
 
 SHOWN = 10
 """Images in a grid."""
@@ -143,11 +143,11 @@ def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
         return
     import torch
 
+    from ardbench.campaigns.suites import of_present_weights
     from ardbench.data.load import load
     from ardbench.evaluation.adversarial import read_images
     from ardbench.reports.page import Kept
     from ardbench.reports.results import verdicts_of
-    from ardbench.suites import of_present_weights
 
     split = load(run.recipe.data.name, torch.device("cpu"), data_root, download=False).test
     names = split.info.classes or tuple(map(str, range(split.info.num_classes)))

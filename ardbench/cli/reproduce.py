@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.exceptions import Exit
 
+from ardbench.campaigns.suites import planned
 from ardbench.cli import STOPPED, engines, options
 from ardbench.cli.log_file import Log
 from ardbench.cli.output import Output, clock, say, table, typed_again
-from ardbench.cli.planning import planned
 from ardbench.cli.tensorboard import Board
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
-    from ardbench.engine.campaign import Outcome
-    from ardbench.engine.estimate import Estimate
-    from ardbench.suites import Cell, Choice, Suite
+    from ardbench.campaigns.graph import Outcome
+    from ardbench.campaigns.suites import Cell, Choice, Suite
+    from ardbench.planning.estimate import Estimate
 
 COSTS = ("M images", "PFLOP", "hours")
 """The columns of what is missing."""
@@ -103,9 +103,9 @@ def reproduce(
 
 def _print_plan(suite: Suite, cells: Sequence[Cell], runs: Path, device: str, tflops: float | None) -> None:
     """Print the plan and what it costs; without anything missing not even torch is imported."""
-    from ardbench.engine.campaign import unfinished
+    from ardbench.campaigns.graph import unfinished
+    from ardbench.campaigns.suites import awaited, plan_table
     from ardbench.models import zoo
-    from ardbench.suites import awaited, plan_table
 
     output, every = Output(as_json=False), ", ".join(suite.protocols)
     columns = ["run", "recipe", "seed", "state", "epochs", "evaluations", *COSTS]
@@ -130,7 +130,7 @@ def _add_estimates(
 ) -> list[str]:
     """Write into the rows what is missing of the cells, and return the totals in words."""
     from ardbench.engine.device import choose, describe
-    from ardbench.engine.estimate import estimate
+    from ardbench.planning.estimate import estimate
 
     chosen = choose(device)
     try:
@@ -145,7 +145,7 @@ def _add_estimates(
 
 def _total(found: Sequence[Estimate], runs: Path, device: str) -> list[str]:
     """Return what all rows come to, how fast that was taken to go, and what is assumed."""
-    from ardbench.engine.rates import TABLES
+    from ardbench.planning.rates import TABLES
 
     trained, evaluated = (
         _digits(sum(images) / 1e6) for images in ([c.trained for c in found], [c.evaluated for c in found])

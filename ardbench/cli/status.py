@@ -63,8 +63,8 @@ def _read(run: Run) -> dict[str, Any]:
     Raises:
         ArdbenchError: one of them is damaged.
     """
+    from ardbench.campaigns.suites import of_present_weights
     from ardbench.reports.results import evaluations
-    from ardbench.suites import of_present_weights
 
     rows, done = run.metrics, run.done
     last = rows[-1] if rows else {}

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from torch.utils.tensorboard import SummaryWriter
 
-    from ardbench.engine.campaign import Event
+    from ardbench.campaigns.graph import Event
+    from ardbench.campaigns.suites import Cell
     from ardbench.runs import Run
-    from ardbench.suites import Cell
 
 COMPARED = ("val_clean", "val_robust", "test_clean", "test_robust")
 """The numbers that stand beside the hyperparameters."""

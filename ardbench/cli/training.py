@@ -123,8 +123,8 @@ def _speed(
     """Return how fast these epochs were and, where a step can be counted, how near that is to the devices' limit."""
     import torch
 
-    from ardbench.engine.counting import StepCounter
     from ardbench.engine.device import matrix_rate
+    from ardbench.planning.counting import StepCounter
 
     images, seconds = (sum(row[name] for row in rows) for name in ("images", "seconds"))
     text = f"{images / seconds:,.1f} images/s"

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Literal
 
 import rich_click as click
 
+from ardbench.campaigns.suites import planned
 from ardbench.cli import options
 from ardbench.cli.log_file import Log
 from ardbench.cli.output import Output, say, table
-from ardbench.cli.planning import planned
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
+    from ardbench.campaigns.suites import Cell, Suite
     from ardbench.config import Threat
     from ardbench.evaluation.matrix import Question, Transfer
     from ardbench.reports.transfer import Matrix
     from ardbench.runs import Teacher
-    from ardbench.suites import Cell, Suite
 
 Norm = Literal["linf", "l2"]
 
@@ -66,8 +66,8 @@ def transfer(
     TEACHER is a source as `distill --teacher` takes it; a SUITE stands for all of its teachers. An example is crafted
     from each image that its source classifies correctly (APGD-CE, 40 steps). What was measured is kept under --runs.
     """
+    from ardbench.campaigns.suites import suite_names
     from ardbench.reports.transfer import Matrix
-    from ardbench.suites import suite_names
 
     named: list[str | Teacher] = []
     for text in sources:

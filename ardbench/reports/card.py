@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ardbench import __version__, data
+from ardbench.campaigns.suites import of_present_weights
 from ardbench.errors import printable
 from ardbench.evaluation import trust
 from ardbench.evaluation.trust import FOR_CHECKS
@@ -20,7 +21,6 @@ from ardbench.reports.rendering import markdown, marked
 from ardbench.reports.results import evaluations, protocol_order, threat_name, training_seconds
 from ardbench.reports.tables import Entry, Row, Table
 from ardbench.runs import Run
-from ardbench.suites import of_present_weights
 
 HUB_DATASETS = {
     "cifar10": "uoft-cs/cifar10",

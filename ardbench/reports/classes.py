@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ardbench.campaigns.suites import of_present_weights, state_of
 from ardbench.data import info
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.trust import FOR_CHECKS
@@ -17,7 +18,6 @@ from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.results import evaluations, protocol_order, threat_name
 from ardbench.reports.tables import UNFINISHED, Entry, Row, Table
 from ardbench.runs import Run
-from ardbench.suites import of_present_weights, state_of
 
 ABOUT = ("run", "dataset", "checkpoint", "protocol", "protocol_version", "norm", "eps", "status")
 COUNTED = ("class", "value", "n", "low", "high")

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
+from ardbench.campaigns.suites import benchmarks_folder
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
-from ardbench.suites import benchmarks_folder
 
 UNNAMED = {"iad-i": "iad", "iad-ii": "iad"}
 """From a method to the name under which papers print its numbers without saying which variant they ran."""

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ardbench import data
+from ardbench.campaigns.suites import Cell, of_present_weights, state_of
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
@@ -19,7 +20,6 @@ from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, wor
 from ardbench.reports import judging
 from ardbench.reports.published import published_beside
 from ardbench.runs import CHECKPOINTS, Run, remembered
-from ardbench.suites import Cell, of_present_weights, state_of
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
 WORST = "worst"

@@ -25,7 +25,7 @@ x cached: none of a step's views is there, so that it asks the teacher and keeps
 run in one process, in turn; on the CPU ours has and keeps the memory that an earlier step left, the reference leaves it to
 C's library. Seconds are medians, the ratio is the median of paired samples with the
 least and largest in brackets; on the CPU also the ratio of processor time, which busy neighbours disturb less. GFLOP/image
-is what a step of ours was counted to compute for one image (`ardbench/engine/counting.py`), TFLOP/s that times images/s,
+is what a step of ours was counted to compute for one image (`ardbench/planning/counting.py`), TFLOP/s that times images/s,
 and "of the device" its share of the rate that the device reached, just before, in large products of the same precision (on
 the CPU in 3x3 convolutions where these are faster). Memory is the peak above what the process held before images and
 networks were made, on the CPU with a process for each side.

@@ -31,11 +31,11 @@ from ardbench.config import Recipe
 from ardbench.data.batches import Split, Splits
 from ardbench.engine import device as devices
 from ardbench.engine import networks
-from ardbench.engine.counting import StepCounter
 from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.methods import method_class
 from ardbench.methods.base import Context
+from ardbench.planning.counting import StepCounter
 from ardbench.progress import Progress
 from ardbench.recipes import resolve
 from ardbench.runs import Run

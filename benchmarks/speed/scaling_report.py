@@ -22,7 +22,7 @@ are the median of the samples, and "processor s" those of all processors togethe
 An epoch is not run to its end: its seconds are its images by the images/s of the step, and "overhead", what the engine does
 once an epoch, measured by itself between the samples: closing it (a look at all weights; metrics and state written to disk)
 and beginning the next (a permutation). There is no validation in it. GFLOP are counted from the method's own step
-(`ardbench/engine/counting.py`), TFLOP/s are these by the seconds measured. Memory is the peak of resident memory above what
+(`ardbench/planning/counting.py`), TFLOP/s are these by the seconds measured. Memory is the peak of resident memory above what
 the process held before images and network were made, each point in a process of its own: some 100 MB of it are what torch
 loads at its first step. On CUDA it is the peak of allocated memory.
 """

@@ -18,12 +18,12 @@ from ardbench.config import Recipe, epoch_at
 from ardbench.data.batches import Split, Splits
 from ardbench.engine import device as devices
 from ardbench.engine import networks
-from ardbench.engine.counting import StepCounter
 from ardbench.engine.loop import LOOK_EVERY, Loop
 from ardbench.methods import method_class
 from ardbench.methods.base import Context
 from ardbench.models.cost import cost
 from ardbench.models.feature_map import FeatureMap
+from ardbench.planning.counting import StepCounter
 from ardbench.progress import Progress
 from ardbench.recipes import resolve
 from ardbench.runs import Run, Teacher

@@ -38,8 +38,8 @@ from sides import (
 from tables import Runner, alternate, paced
 
 from ardbench.engine import device as devices
-from ardbench.engine.counting import StepCounter
 from ardbench.methods import method_class
+from ardbench.planning.counting import StepCounter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Precision -> the type of its products."""

@@ -1,7 +1,7 @@
 """What is missing of a plan, in images, FLOP and hours, before any of it is done.
 
-FLOP are counted (`engine/counting.py`, `evaluation/cost.py`); hours are these by the FLOP/s that the device has reached
-(`engine/rates.py`), each run after the other.
+FLOP are counted (`planning/counting.py`, `evaluation/cost.py`); hours are these by the FLOP/s that the device has reached
+(`planning/rates.py`), each run after the other.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from ardbench import data
+from ardbench.campaigns.suites import Cell
 from ardbench.config import Recipe, epoch_at
-from ardbench.engine.counting import StepCounter
-from ardbench.engine.rates import TABLES, Rates, measured
 from ardbench.evaluation.cost import flop
-from ardbench.suites import Cell
+from ardbench.planning.counting import StepCounter
+from ardbench.planning.rates import TABLES, Rates, measured
 
 
 @dataclass(frozen=True)

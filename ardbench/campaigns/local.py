@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
-from ardbench.engine.campaign import POLL, Event, Settings, attend
+from ardbench.campaigns.graph import POLL, Event, Settings, attend
 
 if TYPE_CHECKING:
-    from ardbench.suites import Cell
+    from ardbench.campaigns.suites import Cell
 
 
 @dataclass(frozen=True)

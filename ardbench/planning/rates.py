@@ -17,15 +17,15 @@ from statistics import median
 import torch
 
 from ardbench import data, models
+from ardbench.campaigns.suites import Cell
 from ardbench.config import Recipe
-from ardbench.engine.counting import StepCounter
 from ardbench.engine.device import describe, hardware_name
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.cost import flop
 from ardbench.evaluation.verdicts import file_name, load_verdicts
 from ardbench.methods import available
+from ardbench.planning.counting import StepCounter
 from ardbench.runs import Run, all_runs
-from ardbench.suites import Cell
 
 TABLES = Path("results/speed")
 """Where the speed tables lie, <device>.csv and scaling-<device>.csv: below the working directory, beside those of suites."""

@@ -215,6 +215,14 @@ def plan(
     return [cell for named in planner.cells.values() for cell in named]
 
 
+def planned(name: str, root: Path) -> tuple[Suite, list[Cell]]:
+    """Return a suite and its plan; teachers that are no run of the suite may still be absent from the zoo."""
+    from ardbench.recipes import resolve
+
+    suite = load_suite(name)
+    return suite, plan(suite, root, resolve, outside=teachers.planned_outside)
+
+
 def plan_table(cells: Sequence[Cell]) -> list[dict[str, str]]:
     """Return one row per cell for people: run, recipe, seed, state, epochs, missing evaluations, directory."""
     return [

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ardbench.campaigns.suites import Cell
 from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
 from ardbench.models import zoo
 from ardbench.progress import Progress
 from ardbench.runs import Teacher, sha256_of
-from ardbench.suites import Cell
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def reproduce(
     A cell that is refused is remembered and its students are left out; the others go on.
 
     Args:
-        cells: a plan, as `ardbench.suites.plan` returns it.
+        cells: a plan, as `ardbench.campaigns.suites.plan` returns it.
         on_event: hears what every cell does, in this process.
         pool: works on several at once, and is closed at the end; None works in this process, one after the other.
         time_limit: seconds after which everything is saved and stopped.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from ardbench.engine.campaign import teaching, unfinished
-from ardbench.engine.estimate import estimate
+from ardbench.campaigns.graph import teaching, unfinished
+from ardbench.campaigns.suites import Cell
 from ardbench.evaluation.verdicts import file_name, load_verdicts
-from ardbench.suites import Cell
+from ardbench.planning.estimate import estimate
 
 
 @dataclass(frozen=True)

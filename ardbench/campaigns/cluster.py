@@ -12,13 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ardbench.engine.campaign import POLL, Event, Settings, attend
+from ardbench.campaigns.graph import POLL, Event, Settings, attend
 from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
+    from ardbench.campaigns.suites import Cell
     from ardbench.runs import Run
-    from ardbench.suites import Cell
 
 PATIENCE = 15.0
 """Seconds for which a node looks for a file that another has just written: shared folders tell of it with a delay."""

@@ -35,10 +35,10 @@ LAYERS = (
 """From below: a module imports from its own layer and those below it. A submodule may stand lower than its package."""
 
 TORCH_FREE = (
-    "ardbench", "campaigns", "campaigns.board", "campaigns.suites", "cli", "cli.*", "config", "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols",
-    "evaluation.statistics", "evaluation.trust", "evaluation.verdicts", "losses", "methods", "methods.*", "models",
-    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted",
-    "written", "__main__",
+    "ardbench", "campaigns", "campaigns.board", "campaigns.suites", "cli", "cli.*", "config", "data", "errors",
+    "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics", "evaluation.trust",
+    "evaluation.verdicts", "losses", "methods", "methods.*", "models", "models.zoo", "progress", "recipes",
+    "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

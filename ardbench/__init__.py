@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import os
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import device as Device
     from torch import nn
 
+    from ardbench.errors import ArdbenchError as ArdbenchError
+    from ardbench.verbs.training import distill as distill
+    from ardbench.verbs.training import train as train
+
 __version__ = "0.1.0"
+
+VERBS = {
+    "ArdbenchError": "ardbench.errors:ArdbenchError",
+    "distill": "ardbench.verbs.training:distill",
+    "train": "ardbench.verbs.training:train",
+}
+"""Name -> where it lies; nothing is imported before it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in VERBS:
+        raise AttributeError(f"module 'ardbench' has no attribute {name!r}")
+    return resolve_name(VERBS[name])
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *VERBS])
 
 
 def load(folder: str | os.PathLike[str], device: str | Device = "cpu") -> nn.Module:

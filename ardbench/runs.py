@@ -92,6 +92,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def check_makeable(flag: str, folder: Path) -> None:
+    """Refuse a folder that is not there and cannot be made, or cannot be written, before there is something to write."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ArdbenchError(f"{flag} {folder} cannot be written: give a folder that can.")
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -13,7 +13,7 @@ import pytest
 from cli_call import call
 
 from ardbench.cli import COMMANDS, ardbench
-from ardbench.cli.progress import Bars, bars
+from ardbench.listeners.screen import Bars, bars
 
 SMALL = ["--epochs", "1", "--set", "data.train_images=64", "--set", "data.validation=20", "--dataset", "fake"]
 TEACHER = [
@@ -254,7 +254,7 @@ def test_ctrl_c_before_there_is_anything_to_save_is_a_sentence(monkeypatch: pyte
     def interrupted(*words: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ardbench.recipes.resolve", interrupted)
+    monkeypatch.setattr("ardbench.verbs.training.resolve", interrupted)
     result = call("train", "pgd-at-digits")
     assert result.exit_code == 130 and result.stderr.strip().startswith("Interrupted: what was saved before stays")
 

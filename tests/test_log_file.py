@@ -11,7 +11,7 @@ import pytest
 from cli_call import call
 from test_cli_reproduce import suite_file
 
-from ardbench.cli.log_file import Log
+from ardbench.listeners.log_file import Log
 
 SMALL = ["--dataset", "fake", "--epochs", "3", "--device", "cpu", "--quiet"]
 SETS = ["data.train_images=64", "data.validation=20", "data.batch=16", "attack.steps=1", "selection.protocol=fgsm"]

@@ -161,7 +161,7 @@ def test_a_board_that_cannot_be_written_does_not_stop_the_work(tmp_path: Path) -
 
 
 def test_of_several_processes_the_first_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ardbench.cli.tensorboard import Board
+    from ardbench.listeners.tensorboard import Board
 
     monkeypatch.setenv("RANK", "1")
     assert Board.to(tmp_path).folder is None

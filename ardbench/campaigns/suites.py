@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
@@ -20,6 +20,7 @@ from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
 from ardbench.models import zoo
+from ardbench.recipes import flat, resolve
 from ardbench.runs import CHECKPOINTS, Run, Teacher
 from ardbench.untrusted import Line, read_toml
 
@@ -217,8 +218,6 @@ def plan(
 
 def planned(name: str, root: Path) -> tuple[Suite, list[Cell]]:
     """Return a suite and its plan; teachers that are no run of the suite may still be absent from the zoo."""
-    from ardbench.recipes import resolve
-
     suite = load_suite(name)
     return suite, plan(suite, root, resolve, outside=teachers.planned_outside)
 
@@ -279,7 +278,7 @@ class _Planner:
 
     def cell(self, run: SuiteRun, seed: int) -> Cell:
         """Return one run at one seed; its teachers within the suite are planned already."""
-        sets = dict(_flat(self.suite.set)) | dict(_flat(run.set))
+        sets = dict(flat(self.suite.set)) | dict(flat(run.set))
         dataset = run.dataset or self.suite.dataset
         recipe = self.resolve(run.recipe, dataset=dataset, student=run.student, seed=seed, sets=sets)
         roles = _roles_for(run, recipe, self.roles)
@@ -380,15 +379,6 @@ def _ordered(suite: Suite) -> list[SuiteRun]:
 
 def _is_outside(teacher: str) -> bool:
     return ":" in teacher or "/" in teacher
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys: TOML reads `set = { a.b = 1 }` as a section, and `{ "a.b" = 1 }` as a key."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _state_in_words(cell: Cell) -> str:

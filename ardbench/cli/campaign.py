@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ardbench.campaigns.board import RESTING, Board, Scribe, board_file, read_board, title
-from ardbench.cli.output import Output, clock, say, table
+from ardbench.cli.output import Output, clock, table
 from ardbench.cli.status import ago
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

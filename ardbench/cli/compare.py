@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ardbench.campaigns.suites import planned
 from ardbench.cli import options
 from ardbench.cli.output import Output, table
 from ardbench.errors import ArdbenchError, unknown
@@ -80,6 +79,7 @@ class Side:
 
 def _side(text: str, root: Path) -> Side:
     """Return what was measured of a run, or of a suite's run over its seeds."""
+    from ardbench.campaigns.suites import planned
     from ardbench.runs import Run
 
     suite, colon, name = text.rpartition(":")

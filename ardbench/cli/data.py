@@ -8,7 +8,7 @@ import rich_click as click
 
 from ardbench.cli import options
 from ardbench.cli.output import Output, table
-from ardbench.cli.progress import shown
+from ardbench.listeners.screen import shown
 
 
 @click.command()

@@ -35,15 +35,9 @@ def distill(teachers: tuple[str, ...], diagnostics: bool, **words: Any) -> None:
     does nothing.
     """
     from ardbench.cli.training import Wanted, execute
-    from ardbench.errors import ArdbenchError
-    from ardbench.methods import method_class
-    from ardbench.teachers import resolve_teachers
+    from ardbench.verbs.training import check_taught
 
     wanted = Wanted(**words)
     recipe = wanted.resolved()
-    method = recipe.method["name"]
-    kind = method_class(method)
-    if not (kind.roles or kind.peer):
-        raise ArdbenchError(f"{method} takes no teacher: type `ardbench train {wanted.recipe}` instead.")
-    recipe = recipe.model_copy(update={"diagnostics": recipe.diagnostics or diagnostics})
-    execute(wanted, recipe, resolve_teachers(teachers, method, kind.roles, recipe))
+    check_taught(recipe, wanted.recipe)
+    execute(wanted, recipe.model_copy(update={"diagnostics": recipe.diagnostics or diagnostics}), teachers)

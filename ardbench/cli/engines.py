@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.log_file import Log
-from ardbench.cli.output import clock, say
-from ardbench.cli.tensorboard import Board
+from ardbench.cli.output import clock
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
+from ardbench.listeners.log_file import Log
+from ardbench.listeners.tensorboard import Board
 
 if TYPE_CHECKING:
     from ardbench.campaigns.graph import Outcome

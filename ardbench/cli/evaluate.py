@@ -11,10 +11,11 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, options
-from ardbench.cli.log_file import Log
-from ardbench.cli.output import Output, say, speaking_once, table, typed_again
-from ardbench.cli.progress import shown
+from ardbench.cli.output import Output, speaking_once, table, typed_again
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
+from ardbench.listeners.log_file import Log
+from ardbench.listeners.screen import shown
 
 if TYPE_CHECKING:
     import torch

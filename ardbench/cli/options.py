@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -13,13 +12,9 @@ from typing import Any
 import rich_click as click
 from click.shell_completion import CompletionItem
 
-from ardbench.errors import ArdbenchError
-
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
-FAST = ("precision.attack=bf16", "precision.outer=bf16")
-"""What --fast stands for; a --set beside it has the last word."""
 
 
 class Duration(click.ParamType[float]):
@@ -131,13 +126,6 @@ def together(*options: Decorator) -> Decorator:
 
 changes = together(student, dataset, seed, epochs, fast, sets)
 running = together(device, data_root, runs, time_limit, quiet, log_file, as_json)
-
-
-def check_makeable(flag: str, folder: Path) -> None:
-    """Refuse a folder that is not there and cannot be made, or cannot be written, before there is something to write."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ArdbenchError(f"{flag} {folder} cannot be written: give a folder that can.")
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -30,11 +30,6 @@ def console(err: bool = False) -> Console:
     return Console(stderr=err, width=None if terminal else UNBOUNDED, highlight=False)
 
 
-def say(text: str) -> None:
-    """Print a line about the work, as opposed to its result, on stderr."""
-    click.echo(text, err=True)
-
-
 @contextlib.contextmanager
 def speaking_once() -> Iterator[None]:
     """Let only the first of the processes that torchrun started print; what is refused, all of them say."""

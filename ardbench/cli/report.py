@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ardbench.campaigns.suites import planned
 from ardbench.cli import options
-from ardbench.cli.output import Output, say
+from ardbench.cli.output import Output
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +72,8 @@ def report(
         return
     matrix = None
     if len(what) == 1 and not Path(what[0]).is_dir():
+        from ardbench.campaigns.suites import planned
+
         suite, cells = planned(what[0], runs)
         name, chosen, frame = suite.name, [cell.run for cell in cells], collect_suite(cells)
         matrix = _matrix(suite, cells, runs) if html else None

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.exceptions import Exit
 
-from ardbench.campaigns.suites import planned
 from ardbench.cli import STOPPED, engines, options
-from ardbench.cli.log_file import Log
-from ardbench.cli.output import Output, clock, say, table, typed_again
-from ardbench.cli.tensorboard import Board
+from ardbench.cli.output import Output, clock, table, typed_again
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
+from ardbench.listeners.log_file import Log
+from ardbench.listeners.tensorboard import Board
 
 if TYPE_CHECKING:
     from ardbench.campaigns.graph import Outcome
@@ -66,6 +66,9 @@ def reproduce(
 
     On Ray a run whose worker or node is lost goes on elsewhere from what it saved.
     """
+    from ardbench.campaigns.suites import planned
+    from ardbench.runs import check_makeable
+
     began = time.monotonic()
     where = engines.Engine(**engine, device=device, data_root=data_root, time_limit=time_limit)
     if status and dry_run:
@@ -83,9 +86,9 @@ def reproduce(
         return
     if tflops is not None:
         raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
-    options.check_makeable("--out", out)
+    check_makeable("--out", out)
     if any(cell.state != "done" for cell in cells):
-        options.check_makeable("--runs", runs)
+        check_makeable("--runs", runs)
     output = Output(as_json=False)
     log, board = Log.to(log_file), Board.to(tensorboard)
     board.draw([cell.run for cell in cells if cell.state == "done"])

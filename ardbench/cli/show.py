@@ -48,14 +48,17 @@ def show(
         _show_run(Run.open(Path(what)), output)
         return
     from ardbench.recipes import resolve
+    from ardbench.verbs.training import FAST
 
-    sets = (*(options.FAST if fast else ()), *sets)
+    sets = (*(FAST if fast else ()), *sets)
     recipe = resolve(what, dataset=dataset, student=student, seed=seed, epochs=epochs, sets=sets)
     given = {"student": student, "data.name": dataset, "seed": seed, "schedule.epochs": epochs}
     typed = {key for key, value in given.items() if value is not None}
     typed |= {text.partition("=")[0].strip() for text in sets}
     origins, variants = _origins(what, recipe.data.name, typed)
     tree = recipe.model_dump(mode="json", exclude_none=True)
+    from ardbench.recipes import flat
+
     where = {key: origins.get(key, "default") for key, _ in flat(tree)}
     output.line("\n".join([*_toml(tree, where), "", f"# variants: {', '.join(variants) or 'none'}"]))
     output.document({"recipe": recipe.model_dump(mode="json"), "from": where, "variants": variants})
@@ -69,18 +72,11 @@ def _origins(what: str, dataset: str, typed: set[str]) -> tuple[dict[str, str], 
     named = base.endswith(".toml") or base in recipe_names()
     written = dict(describe(base if named else f"{base}-{dataset}"))  # a bare method means its recipe for the data set
     variants = written.pop("variants", {})
+    from ardbench.recipes import flat
+
     found = {key: "recipe" for key, _ in flat(written)}
     found |= {key: f"variant {variant}" for key, _ in flat(variants.get(variant, {}))}
     return found | dict.fromkeys(typed, "command line"), sorted(variants)
-
-
-def flat(tree: Tree, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of a document with their dotted keys."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED
-from ardbench.cli.output import say
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 from ardbench.models import zoo
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def verify(device_name: str, data_root: Path | None) -> dict[str, str]:
     Raises:
         ArdbenchError: a measurement is not what is recorded, with every one that is not.
     """
-    from ardbench.cli.progress import shown
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
     from ardbench.evaluation.verdicts import Paused
+    from ardbench.listeners.screen import shown
 
     device = choose(device_name)
     say(f"Device: {describe(device)}")

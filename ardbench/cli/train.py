@@ -22,13 +22,9 @@ def train(**words: Any) -> None:
     does nothing.
     """
     from ardbench.cli.training import Wanted, execute
-    from ardbench.errors import ArdbenchError
-    from ardbench.methods import method_class
+    from ardbench.verbs.training import check_untaught
 
     wanted = Wanted(**words)
     recipe = wanted.resolved()
-    method = recipe.method["name"]
-    if roles := [role for role in method_class(method).roles if isinstance(role, str)]:
-        asked = " ".join(f"--teacher {role}=SOURCE" for role in roles)
-        raise ArdbenchError(f"{method} learns from teachers: type `ardbench distill {wanted.recipe} {asked}` instead.")
+    check_untaught(recipe, wanted.recipe)
     execute(wanted, recipe, ())

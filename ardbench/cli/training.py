@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED
-from ardbench.cli.log_file import Log
-from ardbench.cli.options import FAST, check_makeable
-from ardbench.cli.output import Output, say, speaking_once, typed_again
-from ardbench.cli.progress import shown
-from ardbench.cli.tensorboard import Board
-from ardbench.errors import ArdbenchError
+from ardbench.cli.output import Output, speaking_once, typed_again
+from ardbench.listeners import say
+from ardbench.listeners.log_file import Log
+from ardbench.listeners.screen import shown
+from ardbench.listeners.tensorboard import Board
 
 if TYPE_CHECKING:
-    import torch
-
     from ardbench.config import Recipe
-    from ardbench.runs import Run, Teacher
+    from ardbench.runs import Run
+    from ardbench.verbs.training import Training
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,13 @@ class Wanted:
 
     def resolved(self) -> Recipe:
         """Return the recipe with its changes."""
-        from ardbench.recipes import resolve
+        from ardbench.verbs.training import resolved
 
-        sets = (*(FAST if self.fast else ()), *self.sets)
-        return resolve(
-            self.recipe, dataset=self.dataset, student=self.student, seed=self.seed, epochs=self.epochs, sets=sets
-        )
+        words = {"dataset": self.dataset, "student": self.student, "seed": self.seed, "epochs": self.epochs}
+        return resolved(self.recipe, self.fast, self.sets, words)
 
 
-def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
+def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[str]) -> None:
     """Train the run, or what is missing of it; print its directory first and the next command last.
 
     Of the processes that torchrun started, each calls it and the first prints.
@@ -64,20 +60,17 @@ def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None
         _execute(wanted, recipe, teachers)
 
 
-def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
-    from ardbench.runs import Run
+def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[str]) -> None:
+    from ardbench.verbs.training import prepared
 
     output, log, board = Output(wanted.as_json), Log.to(wanted.log_file), Board.to(wanted.tensorboard)
-    run = Run.place(wanted.runs, recipe, teachers)
-    before = run.done is not None
-    if not before:
-        check_makeable("--runs", wanted.runs)
+    training = prepared(recipe, teachers, wanted.runs)
+    run, before = training.run, training.run.done is not None
     output.line(str(run.path))
-    _check_existing(run, recipe, teachers)
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
         board.draw([run])
-    elif not _train(wanted, recipe, teachers, run, output, log, board):
+    elif not _train(wanted, training, output, log, board):
         again = typed_again()
         output.line(f"Stopped and saved after {len(run.metrics)} of {recipe.schedule.epochs} epochs.")
         output.line(f"To go on, type the same command again: {again}")
@@ -89,13 +82,11 @@ def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher]) -> Non
     output.document(_facts(run, finished=True, already_done=before, following=following))
 
 
-def _train(
-    wanted: Wanted, recipe: Recipe, teachers: Sequence[Teacher], run: Run, output: Output, log: Log, board: Board
-) -> bool:
+def _train(wanted: Wanted, training: Training, output: Output, log: Log, board: Board) -> bool:
     from ardbench import processes
     from ardbench.engine.device import choose, describe
-    from ardbench.engine.train import train
 
+    run = training.run
     device, begun = choose(wanted.device), len(run.metrics)
     with (
         processes.joined(),
@@ -106,50 +97,14 @@ def _train(
     ):
         together = processes.size()
         say(f"Device: {describe(device)}{f', {together} processes' if together > 1 else ''}")
-        finished = train(
-            recipe, teachers, run, device, data_root=wanted.data_root, time_limit=wanted.time_limit, progress=progress
-        )
+        finished = training.work(device, wanted.data_root, wanted.time_limit, progress)
+        rows = run.metrics[begun:]
+        if finished and rows:
+            speed = training.speed(rows, device)
     log.write("finished" if finished else "stopped", run.path.name)
-    if finished and (rows := run.metrics[begun:]):
-        with output.working():
-            speed = _speed(recipe, teachers, rows, device, together)
+    if finished and rows:
         output.line(f"Speed: {speed}.")
     return finished
-
-
-def _speed(
-    recipe: Recipe, teachers: Sequence[Teacher], rows: Sequence[dict[str, Any]], device: torch.device, processes: int
-) -> str:
-    """Return how fast these epochs were and, where a step can be counted, how near that is to the devices' limit."""
-    import torch
-
-    from ardbench.engine.device import matrix_rate
-    from ardbench.planning.counting import StepCounter
-
-    images, seconds = (sum(row[name] for row in rows) for name in ("images", "seconds"))
-    text = f"{images / seconds:,.1f} images/s"
-    try:
-        flop = StepCounter().flop(recipe, teachers, range(rows[0]["epoch"], rows[-1]["epoch"] + 1))
-    except ArdbenchError:  # a method of another package may look at values
-        return text
-    rate, precision = flop * images / seconds, recipe.precision
-    bf16 = precision.outer == "bf16" or (recipe.attack is not None and precision.attack == "bf16")
-    share = rate / processes / matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
-    products = "bf16" if bf16 else "TF32" if precision.tf32 and device.type == "cuda" else "fp32"
-    return f"{text}, {rate / 1e12:.3g} TFLOP/s, {100 * share:.0f} % of what this device reaches in {products} products"
-
-
-def _check_existing(run: Run, recipe: Recipe, teachers: Sequence[Teacher]) -> None:
-    """Refuse the directory of another recipe, and one whose teachers or finished weights have changed since."""
-    if not (run.path / "config.json").exists():
-        return
-    run.create(recipe, teachers, {})
-    if run.stale:
-        raise ArdbenchError(
-            f"{run.path} learnt from a teacher whose weights have changed: move or delete it to train it again."
-        )
-    for checkpoint in (run.done or {}).get("weights", {}):
-        run.intact(checkpoint)
 
 
 def _evaluation(wanted: Wanted, run: Run) -> str:

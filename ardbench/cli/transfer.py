@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 import rich_click as click
 
-from ardbench.campaigns.suites import planned
 from ardbench.cli import options
-from ardbench.cli.log_file import Log
-from ardbench.cli.output import Output, say, table
+from ardbench.cli.output import Output, table
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
+from ardbench.listeners.log_file import Log
 
 if TYPE_CHECKING:
     from ardbench.campaigns.suites import Cell, Suite
@@ -66,7 +66,7 @@ def transfer(
     TEACHER is a source as `distill --teacher` takes it; a SUITE stands for all of its teachers. An example is crafted
     from each image that its source classifies correctly (APGD-CE, 40 steps). What was measured is kept under --runs.
     """
-    from ardbench.campaigns.suites import suite_names
+    from ardbench.campaigns.suites import planned, suite_names
     from ardbench.reports.transfer import Matrix
 
     named: list[str | Teacher] = []
@@ -75,7 +75,9 @@ def transfer(
         named += teachers_of(*planned(text, runs)) if is_suite else [text]
     question = ask(named, size, dataset, norm, eps, n, batch, seed)
     if out is not None:
-        options.check_makeable("--out", out)
+        from ardbench.runs import check_makeable
+
+        check_makeable("--out", out)
     output, log = Output(as_json), Log.to(log_file)
     matrix = Matrix(question, answered(question, runs, device, data_root, quiet, output, log), size)
     files = show(matrix, output, out and out / "transfer")
@@ -146,7 +148,9 @@ def answered(
     if place.is_file():
         say(f"Measured before: {place}")
     else:
-        options.check_makeable("--runs", runs)
+        from ardbench.runs import check_makeable
+
+        check_makeable("--runs", runs)
         save_transfer(place, question, _measured(question, place.stem, device, data_root, quiet, output, log))
         log.write("finished", place.stem)
     return load_transfer(place)
@@ -184,13 +188,13 @@ def _measured(
     question: Question, name: str, device: str, data_root: Path | None, quiet: bool, output: Output, log: Log
 ) -> Transfer:
     """Return the counts, and what they were measured with; in the log they go by a name."""
-    from ardbench.cli.progress import shown
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
     from ardbench.engine.networks import of_teacher
     from ardbench.engine.train import environment
     from ardbench.evaluation.measure import SUBSET_SEED
     from ardbench.evaluation.transfer import transfer
+    from ardbench.listeners.screen import shown
 
     chosen = choose(device)
     say(f"Device: {describe(chosen)}")

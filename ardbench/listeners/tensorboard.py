@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ardbench.cli.options import check_makeable
-from ardbench.cli.output import say
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 from ardbench.progress import Progress, Several
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class Board:
         Raises:
             ArdbenchError: TensorBoard is not installed, or the folder cannot be written.
         """
+        from ardbench.runs import check_makeable
+
         if folder is not None:
             if find_spec("tensorboard") is None:
                 raise ArdbenchError(
@@ -160,7 +161,7 @@ def numbers(told: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, flo
 
 def hyperparameters(run: Run) -> Iterator[tuple[str, bool | float | str]]:
     """Yield the values of a run's recipe, each called as --set calls it, and its teachers."""
-    from ardbench.cli.show import flat
+    from ardbench.recipes import flat
 
     for name, value in flat(run.recipe.model_dump(mode="json", exclude_none=True)):
         yield name, json.dumps(value) if isinstance(value, list) else value

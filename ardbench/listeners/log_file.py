@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ardbench.cli.output import say
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 from ardbench.progress import EPOCH, Progress, Several
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import rich_click as click
-
+from ardbench.listeners import say
 from ardbench.progress import EPOCH, Progress, in_words
 
 if TYPE_CHECKING:
@@ -110,12 +109,12 @@ class Lines(Progress):
 
     def note(self, text: str) -> None:
         """Print the line."""
-        click.echo(text, err=True)
+        say(text)
 
     def close(self) -> None:
         """Tell how the last task ended, if it did anything."""
         if self.done:
             seconds = time.monotonic() - self.began
             text = f"{self.description}: {self.done}/{self.total} {self.unit} in {seconds:.1f} s"
-            click.echo(" · ".join(filter(None, (text, in_words(self.numbers)))), err=True)
+            say(" · ".join(filter(None, (text, in_words(self.numbers)))))
         self.done, self.numbers = 0, {}

@@ -1,0 +1,219 @@
+"""`ardbench.train` and `ardbench.distill`: from a recipe and its changes to a finished run. Torch-free until it trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ardbench.config import Recipe
+from ardbench.errors import ArdbenchError
+from ardbench.methods import method_class
+from ardbench.recipes import resolve
+from ardbench.runs import Run, Teacher, check_makeable
+from ardbench.teachers import resolve_teachers
+
+if TYPE_CHECKING:
+    import torch
+
+    from ardbench.progress import Progress
+
+FAST = ("precision.attack=bf16", "precision.outer=bf16")
+"""What `fast` stands for; a `set` beside it has the last word."""
+
+
+def train(
+    recipe: str,
+    *,
+    dataset: str | None = None,
+    student: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    fast: bool = False,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    runs: str | Path = "runs",
+    time_limit: float | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Train a network that needs no teacher, or what is missing of it, and return its run.
+
+    Args:
+        recipe: a name from `ardbench list recipes`, NAME@VARIANT, the path of a TOML file, or a method (with `dataset`).
+        dataset, student, seed, epochs: replace the recipe's own; milestones and phases are shares, so they scale.
+        fast: attack and train in bf16; another run than without.
+        set: "section.key=value" strings, or a mapping of the same, such as {"attack.steps": 7}.
+        device: "auto", "cuda" or "cpu".
+        data_root: the folder of the data sets; None takes $ARDBENCH_DATA or else ./data.
+        runs: the folder in which run directories lie.
+        time_limit: seconds after which it saves and returns the unfinished run (its `done` is None).
+        progress: hears of the work; None shows bars, or lines where stderr is no terminal; `Progress()` is silent.
+
+    Raises:
+        ArdbenchError: one sentence on what can be mended.
+        KeyboardInterrupt: after everything was saved; the same call goes on.
+    """
+    words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
+    asked = resolved(recipe, fast, set, words)
+    check_untaught(asked, recipe)
+    job = prepared(asked, (), runs)
+    return job.finished(device, data_root, time_limit, progress)
+
+
+def distill(
+    recipe: str,
+    *,
+    teachers: Sequence[str | Path | Run] = (),
+    dataset: str | None = None,
+    student: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    fast: bool = False,
+    diagnostics: bool = False,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    runs: str | Path = "runs",
+    time_limit: float | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Distill a student from trained teachers, or together with a peer, and return its run.
+
+    Args:
+        teachers: runs, or what `--teacher` takes: RUN, RUN@CHECKPOINT, FILE:ARCH, zoo:NAME, each with ROLE= before it where
+            the order does not say.
+        diagnostics: log for each epoch who of teachers and peer is right on x and x'; the run stays the same.
+        recipe, dataset, student, seed, epochs, fast, set, device, data_root, runs, time_limit, progress: as in `train`.
+
+    Raises:
+        ArdbenchError, KeyboardInterrupt: as `train`.
+    """
+    words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
+    asked = resolved(recipe, fast, set, words)
+    check_taught(asked, recipe)
+    job = prepared(asked.model_copy(update={"diagnostics": asked.diagnostics or diagnostics}), teachers, runs)
+    return job.finished(device, data_root, time_limit, progress)
+
+
+def resolved(recipe: str, fast: bool, sets: Sequence[str] | Mapping[str, Any], words: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with its changes; `words` are those that `ardbench.recipes.resolve` takes by name."""
+    if fast and isinstance(sets, Mapping):
+        sets = dict(one.split("=") for one in FAST) | dict(sets)
+    elif fast:
+        sets = (*FAST, *sets)
+    return resolve(recipe, **words, sets=sets)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that is to be trained, or has been.
+
+    Args:
+        recipe: resolved.
+        teachers: in the order of the method's roles.
+        run: where it lies.
+    """
+
+    recipe: Recipe
+    teachers: tuple[Teacher, ...]
+    run: Run
+
+    def work(self, device: torch.device, data_root: Path | None, time_limit: float | None, progress: Progress) -> bool:
+        """Train what is missing; return whether the run is finished (False: stopped and saved)."""
+        from ardbench.engine.train import train
+
+        return train(
+            self.recipe, self.teachers, self.run, device, data_root=data_root, time_limit=time_limit, progress=progress
+        )
+
+    def finished(
+        self, device: str, data_root: str | Path | None, time_limit: float | None, progress: Progress | None
+    ) -> Run:
+        """Train what is missing and return the run; what was stopped by hand raises, and what ran out of time does not."""
+        from ardbench.engine.device import choose
+        from ardbench.listeners.screen import shown
+
+        if self.run.done is not None:
+            return self.run
+        root = None if data_root is None else Path(data_root)
+        began = time.monotonic()
+        with shown(quiet=False) if progress is None else nullcontext(progress) as listener:
+            whole = self.work(choose(device), root, time_limit, listener)
+        if not whole and (time_limit is None or time.monotonic() - began < time_limit):
+            raise KeyboardInterrupt(f"{self.run.path} is saved: the same call goes on.")
+        return self.run
+
+    def speed(self, rows: Sequence[Mapping[str, Any]], device: torch.device) -> str:
+        """Return how fast some epochs were and, where a step can be counted, how near that is to the devices' limit.
+
+        Args:
+            rows: of metrics.jsonl.
+        """
+        import torch
+
+        from ardbench import processes
+        from ardbench.engine.device import matrix_rate
+        from ardbench.planning.counting import StepCounter
+
+        images, seconds = (sum(row[name] for row in rows) for name in ("images", "seconds"))
+        text = f"{images / seconds:,.1f} images/s"
+        epochs = range(rows[0]["epoch"], rows[-1]["epoch"] + 1)
+        try:
+            flop = StepCounter().flop(self.recipe, self.teachers, epochs)
+        except ArdbenchError:  # a method of another package may look at values
+            return text
+        rate, precision = flop * images / seconds, self.recipe.precision
+        bf16 = precision.outer == "bf16" or (self.recipe.attack is not None and precision.attack == "bf16")
+        share = rate / processes.size() / matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+        products = "bf16" if bf16 else "TF32" if precision.tf32 and device.type == "cuda" else "fp32"
+        return (
+            f"{text}, {rate / 1e12:.3g} TFLOP/s, {100 * share:.0f} % of what this device reaches in {products} products"
+        )
+
+
+def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run], runs: str | Path) -> Training:
+    """Return the run of a recipe and its teachers, after everything that can be refused before torch is loaded.
+
+    Raises:
+        ArdbenchError: teachers that do not fit the method, a folder that cannot be written, a directory of another recipe,
+            or one whose teachers or finished weights have changed since.
+    """
+    method = recipe.method["name"]
+    taught = resolve_teachers([_told(one) for one in teachers], method, method_class(method).roles, recipe)
+    run = Run.place(Path(runs), recipe, taught)
+    if run.done is None:
+        check_makeable("--runs", Path(runs))
+    if (run.path / "config.json").exists():
+        run.create(recipe, taught, {})
+        if run.stale:
+            raise ArdbenchError(
+                f"{run.path} learnt from a teacher whose weights have changed: move or delete it to train it again."
+            )
+        for checkpoint in (run.done or {}).get("weights", {}):
+            run.intact(checkpoint)
+    return Training(recipe, taught, run)
+
+
+def check_untaught(recipe: Recipe, typed: str) -> None:
+    """Refuse to train, without teachers, by a method that learns from some."""
+    method = recipe.method["name"]
+    if roles := [role for role in method_class(method).roles if isinstance(role, str)]:
+        asked = " ".join(f"--teacher {role}=SOURCE" for role in roles)
+        raise ArdbenchError(f"{method} learns from teachers: type `ardbench distill {typed} {asked}` instead.")
+
+
+def check_taught(recipe: Recipe, typed: str) -> None:
+    """Refuse to distill by a method that takes neither a teacher nor a peer."""
+    method = recipe.method["name"]
+    kind = method_class(method)
+    if not (kind.roles or kind.peer):
+        raise ArdbenchError(f"{method} takes no teacher: type `ardbench train {typed}` instead.")
+
+
+def _told(teacher: str | Path | Run) -> str:
+    """Return a teacher as it is typed after --teacher."""
+    return str(teacher.path) if isinstance(teacher, Run) else str(teacher)

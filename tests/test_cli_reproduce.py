@@ -167,6 +167,19 @@ def test_reproduce_leaves_out_the_students_of_what_was_refused(tmp_path: Path) -
     assert not list((tmp_path / "runs").glob("rslad-*")), "a student without its teacher was begun"
 
 
+def test_a_fault_in_a_methods_code_ends_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: object, batch: object, epoch: int) -> None:
+        raise ZeroDivisionError("no images")
+
+    monkeypatch.setattr("ardbench.methods.rslad.RSLAD.step", step)
+    words = ("reproduce", suite_file(tmp_path), "--runs", tmp_path / "runs", "--out", tmp_path / "out", "--jobs", "1")
+    result = call(*words, "--device", "cpu")
+    assert result.exit_code == 2 and "student (seed 0) was refused: ZeroDivisionError in " in result.stderr
+    assert "Traceback" in result.stderr and f"{Path(__file__).name}, line" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: 2 of 3 runs were refused")
+    assert len(list((tmp_path / "runs").glob("*/done"))) == 1, "the teacher is trained"
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_reproduce_stopped_by_its_time_limit_goes_on(tmp_path: Path, jobs: int) -> None:
     words = [

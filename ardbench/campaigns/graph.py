@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ def reproduce(
 ) -> Outcome:
     """Train and measure what is missing of the cells, every teacher before its students.
 
-    A cell that is refused is remembered and its students are left out; the others go on.
+    A cell that is refused, or whose code raises, is remembered and its students are left out; the others go on.
 
     Args:
         cells: a plan, as `ardbench.campaigns.suites.plan` returns it.
@@ -297,6 +298,12 @@ def attend(
         done = work(cell, settings, tell, _Relay(index, send), time_limit)
     except ArdbenchError as error:
         return Event(index, "failed", str(error), node=node)
+    except Exception as error:  # a fault in somebody's code ends one run, and not the campaign
+        send(Event(index, "note", "".join(traceback.format_exception(error)), node=node))
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return Event(
+            index, "failed", f"{type(error).__name__} in {where.filename}, line {where.lineno}: {error}", node=node
+        )
     return Event(index, "finished" if done else "stopped", node=node)
 
 

@@ -62,7 +62,7 @@ def reproduce(
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
     SUITE is a name from `ardbench list suites` or a TOML file. A second call does nothing but make the tables again. A
-    run that is refused is reported at the end, and those that do not learn from it go on.
+    run that is refused or fails is reported at the end, and those that do not learn from it go on.
 
     On Ray a run whose worker or node is lost goes on elsewhere from what it saved.
     """

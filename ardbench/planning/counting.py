@@ -129,7 +129,9 @@ class _Steps:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, AttributeError) as error:
+        except ArdbenchError:
+            raise
+        except Exception as error:  # whatever a method's own code may raise
             raise ArdbenchError(
                 f"a step of the method {self._name} cannot be counted: it does not run on the meta device, or not with a "
                 f"{MINIATURE} ({error})."

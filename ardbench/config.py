@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -81,6 +82,28 @@ class MethodConfig(Section):
     """What every method's own `Config` starts from: the name by which the registry knows the method."""
 
     name: str
+
+
+def _has_both(order: tuple[str, ...]) -> tuple[str, ...]:
+    if order and len(set(order)) < 2:
+        raise ValueError(
+            'it names every forward of a step: give both "x" and "x_adv", or [] for those that the loss needs'
+        )
+    return order
+
+
+Point = Literal["x", "x_adv"]
+"""Where a network is asked: at the clean images or at the adversarial ones."""
+Forwards = Annotated[tuple[Point, ...], AfterValidator(_has_both)]
+"""Forwards of the student in train mode in one step, in order: each is an update of its running statistics, also where
+the loss has no use for its logits. () makes those that the loss needs, once each."""
+
+
+class ReleasedConfig(MethodConfig):
+    """What the `Config` starts from of a method whose released script forwards the student otherwise than its loss needs."""
+
+    LATER = frozenset({"forwards"})
+    forwards: Forwards = ()
 
 
 class Data(Section):
@@ -173,11 +196,14 @@ class Schedule(Section):
 class Selection(Section):
     """What picks the `best` checkpoint. The last one is always kept and reported too."""
 
+    LATER = frozenset({"threat"})
     by: Literal["last", "best-val", "best-test"]
     protocol: str
     """The protocol whose accuracy is compared; also the robust accuracy in metrics.jsonl."""
     every: AtLeastOne = 1
     start: Share = 0.0
+    threat: Threat | None = None
+    """In place of [evaluation]."""
 
 
 class Average(Section):

@@ -352,6 +352,14 @@ def test_validation_comes_when_it_is_due_and_after_the_last_epoch(
     assert Run(tmp_path).weights("best").exists() == (bool(due))
 
 
+@pytest.mark.parametrize(("eps", "share"), [(0, 1), (1, 0)])
+def test_selection_is_under_its_own_threat_where_it_has_one(eps: float, share: float, tmp_path: Path) -> None:
+    """Nothing is searched within 0, and everything is found within 1."""
+    assert loop_of("standard", tmp_path, selection__threat={"norm": "linf", "eps": eps}).fit()
+    last = rows(tmp_path)[-1]
+    assert last["val_robust"] == share * last["val_clean"] and last["val_clean"] > 0
+
+
 def test_a_step_is_sgd_by_hand_with_the_rate_of_the_schedule(tmp_path: Path) -> None:
     """Two steps of momentum, Nesterov and weight decay: v <- m v + g + d w, w <- w - rate (g + d w + m v)."""
     loop = loop_of("standard", tmp_path, schedule__kind="cosine", schedule__warmup=0, optimizer__weight_decay=0.01)

@@ -14,6 +14,12 @@ from ardbench.recipes import describe, recipe_names, resolve
 RUNS = [n for name in recipe_names() for n in (name, *(f"{name}@{v}" for v in describe(name).get("variants", {})))]
 
 LAST, TEST = ("last", "pgd10", 0), ("best-test", "pgd10", 0)
+FORWARDS = {
+    "trades": ["x", "x_adv", "x"], "mart": ["x", "x_adv"], "adaad": ["x", "x_adv"], "ard": ["x_adv", "x"],
+    "iad-i": ["x_adv", "x_adv", "x", "x"], "peeraid": ["x_adv", "x_adv", "x"],
+}  # fmt: skip
+SWITCH = ("forwards", "forwards_before")
+"""The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
 IAD_II = {"beta": 0.1, "begin": 40 / 200, "label": 0.25, "robust": 0.5, "clean": 0.25}
 AKD2 = {"label": 0.3, "robust": 0.6, "clean": 0.1, "temperature": 2}
 AKD2_IAD = {"label": 0.25, "robust": 0.5, "clean": 0.25, "temperature": 1}
@@ -43,7 +49,8 @@ TRAIN = (8 / 255, 2 / 255, "uniform", "train")
 WIDER = (0.031, 0.007, "normal", "eval")
 # Epochs, and the first epoch (from 0) of each lower rate
 ONCE, TWICE, THRICE = (200, [100]), (200, [100, 150]), (300, [215, 260, 285])
-MART = (120, [75, 90, 100])
+# As executed: these scripts count epochs from 1
+IAD_TEACHER, PEERAID, MART = (200, [99, 149]), (300, [214, 259, 284]), (120, [74, 89, 99])
 NO = ("none", 0)  # average
 
 
@@ -53,18 +60,19 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
     Schedule, learning rate, weight decay, batch, attack, selection and average with the first epoch of each, method.
     """
     batch = {10: 128, 100: 256}[k]
-    late = ("best-test", "pgd20-trades", 215)
+    late, held = ("best-test", "pgd20-trades", 214), ("best-val", "pgd20", 0)
     return {
         "standard": (TWICE, 0.1, 5e-4, 128, UNIFORM, LAST, NO, {}),
-        "pgd-at": (TWICE, 0.1, 2e-4, 128, UNIFORM, LAST, NO, {}),
-        "trades": ((76, [75]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
+        "pgd-at": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, LAST, NO, {}),
+        "pgd-at@iad": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, TEST, NO, {}),
+        "trades": ((76, [74]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
         "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
         "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
         "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
         "ard@printed": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1)),
         "ard@intended": (TWICE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
         "ard@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, ard(1, 1)),
-        "akd2": ((200, [50, 150]), 0.1, 5e-4, 128, TRAIN, LAST, ("swa", 55), AKD2),
+        "akd2": ((200, [50, 150]), 0.1, 5e-4, 128, TRAIN, held, ("swa", 55), AKD2),
         "akd2@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, AKD2_IAD),
         "adaad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "scale": {10: 0.1, 100: 1}[k]}),
         "rslad": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 0.1}),
@@ -74,7 +82,7 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "iad-i@intended": (TWICE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(False)),
         "iad-ii": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, IAD_II),
         "iad-ii@intended": (TWICE, 0.1, 2e-4, 128, TRAIN, TEST, NO, IAD_II),
-        "peeraid": (THRICE, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 215), peeraid(0.01, 0, 1 / k, 1 / k, 5)),
+        "peeraid": (PEERAID, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 214), peeraid(0.01, 0, 1 / k, 1 / k, 5)),
         "crdnd": ((300, []), 0.1, 2e-4, 128, NORMAL, LAST, NO, CRDND),
     }
 
@@ -90,13 +98,13 @@ RELEASED = {
     **{named(method, "cifar100"): row for method, row in cifar(100).items()},
     "adaad-cifar10@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "scale": 1}),
     "darht-cifar100": (
-        (200, [115, 160, 185]), 0.1, 5e-4, 256, (0.031, 0.003, "normal", "eval"), ("best-test", "pgd20", 0), NO, DARHT
+        (200, [116, 161, 186]), 0.1, 5e-4, 256, (0.031, 0.003, "normal", "eval"), ("best-test", "pgd20", 0), NO, DARHT
     ),
     "peeraid-tiny-imagenet": (
-        TWICE, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 100), peeraid(0.5, 0.035, 0.175, 0.1, 1)
+        IAD_TEACHER, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 99), peeraid(0.5, 0.035, 0.175, 0.1, 1)
     ),
     "peeraid-tiny-imagenet@wrn": (
-        (100, [50, 80]), 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 50), peeraid(0.5, 0.035, 0.175, 0.1, 1, "wrn-34-10")
+        (100, [49, 79]), 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 49), peeraid(0.5, 0.035, 0.175, 0.1, 1, "wrn-34-10")
     ),
 }  # fmt: skip
 
@@ -118,18 +126,32 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
         (recipe.threat.eps, attack.step_size, attack.start, attack.bn),
         (recipe.selection.by, recipe.selection.protocol, epoch(recipe.selection.start)),
         (recipe.average.kind, epoch(recipe.average.start)),
-        {key: value for key, value in recipe.method.items() if key != "name"},
+        {key: value for key, value in recipe.method.items() if key not in ("name", *SWITCH)},
     )
     assert found == RELEASED[name]
+    executed = {"forwards": FORWARDS[recipe.method["name"]]} if recipe.method["name"] in FORWARDS else {}
+    executed |= {"forwards_before": ["x_adv", "x_adv", "x"]} if recipe.method["name"] == "iad-i" else {}
+    assert {key: recipe.method[key] for key in SWITCH if key in recipe.method} == executed
     assert schedule.kind == ("cosine" if name.startswith("crdnd") else "step")
     assert (schedule.gamma or 0.1, recipe.optimizer.momentum, recipe.optimizer.kind) == (0.1, 0.9, "sgd")
     assert (attack.steps, attack.restarts, recipe.selection.every) == (10, 1, 1)
-    assert (recipe.data.validation, recipe.data.augment) == (0, "crop-flip")
-    assert recipe.data.drop_last is name.startswith("crdnd")
     akd2 = name in ("akd2-cifar10", "akd2-cifar100")
+    assert (recipe.data.validation, recipe.data.augment) == (5000 * akd2, "crop-flip")
+    assert recipe.data.drop_last is name.startswith("crdnd")
+    own = {"norm": "linf", "eps": 0.031} if name == "darht-cifar100" else None
+    assert (recipe.selection.threat and recipe.selection.threat.model_dump()) == own
     student = "wrn-34-10" if name.endswith("@wrn") else "preactresnet18" if akd2 else "resnet18"
     assert (recipe.student, recipe.data.normalise) == (student, akd2)
     assert recipe.title.endswith(f" ({name.partition('@')[2]})" if "@" in name else "")
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [("peeraid-cifar10", 86), ("peeraid-tiny-imagenet", 101), ("peeraid-tiny-imagenet@wrn", 51)],
+)
+def test_an_average_takes_as_many_models_as_the_script(name: str, models: int) -> None:
+    recipe = resolve(name)
+    assert recipe.schedule.epochs - epoch_at(recipe.average.start, recipe.schedule.epochs) == models
 
 
 def test_every_released_recipe_is_in_the_table() -> None:
@@ -151,7 +173,8 @@ def test_level_recipes_differ_in_their_loss_alone(dataset: str) -> None:
     for method, table in tables.items():
         assert table["data"].pop("drop_last") is (method == "crdnd")
         assert table["selection"].pop("by") == ("last" if method == "standard" else "best-val")
-        assert table.pop("method")["name"] == method
+        section = table.pop("method")
+        assert section["name"] == method and not set(SWITCH) & set(section)
         for key in ("name", "title"):
             del table[key]
         if dataset == "digits":

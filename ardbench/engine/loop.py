@@ -187,8 +187,9 @@ class Loop:
         if split is None or not (due or epoch + 1 == recipe.schedule.epochs):
             return {}
         net = self.method.deployed(self.method.student)
+        threat = selection.threat or recipe.evaluation
         measured = {
-            name: evaluate(net, split, protocol(name), recipe.evaluation, batch=max(recipe.data.batch, 500))
+            name: evaluate(net, split, protocol(name), threat, batch=max(recipe.data.batch, 500))
             for name in ("clean", selection.protocol)
         }
         for note in (note for verdicts in measured.values() for note in verdicts.notes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ardbench.config import MethodConfig, Positive, Share
+from ardbench.config import Positive, ReleasedConfig, Share
 from ardbench.losses import kl
 from ardbench.methods.base import Method, Step
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ardbench.data.batches import Batch
 
 
-class AdaADConfig(MethodConfig):
+class AdaADConfig(ReleasedConfig):
     """alpha: share of the adversarial term; scale: weight of the whole loss in mean-over-batch units."""
 
     alpha: Share
@@ -27,7 +27,8 @@ class AdaAD(Method[AdaADConfig]):
 
     min  scale [alpha KL(T(x') || S(x')) + (1 - alpha) KL(T(x) || S(x))],    x' = argmax KL(T(x') || S(x'))
 
-    The search goes through the teacher too. With alpha = 1 the student never sees x.
+    The search goes through the teacher too. With alpha = 1 no term needs S(x); the released code makes that forward all the
+    same, and before S(x'), so that its running statistics are of clean images to 47 % (`forwards`).
     """
 
     Config = AdaADConfig
@@ -37,10 +38,11 @@ class AdaAD(Method[AdaADConfig]):
         """Return the divergence from the teacher at x', and at x where that weighs."""
         c = self.config
         x_adv = self.maximise(self.disagreement, batch)
-        adversarial = kl(self.logits(x_adv), self.ask(x_adv)).mean()
+        student = self.student_at(batch.x, x_adv, ("x_adv",) if c.alpha == 1 else ("x_adv", "x"), c.forwards)
+        adversarial = kl(student["x_adv"], self.ask(x_adv)).mean()
         if c.alpha == 1:
             return Step(c.scale * adversarial, {"kl_adv": adversarial})
-        clean = kl(self.logits(batch.x), self.teacher_logits(batch)).mean()
+        clean = kl(student["x"], self.teacher_logits(batch)).mean()
         loss = c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
         return Step(loss, {"kl_adv": adversarial, "kl_clean": clean})
 

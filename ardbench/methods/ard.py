@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ardbench.attacks.objectives import label_loss
-from ardbench.config import MethodConfig, Positive, Share
+from ardbench.config import Positive, ReleasedConfig, Share
 from ardbench.losses import cross_entropy, kl
 from ardbench.methods.base import Method, Step
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ardbench.data.batches import Batch
 
 
-class ARDConfig(MethodConfig):
+class ARDConfig(ReleasedConfig):
     """alpha: share of the imitation; temperature: t; scale: weight of the imitation in mean-over-batch units."""
 
     alpha: Share
@@ -26,7 +26,8 @@ class ARD(Method[ARDConfig]):
 
     min  alpha scale t^2 KL(T^t(x) || S^t(x')) + (1 - alpha) CE(S(x), y),    x' = argmax CE(S(x'), y)
 
-    The released code averages over batch and classes: scale = 1/K. With alpha = 1 the student never sees x.
+    The released code averages over batch and classes: scale = 1/K. With alpha = 1 no term needs S(x); the released code makes
+    that forward all the same, which moves the running statistics (`forwards`).
     """
 
     Config = ARDConfig
@@ -36,9 +37,10 @@ class ARD(Method[ARDConfig]):
         """Return the imitation of the teacher at x by the student at x', and the clean cross-entropy where it weighs."""
         c = self.config
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
-        imitation = kl(self.logits(x_adv), self.teacher_logits(batch), c.temperature).mean()
+        student = self.student_at(batch.x, x_adv, ("x_adv",) if c.alpha == 1 else ("x_adv", "x"), c.forwards)
+        imitation = kl(student["x_adv"], self.teacher_logits(batch), c.temperature).mean()
         if c.alpha == 1:
             return Step(c.scale * imitation, {"imitation": imitation})
-        label = cross_entropy(self.logits(batch.x), batch.y).mean()
+        label = cross_entropy(student["x"], batch.y).mean()
         loss = c.alpha * c.scale * imitation + (1 - c.alpha) * label
         return Step(loss, {"imitation": imitation, "label": label})

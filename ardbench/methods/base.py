@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ardbench import data
-from ardbench.config import MethodConfig, Recipe, epoch_at
+from ardbench.config import MethodConfig, Point, Recipe, epoch_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -147,6 +147,25 @@ class Method(ABC, Generic[Config]):
         with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", torch.bfloat16, enabled=bf16):
             logits: Tensor = net(x)
         return logits.float() if bf16 else logits
+
+    def student_at(
+        self, x: Tensor, x_adv: Tensor, needed: Sequence[Point], forwards: Sequence[Point] = ()
+    ) -> dict[Point, Tensor]:
+        """Return the student's logits (B, K) at "x" and "x_adv", those of `needed` with a gradient.
+
+        Args:
+            needed: what the loss needs, in the order of the forwards unless `forwards` says another.
+            forwards: every forward, in order; one that is not needed, or made before, moves the running statistics alone.
+        """
+        import torch
+
+        images: dict[Point, Tensor] = {"x": x, "x_adv": x_adv}
+        answers: dict[Point, Tensor] = {}
+        for point in forwards or needed:
+            with torch.set_grad_enabled(point in needed and point not in answers):
+                logits = self.logits(images[point])
+            answers.setdefault(point, logits)
+        return answers
 
     def eval_logits(self, x: Tensor, net: nn.Module) -> Tensor:
         """Return the logits (B, K) of a network that is being trained, as it would answer now: eval mode, no gradient."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ardbench.attacks.objectives import label_loss
-from ardbench.config import MethodConfig, NonNegative, Share
+from ardbench.config import Forwards, MethodConfig, NonNegative, Point, ReleasedConfig, Share
 from ardbench.losses import cross_entropy, kl
 from ardbench.methods.base import Method, Step
 
@@ -28,12 +28,17 @@ def trust(teacher_adv: Tensor, labels: Tensor, beta: float) -> Tensor:
     return (-beta * cross_entropy(teacher_adv, labels)).exp().detach()
 
 
-class IADIConfig(MethodConfig):
-    """beta: exponent of the trust; begin: share of the run before which the loss is ARD's; trust_teacher_term: w_i = A_i."""
+class IADIConfig(ReleasedConfig):
+    """beta: exponent of the trust; begin: share of the run before which the loss is ARD's; trust_teacher_term: w_i = A_i.
 
+    forwards, forwards_before: from `begin` on and before it.
+    """
+
+    LATER = ReleasedConfig.LATER | {"forwards_before"}
     beta: NonNegative
     begin: Share
     trust_teacher_term: bool
+    forwards_before: Forwards = ()
 
 
 class IADI(Method[IADIConfig]):
@@ -42,7 +47,8 @@ class IADI(Method[IADIConfig]):
     min  mean_i [w_i KL(T(x) || S(x')) + (1 - A_i) KL(S(x) || S(x'))],    x' = argmax CE(S(x'), y)
 
     A_i = T_y(x'_i)^beta. As printed w_i = A_i; as released w_i = 1 (`trust_teacher_term`). S(x) is not detached. Before
-    `begin` it is ARD at temperature 1: mean KL(T(x) || S(x')).
+    `begin` it is ARD at temperature 1: mean KL(T(x) || S(x')). The released code forwards x', x', x before it and x', x', x, x
+    after it (`forwards_before`, `forwards`); the second of a pair changes the running statistics alone.
     """
 
     Config = IADIConfig
@@ -50,15 +56,16 @@ class IADI(Method[IADIConfig]):
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the base loss before `begin` and the introspective one from there on."""
+        c, begun = self.config, epoch >= self.epoch_of(self.config.begin)
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
-        teacher = self.teacher_logits(batch)  # (B, K) at clean x
-        student_adv = self.logits(x_adv)  # (B, K)
-        imitation = kl(student_adv, teacher)  # (B,)
-        if epoch < self.epoch_of(self.config.begin):
+        needed: tuple[Point, ...] = ("x_adv", "x") if begun else ("x_adv",)
+        student = self.student_at(batch.x, x_adv, needed, c.forwards if begun else c.forwards_before)
+        imitation = kl(student["x_adv"], self.teacher_logits(batch))  # (B,)
+        if not begun:
             return Step(imitation.mean())
-        a = trust(self.ask(x_adv), batch.y, self.config.beta)  # (B,)
-        introspection = (1 - a) * kl(student_adv, self.logits(batch.x))  # (B,)
-        imitation = a * imitation if self.config.trust_teacher_term else imitation
+        a = trust(self.ask(x_adv), batch.y, c.beta)  # (B,)
+        introspection = (1 - a) * kl(student["x_adv"], student["x"])  # (B,)
+        imitation = a * imitation if c.trust_teacher_term else imitation
         logs = {"imitation": imitation.mean(), "introspection": introspection.mean(), "trust": a.mean()}
         return Step((imitation + introspection).mean(), logs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ardbench.attacks.objectives import label_loss
-from ardbench.config import MethodConfig, NonNegative
+from ardbench.config import NonNegative, ReleasedConfig
 from ardbench.losses import boosted_cross_entropy, cross_entropy, kl
 from ardbench.methods.base import Method, Step
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ardbench.data.batches import Batch
 
 
-class MARTConfig(MethodConfig):
+class MARTConfig(ReleasedConfig):
     """beta: weight of the misclassification-aware term; boost: log(1 - max p) exactly, or bounded as released."""
 
     beta: NonNegative
@@ -25,7 +25,7 @@ class MART(Method[MARTConfig]):
 
     min  BCE(S(x'), y) + beta mean_i [(1 - S_y(x_i)) KL(S(x) || S(x'))],    x' = argmax CE(S(x'), y)
 
-    BCE(z, y) = CE(z, y) - log(1 - max_{k != y} p_k). Nothing is detached.
+    BCE(z, y) = CE(z, y) - log(1 - max_{k != y} p_k). Nothing is detached. The released code forwards x before x' (`forwards`).
     """
 
     Config = MARTConfig
@@ -33,8 +33,8 @@ class MART(Method[MARTConfig]):
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the boosted cross-entropy at x' plus the weighted divergence from the student at x."""
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
-        student_adv, student = self.logits(x_adv), self.logits(batch.x)  # (B, K), (B, K)
-        boosted = boosted_cross_entropy(student_adv, batch.y, self.config.boost == "released").mean()
-        doubt = 1 - (-cross_entropy(student, batch.y)).exp()  # (B,), 1 - S_y(x)
-        aware = (doubt * kl(student_adv, student)).mean()
+        student = self.student_at(batch.x, x_adv, ("x_adv", "x"), self.config.forwards)
+        boosted = boosted_cross_entropy(student["x_adv"], batch.y, self.config.boost == "released").mean()
+        doubt = 1 - (-cross_entropy(student["x"], batch.y)).exp()  # (B,), 1 - S_y(x)
+        aware = (doubt * kl(student["x_adv"], student["x"])).mean()
         return Step(boosted + self.config.beta * aware, {"boosted": boosted, "aware": aware})

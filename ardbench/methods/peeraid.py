@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ardbench.attacks.objectives import divergence
-from ardbench.config import MethodConfig, NonNegative, Positive
+from ardbench.config import NonNegative, Positive, ReleasedConfig
 from ardbench.losses import cross_entropy, kl
 from ardbench.methods.base import Context, Method, Step
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ardbench.data.batches import Batch
 
 
-class PeerAiDConfig(MethodConfig):
+class PeerAiDConfig(ReleasedConfig):
     """peer: its architecture; peer_label, peer_imitation: weights gamma_1 and gamma_2 of the peer's loss.
 
     label, imitation, consistency: weights lambda_1 to lambda_3 of the student's; temperature: t of the last two.
@@ -41,7 +41,7 @@ class PeerAiD(Method[PeerAiDConfig]):
 
     Peer and student start from scratch; one backward of the sum, an optimizer each. The student's loss sees P(x') as a
     constant; the peer's does not see S(x') as one, after the released code (`detach_peer_target`). S(x) is not detached.
-    The released code forwards the student at x' twice; once gives the same gradient and one BatchNorm update less.
+    The released code forwards x', x', x of the student: the second x' changes its running statistics alone (`forwards`).
     """
 
     Config = PeerAiDConfig
@@ -60,15 +60,16 @@ class PeerAiD(Method[PeerAiDConfig]):
         """Return the sum of the student's and the peer's loss, which share no gradient but by S(x') in the peer's."""
         c = self.config
         x_adv = self.maximise(divergence, batch, aux=(self.eval_logits(batch.x, self.tutor),))
-        student_adv, peer_adv = self.logits(x_adv), self.logits(x_adv, self.tutor)  # (B, K), (B, K)
+        student = self.student_at(batch.x, x_adv, ("x_adv", "x"), c.forwards)
+        student_adv, peer_adv = student["x_adv"], self.logits(x_adv, self.tutor)  # (B, K), (B, K)
         target = student_adv.detach() if c.detach_peer_target else student_adv
         terms = {
             "peer_label": cross_entropy(peer_adv, batch.y).mean(),
             "peer_imitation": kl(peer_adv, target).mean(),
             "label": cross_entropy(student_adv, batch.y).mean(),
             "imitation": kl(student_adv, peer_adv.detach(), c.temperature).mean(),
-            "consistency": kl(student_adv, self.logits(batch.x), c.temperature).mean(),
+            "consistency": kl(student_adv, student["x"], c.temperature).mean(),
         }
         peer = c.peer_label * terms["peer_label"] + c.peer_imitation * terms["peer_imitation"]
-        student = c.label * terms["label"] + c.imitation * terms["imitation"] + c.consistency * terms["consistency"]
-        return Step(peer + student, terms)
+        own = c.label * terms["label"] + c.imitation * terms["imitation"] + c.consistency * terms["consistency"]
+        return Step(peer + own, terms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ardbench.attacks.objectives import divergence, own_logits
-from ardbench.config import MethodConfig, NonNegative
+from ardbench.config import NonNegative, ReleasedConfig
 from ardbench.losses import cross_entropy, kl
 from ardbench.methods.base import Method, Step
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ardbench.data.batches import Batch
 
 
-class TRADESConfig(MethodConfig):
+class TRADESConfig(ReleasedConfig):
     """beta: weight of the robust term (1/lambda in the paper)."""
 
     beta: NonNegative
@@ -25,7 +25,7 @@ class TRADES(Method[TRADESConfig]):
     min  CE(S(x), y) + beta KL(S(x) || S(x')),    x' = argmax KL(S(x) || S(x'))
 
     The inner S(x) is one forward in the attack form; the outer one is a train-mode forward and not detached. The released
-    code forwards x twice in the outer step; once gives the same gradient and one BatchNorm update less.
+    code forwards x, x', x in the outer step: the second x changes the running statistics alone (`forwards`).
     """
 
     Config = TRADESConfig
@@ -33,7 +33,7 @@ class TRADES(Method[TRADESConfig]):
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the mean clean cross-entropy plus beta times the mean divergence."""
         x_adv = self.maximise(divergence, batch, target=own_logits)
-        clean = self.logits(batch.x)  # (B, K)
-        natural = cross_entropy(clean, batch.y).mean()
-        robust = kl(self.logits(x_adv), clean).mean()
+        student = self.student_at(batch.x, x_adv, ("x", "x_adv"), self.config.forwards)
+        natural = cross_entropy(student["x"], batch.y).mean()
+        robust = kl(student["x_adv"], student["x"]).mean()
         return Step(natural + self.config.beta * robust, {"natural": natural, "robust": robust})

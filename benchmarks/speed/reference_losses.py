@@ -103,10 +103,11 @@ def iad_ii(script: Script, x: Tensor, y: Tensor) -> Tensor:
 
 
 def introspection(script: Script, x: Tensor, x_adv: Tensor, trust: Tensor) -> Tensor:
-    """Return mean[(1 - A) KL(S(x) || S(x'))] with what makes 30 F [C] of 26: 4 F at x' once more, that it is x' being [I]."""
+    """Return mean[(1 - A) KL(S(x) || S(x'))] with what makes 30 F of 26: S(x') again, x once more; IAD-I [C], else [I]."""
+    adversarial = script.student(x_adv)  # 3 F
     with torch.no_grad():
-        script.student(x_adv)  # 1 F: a forward whose result is not learnt from
-    divergence = kl(script.student(x_adv), script.student(x), "none").sum(dim=1)  # (B,); 3 F: S(x') again
+        script.student(x)  # 1 F: a forward whose result is not learnt from
+    divergence = kl(adversarial, script.student(x), "none").sum(dim=1)  # (B,)
     return ((1 - trust) * divergence).mean()
 
 

@@ -66,7 +66,7 @@ class Script:
         words = {"lr": wanted.lr, "momentum": wanted.momentum, "weight_decay": wanted.weight_decay}
         learning = [net for net in (self.student, self.peer) if net is not None]
         self.optimizers = [torch.optim.SGD(net.parameters(), **words) for net in learning]  # type: ignore[arg-type]
-        self._batches = self._forever()
+        self._batches = forever(self.images, self.recipe.data.batch, self.workers)
 
     def step(self) -> None:
         """Train on the next batch, loading it included."""
@@ -77,10 +77,16 @@ class Script:
             optimizer.step()
         loss.item()
 
-    def _forever(self) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(self.images, self.recipe.data.batch, shuffle=True, num_workers=self.workers, drop_last=True)
-        while True:
-            yield from loader
+
+def forever(images: Images, batch: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled batches, epoch after epoch.
+
+    No method of `Script`: a generator of one would hold the script that holds it, and workers that only the collector of
+    cycles finds are waited for 5 s each.
+    """
+    loader = DataLoader(images, batch, shuffle=True, num_workers=workers, drop_last=True)
+    while True:
+        yield from loader
 
 
 def attack(script: Script, x: Tensor, loss_at: Callable[[Tensor], Tensor], start: Tensor | None = None) -> Tensor:

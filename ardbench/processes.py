@@ -7,6 +7,7 @@ the same places in the same order. Objects go through gloo, pickled; tensors thr
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
@@ -132,4 +133,12 @@ def _tried(work: Callable[[Item], Answer], item: Item) -> Answer | Exception:
     try:
         return work(item)
     except Exception as error:  # it is raised again where everybody has heard of it
+        _let_go(error)
         return error
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames of an error and of those behind it: out of memory, they would hold what did not fit."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

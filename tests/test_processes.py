@@ -6,22 +6,25 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import attacked
 import pytest
 from attacked import KEY, LINF, data, trained
+from cli_call import call
 from safetensors.torch import load_file
 
 from ardbench import processes
+from ardbench.engine import device
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts
 
 PROTOCOLS = ("aa:square,apgd-ce", "pgd10")
 PROGRAM = """
-import json, sys
+import gc, json, sys, weakref
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,17 @@ from test_processes import measured
 from ardbench.errors import ArdbenchError
 from ardbench import processes
 from ardbench.evaluation import autoattack
+from ardbench.evaluation.batch_size import fitting
+
+tensors = []
+
+def crowded(item):
+    batch = torch.zeros(4)
+    tensors.append(weakref.ref(batch))
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    except torch.OutOfMemoryError:
+        raise torch.OutOfMemoryError("Still out of memory.") from None
 
 def refused(item):
     if item == 3:
@@ -53,6 +67,10 @@ with processes.joined():
         processes.share(range(5), refused)
     except ArdbenchError as error:
         said["refusal"] = str(error)
+    gc.disable()
+    said["fits"] = fitting(lambda: processes.share(range(2), crowded))
+    said["held"] = [tensor() is not None for tensor in tensors]
+    gc.enable()
     stops = iter([False, False] + [rank == 1] * 99)
     said["paused"] = measured(store / "stopped", stop=lambda: next(stops))
     said["verdicts"] = measured(store / "stopped") + measured(store / "through")
@@ -94,6 +112,36 @@ def test_every_process_hears_every_answer_in_order(two: Path, rank: int) -> None
     assert said["once"] == 0 and said["anybody"] == [True, False]
     assert said["first"] == (rank == 0)
     assert said["refusal"] == "3 is refused"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_batch_that_did_not_fit_is_free_when_its_half_is_tried(two: Path, rank: int) -> None:
+    said = json.loads((two / f"{rank}.json").read_text())
+    assert said["fits"] is None and said["held"] == [False]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "weights.pt", "--model", "resnet8-tiny", "--dataset", "digits"),
+        ("train", "pgd-at-digits", "--runs", "runs"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_device_is_named_before_each_process_has_its_own(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def named(_: Any) -> str:
+        heard.append("named")
+        raise ArdbenchError("enough")
+
+    heard: list[str] = []
+    monkeypatch.setattr(processes, "joined", lambda: heard.append("joined") or nullcontext())
+    monkeypatch.setattr(device, "describe", named)
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pt").write_bytes(b"not read yet")
+    assert "enough" in call(*words, "--device", "cpu").stderr
+    assert heard == ["joined", "named"]
 
 
 def test_two_processes_give_the_verdicts_of_one_also_when_stopped_in_between(two: Path, tmp_path: Path) -> None:

@@ -234,7 +234,6 @@ def _measure(
     from ardbench.evaluation.verdicts import Paused, file_name
 
     device = choose(wanted.device)
-    say(f"Device: {describe(device)}")
     with (
         processes.joined(),
         output.working(),
@@ -242,6 +241,7 @@ def _measure(
         shown(wanted.quiet) as screen,
         log.of(source.path.name, screen) as progress,
     ):
+        say(f"Device: {describe(device)}")
         split = processes.first(lambda: load(source.dataset, device, wanted.data_root, progress=progress)).test
         n = None if wanted.n == len(split) else wanted.n
         surrogate = _surrogate(wanted.surrogate, source.dataset, device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
 from small import CPU
 
 from ardbench.config import Precision
@@ -29,6 +31,17 @@ for keep in (False, True):
     faults()
     print(faults())
 """
+PEAKS = """
+import torch
+from ardbench.engine import device as devices
+
+cpu = torch.device("cpu")
+devices.keep_freed_memory(False)
+torch.zeros(2**26).fill_(1.0)  # 256 MB
+print(devices.peak_memory(cpu))
+devices.forget_peak(cpu)
+print(devices.peak_memory(cpu))
+"""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep freed memory")
@@ -48,6 +61,26 @@ def test_bf16_without_instructions_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_cuda_graph_on_the_cpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.check_precision(Precision(cuda_graph=True), CPU) == ["precision.cuda_graph does nothing on the CPU."]
+
+
+def test_what_fp32_costs_on_a_gpu_with_tf32_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, capability = torch.device("cuda"), (9, 0)
+    monkeypatch.setattr(devices, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    for precision in (Precision(), Precision(attack="bf16")):
+        (note,) = devices.check_precision(precision, cuda)
+        assert "forbids TF32" in note and "precision.tf32=true" in note and "--fast" in note
+    for precision in (Precision(tf32=True), Precision(attack="bf16", outer="bf16")):
+        assert devices.check_precision(precision, cuda) == []
+    capability = (7, 5)
+    assert devices.check_precision(Precision(), cuda) == []
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system forgets no peak")
+def test_a_peak_is_that_since_it_was_forgotten() -> None:
+    # in a process of its own, which gives large tensors back
+    grown, forgotten = map(int, subprocess.check_output([sys.executable, "-c", PEAKS], text=True).split())
+    assert grown > 256 * 2**20 and forgotten < grown - 200 * 2**20
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

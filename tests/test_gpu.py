@@ -9,7 +9,9 @@ import torch
 from small import batch, method, recipe
 
 from ardbench import methods
+from ardbench.attacks.graph import Graphs
 from ardbench.data.load import load
+from ardbench.engine.device import forget_peak, peak_memory
 from ardbench.engine.loop import Loop
 from ardbench.methods.base import Context
 from ardbench.progress import Progress
@@ -85,3 +87,16 @@ def test_the_teacher_cache_on_cuda_says_what_the_teacher_says(tmp_path: Path) ->
         with torch.no_grad():
             expected = loop.method.teachers[0](given.x)
         torch.testing.assert_close(loop.method.teacher_logits(given), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_peak_of_a_run_is_its_own_and_holds_what_graphs_keep() -> None:
+    device, x = torch.device("cuda"), torch.ones(2**20, device="cuda")  # 4 MiB
+    torch.zeros(2**28, device=device)  # 1 GiB, of another run
+    forget_peak(device)
+    assert peak_memory(device) < 2**29
+    before = torch.cuda.memory_allocated(device)
+    graphs = Graphs()
+    graphs("sum", lambda x: x.repeat(16).sum(), x)  # 64 MiB that the recording keeps, and no tensor holds
+    assert torch.cuda.memory_allocated(device) - before < 2**25
+    forget_peak(device)
+    assert peak_memory(device) - before >= 2**26

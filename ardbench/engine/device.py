@@ -9,6 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ardbench.errors import ArdbenchError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of glibc's malloc.h."""
+TF32_SINCE = (8, 0)
+"""The compute capability from which on a GPU has TF32 (Ampere)."""
 
 
 def choose(wanted: str) -> torch.device:
@@ -68,6 +71,12 @@ def check_precision(precision: Precision, device: torch.device) -> list[str]:
             f"This {device.type} has no instructions for bf16 and is slower in it than in fp32: give "
             "--set precision.attack=fp32 --set precision.outer=fp32."
         )
+    slow = not precision.tf32 and "fp32" in (precision.attack, precision.outer)
+    if device.type == "cuda" and slow and torch.cuda.get_device_capability(device) >= TF32_SINCE:
+        notes.append(
+            "fp32 here forbids TF32, which torch, and so most released scripts, allow in convolutions: expect about a third of "
+            "their speed on an H100. --set precision.tf32=true allows it, --fast computes in bf16; either is another run."
+        )
     if precision.cuda_graph and device.type != "cuda":
         notes.append("precision.cuda_graph does nothing on the CPU.")
     compiler = os.environ.get("CXX", "g++")
@@ -99,15 +108,34 @@ def hardware_name(device: torch.device) -> str:
     return " ".join([name, *extra])
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this process has held: allocated on CUDA, resident on the CPU."""
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew from what the process holds now."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # no Linux, or not allowed: the peak stays the process's
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has held since `forget_peak`: on CUDA taken from the device, else resident.
+
+    On CUDA these are tensors, and what recorded graphs keep between their replays.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) + _kept_by_graphs(device)
     status = Path("/proc/self/status")  # ru_maxrss would count what the parent held when it started this process
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+def _kept_by_graphs(device: torch.device) -> int:
+    """Return the bytes that belong to recorded graphs and to no tensor."""
+    at = torch.cuda.current_device() if device.index is None else device.index
+    private = [part for part in torch.cuda.memory_snapshot() if part["device"] == at and any(part["segment_pool_id"])]  # type: ignore[no-untyped-call]
+    return sum(part["total_size"] - part["allocated_size"] for part in private)
 
 
 def allow_tf32(allowed: bool) -> None:

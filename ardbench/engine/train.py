@@ -17,7 +17,7 @@ from ardbench import methods, processes
 from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks
-from ardbench.engine.device import allow_tf32, check_precision, describe
+from ardbench.engine.device import allow_tf32, check_precision, describe, forget_peak
 from ardbench.engine.distribution import synchronise
 from ardbench.engine.loop import Loop
 from ardbench.engine.stopping import stopping
@@ -57,6 +57,7 @@ def train(
         for note in check_precision(recipe.precision, device):
             listener.note(note)
         allow_tf32(recipe.precision.tf32)
+        forget_peak(device)
         method = build_method(recipe, teachers, device)
         words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
         splits = processes.first(lambda: load(*words, progress=listener))  # downloads at most what has a use

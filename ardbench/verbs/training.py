@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,7 @@ class Training:
 
         from ardbench import processes
         from ardbench.engine.device import matrix_rate
+        from ardbench.evaluation.batch_size import fitting
         from ardbench.planning.counting import StepCounter
 
         images, seconds = (sum(row[name] for row in rows) for name in ("images", "seconds"))
@@ -168,11 +170,13 @@ class Training:
             return text
         rate, precision = flop * images / seconds, self.recipe.precision
         bf16 = precision.outer == "bf16" or (self.recipe.attack is not None and precision.attack == "bf16")
-        share = rate / processes.size() / matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+        text += f", {rate / 1e12:.3g} TFLOP/s"
+        reached = fitting(partial(matrix_rate, device, torch.bfloat16 if bf16 else torch.float32))
+        if reached is None:  # others use the device; the run is finished all the same
+            return text
+        share = rate / processes.size() / reached
         products = "bf16" if bf16 else "TF32" if precision.tf32 and device.type == "cuda" else "fp32"
-        return (
-            f"{text}, {rate / 1e12:.3g} TFLOP/s, {100 * share:.0f} % of what this device reaches in {products} products"
-        )
+        return f"{text}, {100 * share:.0f} % of what this device reaches in {products} products"
 
 
 def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run], runs: str | Path) -> Training:

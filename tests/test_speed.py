@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +170,34 @@ def test_both_ways_to_differentiate_find_the_same_examples(data: tuple[Any, Any]
     assert torch.equal(*found)
 
 
+def test_a_script_is_let_go_of_with_its_workers_at_once(data: tuple[Any, Any]) -> None:
+    script = replace(sides.script_of("pgd-at", training.parse(TINY), data[0], CPU), workers=2)
+    next(script._batches)
+    assert len(multiprocessing.active_children()) == 2
+    gone, began = weakref.ref(script), time.perf_counter()
+    gc.disable()
+    try:
+        del script
+        assert gone() is None, "only the collector of cycles would find it"
+    finally:
+        gc.enable()
+    assert not multiprocessing.active_children() and time.perf_counter() - began < 4  # 10 s where it is collected
+
+
+def test_attacks_are_measured_as_graphs_where_they_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    cuda = torch.device("cuda")
+    for device, method, measured in (("cuda", "rslad", True), ("cuda", "ard", False), ("cpu", "rslad", False)):
+        options = training.parse([*TINY, "--device", device])
+        assert ("graph" in options.variants) == (device == "cuda")
+        assert (sides.obstacle(method, "graph", options, torch.device(device)) == "") == measured
+    recipes = {variant: sides.recipe_of("rslad", variant, options).precision for variant in ("bf16", "graph")}
+    assert recipes["graph"] == recipes["bf16"].model_copy(update={"cuda_graph": True})
+    assert sides.obstacle("rslad", "bf16", options, cuda) == ""
+    options = training.parse([*TINY, "--variants", "graph"])
+    assert not training.missing("rslad", options, CPU)
+    assert "rslad: graph left out: only CUDA records attacks" in capsys.readouterr().out
+
+
 def test_a_row_that_is_there_is_not_measured_again(
     data: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -307,6 +340,15 @@ def test_a_finished_run_says_what_it_made_of_the_device(
     assert trained(tmp_path, "--set", f"precision.attack={precision}")[1] == "", "nothing was trained"
 
 
+def test_a_finished_run_needs_no_memory_for_its_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(devices, "matrix_rate", full)
+    run, line = trained(tmp_path)
+    assert run.done is not None and re.fullmatch(r"Speed: [\d,.]+ images/s, [\d.e-]+ TFLOP/s\.\n", line)
+
+
 def test_a_run_whose_step_cannot_be_counted_tells_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> float:
         raise ArdbenchError("looks at a value")
@@ -327,6 +369,19 @@ def test_without_cuda_all_gpu_measurements_are_refused_in_a_sentence(tmp_path: P
         f"gpu.sh measures on CUDA, and '{sys.executable}' has no torch that sees a CUDA device"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_all_gpu_measurements_name_the_packages_that_are_missing(tmp_path: Path) -> None:
+    script = Path(training.__file__).with_name("gpu.sh")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules |= {'rich_click': None, 'sklearn': None}\n")
+    bare = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([script, tmp_path / "out"], env=bare, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    lacks = f"gpu.sh needs packages that '{sys.executable}' does not have: rich-click scikit-learn. Install them"
+    assert done.stderr.startswith(lacks) and not (tmp_path / "out").exists()
+    checked = re.findall(r"[\w-]+", re.search(r"^packages=\(([^)]*)\)", script.read_text(), re.MULTILINE)[1])
+    setup = (script.parents[2] / "setup.cfg").read_text().split("install_requires =")[1].split("\n\n")[0]
+    assert set(re.findall(r"^ +([\w-]+)>=", setup, re.MULTILINE)) < set(checked)
 
 
 @pytest.mark.gpu

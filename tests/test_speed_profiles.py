@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +33,18 @@ def test_what_takes_longest_comes_first_with_its_share_of_the_whole() -> None:
     assert [one[0] for one in others if one[0] == "aten::abs"] and len(others) < profiles.LONGEST
     assert share + sum(one[3] for one in others) <= 1 + 1e-9
     assert [one[2] for one in others] == sorted((one[2] for one in others), reverse=True)
+
+
+def test_a_profiler_that_sees_nothing_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sides, "HEAP", 1)
+    monkeypatch.setattr(profiles, "profile", lambda **_: nullcontext(SimpleNamespace(key_averages=list)))
+    with pytest.raises(SystemExit) as refused:
+        profiles.main([*TINY, "--methods", "pgd-at", "--out", str(tmp_path)])
+    assert refused.value.code == 2
+    assert "Error: torch's profiler saw no operations here" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_both_sides_of_a_method_are_written_once(

@@ -6,10 +6,23 @@
 #
 # FOLDER (else $OUT, else results/speed of this checkout) gets the tables and gpu.txt, which is all that was printed; rows
 # that a table has are not measured again. PYTHON (else python3) has torch and what ardbench depends on, ardbench itself is
-# taken from this checkout. Exit code: 0, or 1 if a part failed or was cut off, or 2 where there is no CUDA device.
+# taken from this checkout. Exit code: 0, or 1 if a part failed or was cut off, or 2 where a package or a CUDA device is missing.
 set -uo pipefail
 
 python=${PYTHON:-python3}
+# what is imported, each package by the name that pip knows: ardbench's own dependencies, what pydantic stands on, the tests' tools
+packages=(click filelock jinja2 matplotlib numpy pandas pyautoattack pydantic pydantic-core annotated-types typing-inspection
+  rich rich-click safetensors scikit-learn scipy tabulate timm torch torchvision pytest hypothesis)
+lacking='import sys
+from importlib.util import find_spec
+modules = {name: {"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in sys.argv[1:]}
+print(*(name for name, module in modules.items() if find_spec(module) is None))'
+missing=$("$python" -c "$lacking" "${packages[@]}" 2>/dev/null) || missing="any, for it does not run"
+if [[ -n $missing ]]; then
+  echo "gpu.sh needs packages that '$python' does not have: $missing. Install them, or give a Python that has them, such as" \
+    "PYTHON=.venv/bin/python after 'make install'." >&2
+  exit 2
+fi
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
   echo "gpu.sh measures on CUDA, and '$python' has no torch that sees a CUDA device: give one that has, such as" \
     "PYTHON=.venv/bin/python benchmarks/speed/gpu.sh, or measure on the processor with 'make speed'." >&2
@@ -53,7 +66,8 @@ print("CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version(), "ardb
 main() {
   part 'GPU' 10 nvidia-smi
   part 'versions' 20 "$python" -c "$versions"
-  part 'GPU tests' 80 "$python" -m pytest -m gpu --continue-on-collection-errors --durations 5 -p no:cacheprovider
+  mapfile -t files < <(grep -l 'mark\.gpu' tests/*.py) # the others may want more packages
+  part 'GPU tests' 80 "$python" -m pytest -m gpu --durations 5 -p no:cacheprovider "${files[@]}"
   speed 'training' 110 training --batch 128 --repeats 3 --steps 5
   speed 'training, RSLAD, WRN-34-10' 35 training --methods rslad --teacher wrn-34-10 --repeats 3 --steps 5
   part 'profiles' 35 "$python" benchmarks/speed/profiles.py --device cuda --out "$out"

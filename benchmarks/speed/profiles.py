@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
@@ -23,6 +24,7 @@ from tables import Cells, Measurement, Runner, Table, markdown, wait_for, where
 from torch.profiler import ProfilerActivity, profile
 
 from ardbench.engine import device as devices
+from ardbench.errors import ArdbenchError
 from ardbench.methods import method_class
 
 LONGEST = 10
@@ -67,7 +69,11 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, str]:
 
 
 def longest(runner: Runner, device: torch.device) -> Iterator[tuple[str, int, float, float]]:
-    """Yield (operation, calls, seconds, share of all) of one warm step, those that took longest."""
+    """Yield (operation, calls, seconds, share of all) of one warm step, those that took longest.
+
+    Raises:
+        ArdbenchError: the profiler saw nothing that took time.
+    """
     cuda = device.type == "cuda"
     runner.prepare()
     runner.step()
@@ -78,8 +84,14 @@ def longest(runner: Runner, device: torch.device) -> Iterator[tuple[str, int, fl
         wait_for(device)
     events = [event for event in seen.key_averages() if (event.device_type.name == "CUDA") == cuda]
     taken = {event.key: event.self_device_time_total if cuda else event.self_cpu_time_total for event in events}
+    whole = sum(taken.values())
+    if not whole:
+        raise ArdbenchError(
+            f"torch's profiler saw no {'kernels' if cuda else 'operations'} here: another profiler may hold the device, or its "
+            "counters be forbidden (NVIDIA: ERR_NVGPUCTRPERM); no profile was written."
+        )
     for event in sorted(events, key=lambda event: -taken[event.key])[:LONGEST]:
-        yield event.key[:NAME], event.count, taken[event.key] / 1e6, taken[event.key] / sum(taken.values())
+        yield event.key[:NAME], event.count, taken[event.key] / 1e6, taken[event.key] / whole
 
 
 def profiled(method: str, variant: str, options: Options, device: torch.device) -> Iterator[Row]:
@@ -122,9 +134,13 @@ def main(arguments: list[str] | None = None) -> None:
     device = devices.choose(options.device)
     devices.allow_tf32(options.tf32)
     table = open_table(options.out / f"profile-{device.type}.csv")
-    for method in options.methods:
-        for row in profiled(method, variant, replace(options.of(method), variants=(variant,)), device):
-            table.write(row)
+    try:
+        for method in options.methods:
+            for row in profiled(method, variant, replace(options.of(method), variants=(variant,)), device):
+                table.write(row)
+    except ArdbenchError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(table.path.with_suffix(".md").read_text(encoding="utf-8"))
 
 

@@ -10,6 +10,7 @@ by one, with a Markdown page and a figure (.png, .svg) beside it; rows that are 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +35,7 @@ from ardbench.engine import device as devices
 from ardbench.engine import networks
 from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.evaluation.batch_size import fitting
 from ardbench.methods import method_class
 from ardbench.methods.base import Context
 from ardbench.planning.counting import StepCounter
@@ -159,7 +162,7 @@ def measure_here(point: Point, options: Options, device: torch.device) -> Measur
     devices.allow_tf32(False)
     before, overheads = devices.peak_memory(device), list[float]()
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        devices.forget_peak(device)
     with tempfile.TemporaryDirectory() as folder:
         loop = loop_of(point, options.precision, Path(folder), device)
 
@@ -205,11 +208,8 @@ def measure_alone(point: Point, options: Options) -> Measured | None:
 
 def measure_on(point: Point, options: Options, device: torch.device) -> Measured | None:
     """Return what a point takes on an accelerator, whose peaks are told apart; None if memory ran out."""
-    try:
-        return measure_here(point, options, device)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
+    gc.collect()  # a loop that was measured before
+    return fitting(partial(measure_here, point, options, device))
 
 
 def measure(options: Options, device: torch.device) -> None:

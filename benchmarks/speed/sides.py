@@ -34,7 +34,9 @@ LARGE, SMALL = 128, 32
 HEAP = 3 * 2**30
 """Bytes, more than any step needs."""
 AT_LARGE = ("pgd-at", "rslad", "peeraid", "crdnd")
-VARIANTS = {"fp32": "fp32", "bf16": "bf16", "cold": "bf16", "warm": "bf16"}
+GRAPH = "graph"
+"""The form whose attacks are recorded as CUDA graphs."""
+VARIANTS = {"fp32": "fp32", "bf16": "bf16", GRAPH: "bf16", "cold": "bf16", "warm": "bf16"}
 """Form of ours -> its precision. `CACHES` keep the teacher's logits: cold finds none of a step's views, warm all."""
 CACHES = ("cold", "warm")
 CACHED = ("rslad", "ard", "iad-i", "crdnd")
@@ -76,6 +78,7 @@ def recipe_of(method: str, variant: str, options: Options) -> Recipe:
     precision = VARIANTS[variant]
     sets: dict[str, object] = {"precision.attack": precision, "precision.outer": precision}
     sets |= {"precision.tf32": options.tf32, "data.batch": options.batch, "average.kind": "none"}
+    sets["precision.cuda_graph"] = variant == GRAPH
     if variant not in CACHES:
         sets["precision.cache_gb"] = 0
     if method_class(method).peer:
@@ -86,6 +89,18 @@ def recipe_of(method: str, variant: str, options: Options) -> Recipe:
     if options.memory_of is not None:
         sets["attack.steps"] = 2  # an attack step leaves nothing behind, so more of them raise no peak
     return resolve(name, student=options.model, sets=sets)
+
+
+def obstacle(method: str, variant: str, options: Options, device: torch.device) -> str:
+    """Return why a form of ours would be the bf16 one again for this method or device; "" where it is not."""
+    if variant in CACHES and method not in CACHED:
+        return "its step asks no teacher about the clean view of an image"
+    if variant != GRAPH:
+        return ""
+    if device.type != "cuda":
+        return "only CUDA records attacks"
+    attack = recipe_of(method, variant, options).attack
+    return "" if attack is not None and attack.bn == "eval" else "its attack, in train mode, is not recorded"
 
 
 def synthetic(device: torch.device) -> tuple[Images, Splits]:

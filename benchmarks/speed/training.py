@@ -23,14 +23,14 @@ from reference_losses import METHODS
 from report import Row, open_table
 from sides import (
     AT_LARGE,
-    CACHED,
-    CACHES,
+    GRAPH,
     LARGE,
     SMALL,
     VARIANTS,
     Options,
     flop_of,
     gradient_of,
+    obstacle,
     ours,
     reference,
     synthetic,
@@ -58,7 +58,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--repeats", type=int, default=7, help="timed samples of each side, alternating")
     parser.add_argument("--steps", type=int, default=None, help="steps of one sample (default: 1 on cpu, 20 on cuda)")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated forms of ours")
+    parser.add_argument("--variants", help="comma-separated forms of ours (default: all that the device has)")
     parser.add_argument(
         "--reference-gradient", choices=GRADIENTS, default="released", help="how the reference's attack differentiates"
     )
@@ -68,7 +68,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "results" / "speed")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the child process that measures one side's peak
     given = parser.parse_args(arguments)
-    methods, variants = tuple(given.methods.split(",")), tuple(given.variants.split(","))
+    usual = ",".join(name for name in VARIANTS if given.device == "cuda" or name != GRAPH)
+    methods, variants = tuple(given.methods.split(",")), tuple((given.variants or usual).split(","))
     for kind, names, allowed in (("method", methods, METHODS), ("variant", variants, VARIANTS)):
         for name in names:
             if name not in allowed:
@@ -97,10 +98,10 @@ def peak_here(method: str, side: str, options: Options, device: torch.device) ->
         runner.step()
     if device.type == "cpu":
         return _resident("VmHWM") - before
-    torch.cuda.reset_peak_memory_stats(device)  # forget what cudnn.benchmark tried
+    devices.forget_peak(device)  # what cudnn.benchmark tried
     runner.prepare()
     runner.step()
-    return torch.cuda.max_memory_allocated(device) / 2**20 - before
+    return devices.peak_memory(device) / 2**20 - before
 
 
 def peak_of(method: str, side: str, options: Options, device: torch.device) -> float:
@@ -119,8 +120,9 @@ def missing(method: str, options: Options, device: torch.device) -> dict[str, Ro
     gradient, kind = gradient_of(method, options), method_class(method)
     teacher = options.teacher if kind.roles or kind.peer else ""
     facts = Row.here(device, options.model, teacher, options.batch, method, options.tf32, gradient)
-    if without := [variant for variant in options.variants if variant in CACHES and method not in CACHED]:
-        print(f"{method}: {' and '.join(without)} left out: its step asks no teacher about the clean view of an image")
+    without = {variant: why for variant in options.variants if (why := obstacle(method, variant, options, device))}
+    for why in dict.fromkeys(without.values()):
+        print(f"{method}: {' and '.join(name for name in without if without[name] == why)} left out: {why}")
     rows = {variant: facts.of(variant) for variant in options.variants if variant not in without}
     absent = {variant: row for variant, row in rows.items() if options.again or not table.holds(row)}
     if rows and not absent:

@@ -100,3 +100,6 @@ def test_the_peak_of_a_run_is_its_own_and_holds_what_graphs_keep() -> None:
     assert torch.cuda.memory_allocated(device) - before < 2**25
     forget_peak(device)
     assert peak_memory(device) - before >= 2**26
+    del graphs
+    forget_peak(device)
+    assert peak_memory(device) - before < 2**25

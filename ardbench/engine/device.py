@@ -111,6 +111,7 @@ def hardware_name(device: torch.device) -> str:
 def forget_peak(device: torch.device) -> None:
     """Let `peak_memory` begin anew from what the process holds now."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what graphs have kept that are there no more would still count as kept
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):  # no Linux, or not allowed: the peak stays the process's

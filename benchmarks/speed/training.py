@@ -91,7 +91,9 @@ def alone(method: str, side: str, options: Options, device: torch.device) -> Run
 def peak_here(method: str, side: str, options: Options, device: torch.device) -> float:
     """Return the MB by which training one side raises this process's peak: resident on the CPU, allocated on CUDA."""
     gc.collect()  # what was measured before
-    before = _resident("VmRSS") if device.type == "cpu" else torch.cuda.memory_allocated(device) / 2**20
+    if device.type == "cuda":
+        devices.forget_peak(device)
+    before = _resident("VmRSS") if device.type == "cpu" else devices.peak_memory(device) / 2**20
     runner = alone(method, side, replace(options, memory_of=side), device)
     for _ in range(MEMORY_STEPS):
         runner.prepare()

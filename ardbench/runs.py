@@ -168,7 +168,7 @@ class _Config(BaseModel):
 
 
 _CONFIG, _DONE, _EPOCH = TypeAdapter(_Config), TypeAdapter(written.Done), TypeAdapter(written.Epoch)
-_ENVIRONMENT = TypeAdapter(written.Environment)
+_ENVIRONMENT, _TEACHERS = TypeAdapter(written.Environment), TypeAdapter(written.TeachersChecked)
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,15 @@ class Run:
         """What env.json says of the training, or nothing where there is none."""
         path = self.path / "env.json"
         return told_environment(read_json(path), path) if path.exists() else {}
+
+    @property
+    def teachers_checked(self) -> list[written.TeacherChecked] | None:
+        """What the teachers were found to know before they taught, in their order, or None where they were not asked."""
+        path = self.path / "teachers.json"
+        if not path.exists():
+            return None
+        known: written.TeachersChecked = checked(_TEACHERS, read_json(path), path, "checks of teachers", "delete it")
+        return known.teachers
 
     def weights(self, checkpoint: str) -> Path:
         """Return the file of a checkpoint's weights: last, best or averaged."""

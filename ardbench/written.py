@@ -68,6 +68,49 @@ class Epoch(Written):
     diagnostics: Diagnostics = Diagnostics()
 
 
+class Said(Written):
+    """What a check says of a teacher."""
+
+    check: Line
+    level: Line
+    reason: Line
+
+
+class TeacherChecked(Written):
+    """What a teacher was found to know before it taught."""
+
+    source: Line
+    role: Line
+    sha256: Line
+    images: Line
+    """What it was measured on: validation images or training images."""
+    n: Annotated[int, Field(ge=1)]
+    threat: dict[Line, float | Line]
+    accuracies: dict[Line, Share]
+    """By protocol."""
+    findings: list[Said]
+
+    @property
+    def said(self) -> str:
+        """Its accuracies, in words."""
+        found = [
+            f"{100 * share:.1f} % {'clean' if name == 'clean' else f'under {name}'}"
+            for name, share in self.accuracies.items()
+        ]
+        return f"{' and '.join(found)}, on {self.n} {self.images}"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks wrong, check by check."""
+        return [f"{one.check}: {one.reason}" for one in self.findings if one.level == "warning"]
+
+
+class TeachersChecked(Written):
+    """What teachers.json holds."""
+
+    teachers: list[TeacherChecked]
+
+
 class Environment(Written):
     """What env.json records, and the file of a transferability matrix."""
 

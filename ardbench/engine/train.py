@@ -21,7 +21,9 @@ from ardbench.engine.device import allow_tf32, check_precision, describe, forget
 from ardbench.engine.distribution import synchronise
 from ardbench.engine.loop import Loop
 from ardbench.engine.stopping import stopping
+from ardbench.engine.teacher_checks import check_teachers
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.verdicts import Paused
 from ardbench.methods.base import Context, Method
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher, sha256_of, write_json
@@ -64,6 +66,10 @@ def train(
         # not before: what is refused leaves no directory
         processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)
+        try:
+            check_teachers(recipe, teachers, run, splits, stop, listener)
+        except Paused:
+            return False
         if not _fitted(loop):
             return False
         processes.once(lambda: _end(run, recipe, loop, device))

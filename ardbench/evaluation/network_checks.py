@@ -16,6 +16,7 @@ from ardbench.evaluation import trust
 from ardbench.evaluation.batch_size import fitting, halved
 from ardbench.evaluation.confirm import check_allowed, logits_of, measuring
 from ardbench.evaluation.measure import subset_of
+from ardbench.evaluation.running_statistics import keeps_statistics
 from ardbench.evaluation.trust import LIMITS, Finding
 from ardbench.evaluation.verdicts import Verdicts, file_name
 
@@ -41,7 +42,8 @@ def examine(net: nn.Module, split: Split, store: Path, n: int | None, key: Mappi
     looked = min(LOOKED_AT, len(chosen))
     while (findings := fitting(partial(_of_network, net, chosen, looked))) is None:
         looked = halved(looked, "the trust checks")
-    findings += [stays_allowed(measured, chosen, store, n), *trust.judged(measured)]
+    clean = trust.above_chance(measured.get("clean"), chosen.info.num_classes)
+    findings += [clean, stays_allowed(measured, chosen, store, n), *trust.judged(measured)]
     trust.save(store / file_name(trust.STEM, n), findings, key["weights"])
     return findings
 
@@ -50,7 +52,7 @@ def _of_network(net: nn.Module, chosen: Split, looked: int) -> list[Finding]:
     """Return the findings that need nothing but the network and so many images."""
     with measuring(net, chosen.labels.device):
         x = chosen.pixels(slice(0, looked))
-        return [evaluates(net, x), gives_logits(net, x)]
+        return [evaluates(net, x), gives_logits(net, x), keeps_statistics(net, chosen, looked)]
 
 
 def evaluates(net: nn.Module, x: Tensor) -> Finding:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ardbench.evaluation.confirm import measuring
+from ardbench.evaluation.measure import subset_of
+from ardbench.evaluation.trust import LIMITS, Finding, Level
+
+if TYPE_CHECKING:
+    from ardbench.data.batches import Split
+
+CHECK = "running-statistics"
 
 
 class Seen:
@@ -75,5 +84,35 @@ def statistics_gap(net: nn.Module, images: Tensor, batch: int = 64) -> dict[str,
     finally:
         for handle in handles:
             handle.remove()
-    medians = {name: one.divergence().median().item() for name, one in seen.items()}
-    return {name: median if median < float("inf") else float("inf") for name, median in medians.items()}
+    gaps = {name: one.divergence().median().item() for name, one in seen.items()}
+    return {name: gap if gap < float("inf") else float("inf") for name, gap in gaps.items()}
+
+
+def keeps_statistics(net: nn.Module, split: Split, batch: int) -> Finding:
+    """Return whether a network's BatchNorms get from clean images what they remember of training.
+
+    Args:
+        net: gives logits (B, K) of pixels in [0, 1].
+        split: of the network's data set; a class-balanced part of it is looked at.
+        batch: images at a time.
+    """
+    limit = LIMITS.statistics
+    if len(split) < limit.fewest:
+        return Finding(CHECK, "unchecked", f"{len(split)} images are too few: measure at least {limit.fewest}.")
+    images = subset_of(split, min(limit.images, len(split)))
+    gaps = statistics_gap(net, images.pixels(slice(None)), batch)
+    if not gaps:
+        return Finding(CHECK, "unchecked", "the network has no BatchNorm that remembers its inputs.")
+    worst = max(gaps, key=gaps.__getitem__)
+    level: Level = "warning" if gaps[worst] > limit.warning else "note" if gaps[worst] >= limit.note else "ok"
+    said = (
+        f"inputs differ from what BatchNorms remember by at most {gaps[worst]:.2g} (at {worst}; median of {len(gaps)} "
+        f"layers {median(gaps.values()):.2g}; n = {len(images)})"
+    )
+    if level == "ok":
+        return Finding(CHECK, level, f"{said}, within {limit.note:g}.")
+    allowed = limit.warning if level == "warning" else limit.note
+    beyond = f"{'over' if level == 'warning' else 'not under'} {allowed:g}"
+    first = next(name for name, gap in gaps.items() if gap >= allowed)
+    why = "pixels are not normalised as in training, layers differ, or averaged weights lack statistics of their own"
+    return Finding(CHECK, level, f"{said}, {beyond} from {first} on: {why}.")

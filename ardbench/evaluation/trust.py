@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ardbench.config import Section, Share
+from ardbench.config import AtLeastOne, NonNegative, Section, Share
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import paired_interval
@@ -46,11 +46,31 @@ class Limit(Section):
     meaning: str
 
 
+class StatisticsLimit(Section):
+    """A limit on how far the inputs of a BatchNorm lie from what it remembers, in nats, and the images that it takes."""
+
+    note: NonNegative
+    warning: NonNegative
+    images: AtLeastOne
+    fewest: AtLeastOne
+
+
+class TeacherLimit(Section):
+    """What a teacher is measured under before it teaches, and on how many images: a share of an epoch's cost, in bounds."""
+
+    protocol: str
+    share: Share
+    least: AtLeastOne
+    most: AtLeastOne
+
+
 class Limits(Section):
-    """The file of limits: on accuracies by check, and by how much rounding may move logits."""
+    """The file of limits: on accuracies by check, by how much rounding may move logits, on statistics, and on teachers."""
 
     limits: dict[str, Limit]
     tolerances: dict[str, Share]
+    statistics: StatisticsLimit
+    teachers: TeacherLimit
 
 
 LIMITS = Limits.model_validate(
@@ -65,6 +85,19 @@ def judged(measured: Mapping[str, Verdicts]) -> list[Finding]:
         measured: verdicts by protocol, all on the same images of the same network.
     """
     return [_judged(check, limit, measured) for check, limit in LIMITS.limits.items()]
+
+
+def above_chance(clean: Verdicts | None, classes: int) -> Finding:
+    """Return whether a network knows more about clean images than nothing: 1 / classes lies below its 95 % interval."""
+    if clean is None:
+        return Finding("clean", "unchecked", "clean not measured: add --protocol clean.")
+    low, high = clean.interval
+    said = f"clean accuracy is {100 * clean.accuracy:.1f} %, [{100 * low:.1f}, {100 * high:.1f}]"
+    chance = f"chance, {100 / classes:.3g} % (n = {clean.n})"
+    if low > 1 / classes:
+        return Finding("clean", "ok", f"{said}, above {chance}.")
+    why = "labels are shifted or in another order, pixels are not normalised as in training, or it has not learnt"
+    return Finding("clean", "warning", f"{said}, no better than {chance}: {why}.")
 
 
 def measured_in(store: Path, key: Mapping[str, Any], index: Sequence[int]) -> dict[str, Verdicts]:

@@ -21,6 +21,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.network_checks import evaluates, examine, gives_logits
+from ardbench.evaluation.statistics import wilson
 from ardbench.evaluation.trust import LIMITS, Finding
 from ardbench.evaluation.verdicts import Verdicts
 
@@ -66,8 +67,9 @@ def findings_of(net: nn.Module, split: Split, store: Path, protocols: tuple[str,
 def test_an_honest_network_trips_nothing(tmp_path: Path) -> None:
     net = Plain()
     found = findings_of(net, split_of(net), tmp_path)
-    assert {check: finding.level for check, finding in found.items()} == dict.fromkeys(found, "ok")
-    assert set(found) == {"eval-mode", "logits", "ball-and-box", *LIMITS.limits}
+    levels = dict.fromkeys(found, "ok") | {"running-statistics": "unchecked"}  # it has no BatchNorm
+    assert {check: finding.level for check, finding in found.items()} == levels
+    assert set(found) == {"eval-mode", "logits", "running-statistics", "clean", "ball-and-box", *LIMITS.limits}
     assert "fgsm, pgd20" in found["ball-and-box"].reason and "clean" not in found["ball-and-box"].reason
     assert trust.load(tmp_path / "trust.json") == (list(found.values()), "abc")
 
@@ -118,6 +120,26 @@ def test_limits_are_where_they_are_said_to_be(check: str, right: tuple[int, ...]
     (finding,) = (one for one in trust.judged(measured) if one.check == check)
     assert finding.level == level
     assert "(n = 1000)" in finding.reason and (level == "ok") == (LIMITS.limits[check].meaning not in finding.reason)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "classes", "level"),
+    [
+        (0, 100, 10, "warning"),  # labels shifted by one
+        (10, 100, 10, "warning"),
+        (15, 100, 10, "warning"),
+        (16, 100, 10, "ok"),  # the interval begins at 10.1 %
+        (1, 1, 2, "warning"),
+        (2, 100, 200, "ok"),
+        (1, 100, 200, "warning"),
+    ],
+)
+def test_clean_accuracy_at_chance_is_warned_of(right: int, n: int, classes: int, level: str) -> None:
+    low, _ = wilson(right, n)
+    finding = trust.above_chance(hand("clean", right, n), classes)
+    assert (low > 1 / classes) == (level == "ok") and finding.level == level
+    assert f"{100 / classes:.3g} % (n = {n})" in finding.reason
+    assert trust.above_chance(None, classes).level == "unchecked"
 
 
 def test_what_was_not_measured_says_what_to_type() -> None:

@@ -121,6 +121,7 @@ def _show_run(run: Run, output: Output) -> None:
         "state": state,
         "epochs": f"{len(run.metrics)}/{recipe.schedule.epochs}",
         "teachers": [f"{teacher.role}={teacher.source}" for teacher in run.teachers],
+        "teachers know": [f"{teacher.role}: {teacher.said}" for teacher in run.teachers_checked or []],
         "checkpoints": run.checkpoints,
         "evaluations": stored,
     }

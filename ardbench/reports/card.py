@@ -197,6 +197,9 @@ def _training(run: Run, config: Mapping[str, Any]) -> Iterator[str]:
     for teacher in config["teachers"]:
         name, model, digest = marked(teacher["name"]), _code(teacher["model"]), _code(teacher["sha256"])
         yield f"Teacher ({marked(teacher['role'])}): {name}, {model}, sha256 {digest}."
+    for asked in run.teachers_checked or []:
+        yield f"Teacher ({marked(asked.role)}) before the first epoch: {marked(asked.said)}."
+        yield from (marked(f"Teacher ({asked.role}), {reason}") for reason in asked.warnings)
     if "argv" in known:
         yield f"Command: {_code(shlex.join(map(without_folder, known['argv'])))}."
     hours = training_seconds(run) / 3600

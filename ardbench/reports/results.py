@@ -322,6 +322,8 @@ def _trusted(run: Run, checkpoint: str, verdicts: Verdicts) -> list[str]:
     if not findings or weights != verdicts.key.get("weights"):
         return []
     said = [f"{one.level}, {one.check}: {one.reason}" for one in findings if one.level in ("warning", "note")]
+    for teacher in run.teachers_checked or []:
+        said += [f"warning, teacher ({teacher.role}), {reason}" for reason in teacher.warnings]
     for level in ("ok", "unchecked"):
         names = [one.check for one in findings if one.level == level]
         said += [f"{level}: {', '.join(names)}."] if names else []

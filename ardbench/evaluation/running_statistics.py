@@ -48,7 +48,8 @@ class Seen:
         shift, square = self.sums / self.count
         variance = (square - shift.square()).clamp(min=0) * self.count / max(self.count - 1, 1)
         seen, remembered = variance + self.eps, self.variance + self.eps
-        return 0.5 * ((seen + shift.square()) / remembered - 1 - (seen / remembered).log())
+        divergence: Tensor = 0.5 * ((seen + shift.square()) / remembered - 1 - (seen / remembered).log())
+        return divergence
 
 
 def statistics_gap(net: nn.Module, images: Tensor, batch: int = 64) -> dict[str, float]:
@@ -79,8 +80,8 @@ def statistics_gap(net: nn.Module, images: Tensor, batch: int = 64) -> dict[str,
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 handles.append(module.register_forward_pre_hook(partial(look, name)))
         with measuring(net, images.device):
-            for some in images.split(batch):
-                net(some)
+            for begin in range(0, len(images), batch):
+                net(images[begin : begin + batch])
     finally:
         for handle in handles:
             handle.remove()

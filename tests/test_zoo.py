@@ -23,7 +23,7 @@ from ardbench.engine import networks
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.measure import evaluate
 from ardbench.models import MODELS, build, zoo
-from ardbench.models.layouts import networks_in, rename
+from ardbench.models.layouts import fits
 from ardbench.models.network import Network
 from ardbench.models.wideresnet import WideResNet
 from ardbench.models.wideresnet_swish import SwishWideResNet
@@ -93,11 +93,10 @@ LAYOUTS: dict[str, Callable[[], Shapes]] = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_weight_of_a_downloaded_file_has_its_place(name: str, wrapped: str) -> None:
     entry = zoo.ENTRIES[name]
-    wanted = on_meta(entry.model, entry.info).state_dict()
+    wanted = {key: tensor.shape for key, tensor in on_meta(entry.model, entry.info).state_dict().items()}
     state = {f"{wrapped}{key}": torch.empty(shape, device="meta") for key, shape in LAYOUTS[name]()}
-    (given,) = networks_in({"state_dict": state, "epoch": 9} if wrapped else state).values()
-    renamed = rename(given, wanted)
-    assert {key: tensor.shape for key, tensor in renamed.items()} == {key: t.shape for key, t in wanted.items()}
+    (found,) = fits({"state_dict": state}, wanted)
+    assert {key: tensor.shape for key, tensor in found.weights.items()} == wanted
 
 
 def small_wrn(info: data.DatasetInfo, normalise: bool) -> Network:

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ardbench.errors import ArdbenchError
-from ardbench.models.files import load_pickle
+from ardbench.models.pickles import load_pickle
 from ardbench.models.sealed import BLANK, check_seal, sealed
 from ardbench.runs import write_atomic
 from ardbench.untrusted import WEIGHTS_LIMIT, read_bytes

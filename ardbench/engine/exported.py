@@ -10,9 +10,10 @@ import torch
 
 from ardbench import data, models
 from ardbench.engine import networks
+from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
 from ardbench.models.feature_map import FeatureMap
-from ardbench.models.files import load_into, read_state
+from ardbench.models.files import load_into
 from ardbench.models.network import Network
 from ardbench.runs import Run, read_json, sha256_of, write_atomic, write_json
 
@@ -76,7 +77,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Network:
     if normalise:
         info = replace(info, mean=tuple(normalise["mean"]), std=tuple(normalise["std"]))
     net = models.build(config["architecture"], info, bool(normalise))
-    state = read_state(folder / WEIGHTS)
+    state = load_weights(folder / WEIGHTS)
     net.head = FeatureMap.fitting(state) or net.head
     load_into(net, state, folder / WEIGHTS)
     return net.to(device).eval()

@@ -45,14 +45,16 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     return net.to(device).eval()
 
 
-def of_file(path: Path, model: str, info: DatasetInfo, device: torch.device, normalise: bool = False) -> Network:
-    """Return a network whose weights lie in a .pt or .safetensors file of a named architecture, in eval mode.
+def of_file(
+    path: Path, model: str, info: DatasetInfo, device: torch.device, normalise: bool = False, part: str = ""
+) -> Network:
+    """Return a network whose weights lie in a file of a named architecture, or in a part of it, in eval mode.
 
     Pixels in [0, 1] go in. They are normalised by numbers in the file where there are such, else by those of `info` where
     `normalise` says so; a file that leaves this to the code around its network is wrong without.
     """
     net = models.build(model, info, normalise)
-    load_into(net, read_state(path), str(path))
+    net.notes = load_into(net, read_state(path), str(path), part)
     return net.to(device).eval()
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import pickle
 import re
-import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,68 +15,76 @@ from torch import Size, Tensor
 from ardbench.data import DatasetInfo
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.models import MODELS, build
-from ardbench.models.layouts import networks_in, rename
+from ardbench.models.layouts import COUNTER, Fit, Shapes, State, fits, misfits, nearest, networks_in
 from ardbench.models.network import Network, Normalise
+from ardbench.models.pickles import Swollen, load_pickle
 from ardbench.models.sealed import check_seal
 from ardbench.untrusted import WEIGHTS_LIMIT, check_size
 
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-SUFFIXES = (".safetensors", *PICKLES)
-STATISTICS = ("normalise.mean", "normalise.std")
-COUNTER = "num_batches_tracked"
-"""BatchNorm's step counter, which no forward reads: it may be missing or extra."""
+STARTS = (
+    (b"<!doctype", "is a web page, not a checkpoint: download the file itself"),
+    (b"<html", "is a web page, not a checkpoint: download the file itself"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not a checkpoint: fetch the file with 'git lfs pull'"),
+    (b"\x89hdf", "is an HDF5 file, as Keras writes them: ardbench reads files of torch.save and safetensors"),
+    (b"\x1f\x8b", "is compressed with gzip: unpack it, and give the checkpoint that lies in it"),
+    (b"bzh", "is compressed with bzip2: unpack it, and give the checkpoint that lies in it"),
+    (b"\xfd7zxz", "is compressed with xz: unpack it, and give the checkpoint that lies in it"),
+    (b"7z\xbc\xaf", "is an archive of 7-Zip: unpack it, and give the checkpoint that lies in it"),
+    (b"rar!", "is an archive of RAR: unpack it, and give the checkpoint that lies in it"),
+    (b"\x93numpy", "is an array of NumPy: give a file of torch.save(model.state_dict(), FILE)"),
+)
+"""First bytes, in small letters, of what is no checkpoint, and what to do about it."""
+SAVED = "give a file of torch.save(model.state_dict(), FILE)"
+TORCHSCRIPT = (
+    "is a TorchScript archive, which is a program and not weights alone: where you trust it, save "
+    "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+)
 
 
-def read_state(path: str | Path, part: str = "") -> dict[str, Tensor]:
-    """Return the weights in a checkpoint of anybody's, by name, on the CPU; nothing in the file is executed.
+def read_state(path: str | Path) -> dict[str, State]:
+    """Return the weights of each network in a checkpoint of anybody's, on the CPU; nothing in the file is executed.
 
-    Nested checkpoints are searched, and prefixes of wrappers (DataParallel, torch.compile) taken off. An input
-    normalisation that the file carries is called normalise.mean and normalise.std.
-
-    Args:
-        path: a .safetensors file, or a .pt, .pth, .bin, .ckpt, .tar one as torch.save writes them.
-        part: which network to take from a file that holds several, such as "ema".
+    What kind of file it is its first bytes say, not its name. A network is a mapping of names to tensors, wherever it is
+    nested; its part of the file is its key, "" for all of it.
 
     Raises:
-        ArdbenchError: if the file is missing, empty, cut short, of another kind, holds code, or holds no network, or
-            several and `part` names none of them.
+        ArdbenchError: if the file is missing, empty, cut short, of another kind, holds code, or holds no network.
     """
     path = Path(path)
-    _refuse_what_is_no_checkpoint(path)
-    networks = networks_in(_safetensors(path) if path.suffix.lower() == ".safetensors" else _pickle(path))
+    start = _start_of(path)
+    networks = networks_in(_safetensors(path) if _is_safetensors(path, start) else _pickle(path, start))
     if not networks:
         raise ArdbenchError(f"{path} holds no network: save one with torch.save(model.state_dict(), FILE).")
-    if part:
-        if part not in networks:
-            raise unknown(f"part of {path}", part, networks)
-        return networks[part]
-    if len(networks) > 1:
-        raise ArdbenchError(
-            f"{path} holds several networks ({', '.join(networks)}): save the one you mean in a file of its own."
-        )
-    return next(iter(networks.values()))
+    return networks
 
 
-def _refuse_what_is_no_checkpoint(path: Path) -> None:
-    """Raise one sentence for a path that cannot hold weights, judged by its name and first bytes."""
+def _start_of(path: Path) -> bytes:
+    """Return the first bytes of a file, or raise one sentence for a path that cannot hold weights."""
     if not path.exists():
         raise ArdbenchError(f"There is no file {path}.")
     if path.is_dir():
-        raise ArdbenchError(f"{path} is a directory: give a file in it ({', '.join(SUFFIXES)}).")
-    if path.suffix.lower() not in SUFFIXES:
-        raise ArdbenchError(f"{path} is no checkpoint by its name: its suffix must be one of {', '.join(SUFFIXES)}.")
+        raise ArdbenchError(f"{path} is a directory: give a file in it, such as one of .pt or .safetensors.")
     try:
         check_size(path, WEIGHTS_LIMIT)
         with path.open("rb") as file:
-            start = file.read(64).lstrip().lower()
+            start = file.read(512)
     except OSError as error:
         raise ArdbenchError(f"{path} cannot be read: {error.strerror}.") from None
-    if path.stat().st_size == 0:
+    if not start:
         raise ArdbenchError(f"{path} is empty: copy or download it again.")
-    if start.startswith((b"<!doctype", b"<html")):
-        raise ArdbenchError(f"{path} is a web page, not a checkpoint: download the file itself.")
-    if start.startswith(b"version https://git-lfs"):
-        raise ArdbenchError(f"{path} is a Git LFS pointer, not a checkpoint: fetch the file with 'git lfs pull'.")
+    for mark, reason in STARTS:
+        if start.lstrip().lower().startswith(mark):
+            raise ArdbenchError(f"{path} {reason}.")
+    if start[257:262] == b"ustar":
+        raise ArdbenchError(f"{path} is an archive of tar: unpack it, and give the checkpoint that lies in it.")
+    return start
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """Return whether a file begins with the length of a header in JSON, or is called so and is nothing else."""
+    if start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{":
+        return False
+    return start[8:9] == b"{" or path.suffix.lower() == ".safetensors"
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -94,48 +99,15 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_pickle(file: str | io.BytesIO) -> object:
-    """Return what torch.save wrote, by torch's weights-only reader, which runs no code.
-
-    Raises:
-        Swollen: it would take more memory than its bytes.
-        Exception: whatever torch says of a file that is torn or holds code.
-    """
-    with warnings.catch_warnings(action="ignore"):  # of foreign pickle protocols, before they are refused
-        _refuse_what_swells(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-class Swollen(Exception):
-    """A checkpoint that would take more memory than its bytes."""
-
-
-def _refuse_what_swells(file: str | io.BytesIO) -> None:
-    """Refuse compressed records, and byte arrays of any length that a pickle names: torch writes neither."""
-    with contextlib.nullcontext(file) if isinstance(file, io.BytesIO) else open(file, "rb") as opened:
-        zipped, size = opened.read(4) == b"PK\x03\x04", opened.seek(0, io.SEEK_END)
-        opened.seek(0)
-        if zipped:
-            reader = torch.PyTorchFileReader(file)
-            if hasattr(reader, "get_record_size"):
-                unpacked = sum(map(reader.get_record_size, reader.get_all_records()))
-            else:  # torch 2.11
-                unpacked = sum(record.file_size for record in zipfile.ZipFile(file).infolist())
-            if unpacked > size:
-                raise Swollen("would unpack to more bytes than it has")
-            opened = io.BytesIO(reader.get_record("data.pkl"))
-        if any(b"bytearray\n" in line for line in opened):
-            raise Swollen("asks for a byte array")
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
-
-
-def _pickle(path: Path) -> object:
-    """Return what `load_pickle` returns, or refuse the file by name."""
+def _pickle(path: Path, start: bytes) -> object:
+    """Return what torch.save wrote, or refuse the file by name."""
+    if start.startswith(b"PK\x03\x04") and (reason := _other_archive(path)):
+        raise ArdbenchError(f"{path} {reason}.")
     try:
-        return load_pickle(str(path))
+        with path.open("rb") as file:  # torch itself opens no path that is not in UTF-8
+            return load_pickle(file)
     except Swollen as error:
-        raise ArdbenchError(f"{path} {error}: give a file of torch.save(model.state_dict(), FILE).") from None
+        raise ArdbenchError(f"{path} {error}: {SAVED}.") from None
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is None:
@@ -144,16 +116,33 @@ def _pickle(path: Path) -> object:
             f"{path} holds Python code ({code[1]}), which ardbench never runs: where you trust the file, load it with "
             "its own code and save torch.save(model.state_dict(), FILE)."
         ) from None
-    except Exception as error:
-        reason = "is a TorchScript archive" if "TorchScript" in str(error) else "is cut short or not one of torch.save"
-        raise ArdbenchError(f"{path} {reason}: give a file of torch.save(model.state_dict(), FILE).") from None
+    except Exception:
+        raise ArdbenchError(f"{path} is cut short or not one of torch.save: {SAVED}.") from None
+
+
+def _other_archive(path: Path) -> str:
+    """Return what a zip archive is that torch.save has not written, or nothing where it has, or is torn."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return ""
+    if any(name.endswith("/constants.pkl") for name in names):
+        return TORCHSCRIPT
+    if any(name.endswith("/data.pkl") for name in names):
+        return ""
+    if any(name.endswith(".npy") for name in names):
+        return f"is an archive of NumPy's arrays: {SAVED}"
+    return "is a zip archive and no checkpoint: unpack it, and give the checkpoint that lies in it"
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")[:300]
 
 
-def load_into(net: Network, state: Mapping[str, Tensor], source: str | Path) -> None:
+def load_into(
+    net: Network, state: Mapping[str, Tensor] | Mapping[str, State], source: str | Path, part: str = ""
+) -> tuple[str, ...]:
     """Load weights into a network, every name and shape accounted for; a refusal leaves the network as it was.
 
     Names of others are told as ours (`ardbench.models.layouts`); BatchNorm's step counters may be missing or extra; with
@@ -161,79 +150,146 @@ def load_into(net: Network, state: Mapping[str, Tensor], source: str | Path) -> 
 
     Args:
         net: the network, which must have been built for the data set at hand.
-        state: the weights, as `read_state` returns them.
+        state: the weights by name, or those of several networks by part, as `read_state` returns them.
         source: where they come from, for messages.
+        part: which network to take of several, by components of its place, such as "ema" or "student".
+
+    Returns:
+        What a user should know of what was left out, in sentences.
 
     Raises:
-        ArdbenchError: for another number of classes, another architecture (naming the one that fits, if one does), half a
-            normalisation, or numbers that are not finite.
+        ArdbenchError: for another number of classes, another architecture (naming the one that fits, if one does), several
+            networks that fit and differ, weights beside the network, half a normalisation, or numbers that are not finite.
     """
+    networks = {"": dict(state)} if any(isinstance(one, Tensor) for one in state.values()) else state
     wanted = net.state_dict()
-    given = rename(state, wanted)
-    statistics: dict[str, Tensor] = {key: given.pop(key) for key in STATISTICS if key in given}
-    _refuse_misfits(net, {key: tensor.shape for key, tensor in given.items()}, source)
-    _refuse_normalisation(net, statistics, source)
-    for key, tensor in given.items():
-        if not torch.isfinite(tensor).all():
-            raise ArdbenchError(f"{source} holds numbers that are not finite (in {key}): its training diverged.")
+    found = _chosen(net, networks, source, part)
+    normalise = _normaliser(net, found, source)
+    for key, tensor in found.weights.items():
+        if not torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all():
+            raise ArdbenchError(f"{source} holds numbers that are not finite (in {key[-90:]}): its training diverged.")
     counters = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}
-    net.load_state_dict(counters | given, strict=True)
-    if statistics:
-        net.normalise = Normalise(*(tuple(statistics[key].flatten().tolist()) for key in STATISTICS))
+    net.load_state_dict(counters | found.weights, strict=True)
+    net.normalise = normalise or net.normalise
+    return _notes(net, found, source)
 
 
-def _refuse_normalisation(net: Network, statistics: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise for a mean without a deviation, and for as many numbers as no image has channels."""
-    sizes = sorted(tensor.numel() for tensor in statistics.values())
-    if len(sizes) not in (0, 2) or not set(sizes) <= {1, net.info.channels}:
+def _chosen(net: Network, networks: Mapping[str, State], source: str | Path, part: str) -> Fit:
+    """Return the one network of a file that is meant, or say why there is none."""
+    wanted = _shapes(net)
+    found = fits(networks, wanted, part)
+    right = [one for one in found if all(one.weights[key].shape == wanted[key] for key in one.weights)]
+    if not right:
+        raise _misfit(net, networks, found, source, part)
+    chosen = min(right, key=lambda one: len(one.beside))
+    if not all(one is chosen or _twins(chosen, one) for one in right):
+        places = sorted((one.place for one in right), key=lambda place: not place)
         raise ArdbenchError(
-            f"{source} normalises its inputs by {' and '.join(statistics)} of sizes {sizes}, where a mean and a "
+            f"{source} holds several networks that fit {net.name} and differ ({_some(places)}): say which, such as "
+            f"--part {places[0]} or {_with_part(source, places[0], net.name)}."
+        )
+    if chosen.beside:
+        place = f"--part {chosen.place} or {_with_part(source, chosen.place, net.name)}"
+        raise ArdbenchError(
+            f"{source} holds weights beside the network that fits {net.name} ({_some(chosen.beside)}): to leave them out, "
+            f"say so with {place}."
+            if chosen.place
+            else f"{source} holds weights that are none of {net.name} ({_some(chosen.beside)})."
+        )
+    return chosen
+
+
+def _with_part(source: str | Path, place: str, model: str) -> str:
+    return f"{source}#{place}:{model}"
+
+
+def _twins(one: Fit, other: Fit) -> bool:
+    """Return whether two networks are the same to the bit, input normalisation included."""
+    pairs = [(one.weights, other.weights)]
+    first, second = (list(fit.normalisations.values()) for fit in (one, other))
+    if len(first) != len(second):
+        return False
+    pairs += zip(first, second, strict=True)
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a if not key.endswith(COUNTER))
+        for a, b in pairs
+    )
+
+
+def _notes(net: Network, found: Fit, source: str | Path) -> tuple[str, ...]:
+    """Return what was left out, and what stood before the network."""
+    notes = []
+    if found.numbers:
+        notes.append(f"{source}: left out numbers of no layer ({_some(found.numbers)}).")
+    if found.behind and not isinstance(net.normalise, Normalise):
+        notes.append(
+            f"{source}: the network lies at {found.behind} and nothing before it, so something without weights stood there, "
+            "which is not in the file: where that normalised the inputs, accuracies are wrong without it."
+        )
+    return tuple(notes)
+
+
+def _normaliser(net: Network, found: Fit, source: str | Path) -> Normalise | None:
+    """Return the input normalisation that the file holds, or refuse half of one, several, and one that cannot be."""
+    if not found.normalisations:
+        return None
+    if len(found.normalisations) > 1:
+        places = ", ".join(place or "the file itself" for place in found.normalisations)
+        raise ArdbenchError(
+            f"{source} holds several input normalisations (in {places}), and which of them counts cannot be told: "
+            "save the network with one."
+        )
+    (statistics,) = found.normalisations.values()
+    sizes = sorted(tensor.numel() for tensor in statistics.values())
+    if len(sizes) != 2 or not set(sizes) <= {1, net.info.channels}:
+        raise ArdbenchError(
+            f"{source} normalises its inputs by {' and '.join(sorted(statistics))} of sizes {sizes}, where a mean and a "
             f"deviation of {net.info.channels} numbers each are needed."
         )
+    mean, std = (tuple(statistics[key].double().flatten().tolist()) for key in ("mean", "std"))
+    for name, numbers, allowed in (("mean", mean, "finite"), ("deviation", std, "finite and above 0")):
+        if not all(abs(number) < float("inf") and (number > 0 or name == "mean") for number in numbers):
+            said = ", ".join(f"{number:g}" for number in numbers)
+            raise ArdbenchError(f"{source} normalises its inputs by a {name} of {said}, which must be {allowed}.")
+    return Normalise(mean, std)
 
 
-def _refuse_misfits(net: Network, given: Mapping[str, Size], source: str | Path) -> None:
-    """Raise for names and shapes that are not the network's, naming the first of each kind."""
+def _misfit(
+    net: Network, networks: Mapping[str, State], found: Iterable[Fit], source: str | Path, part: str
+) -> ArdbenchError:
+    """Return what is wrong with names and shapes that are not the network's, naming the first of each kind."""
     wanted = _shapes(net)
-    missing = [key for key in wanted if key not in given and not key.endswith(COUNTER)]
-    unexpected = [key for key in given if key not in wanted]
-    differing = [key for key in given if key in wanted and given[key] != wanted[key]]
-    if not (missing or unexpected or differing):
-        return
-    only_head = not missing and not unexpected and set(differing) == {"head.weight", "head.bias"}
-    if only_head and given["head.weight"][1:] == wanted["head.weight"][1:]:
-        raise ArdbenchError(
-            f"{source} has {given['head.weight'][0]} classes, the data set {net.info.name} has {net.info.num_classes}: "
-            "name the data set it was trained on."
+    for one in found:  # all but the classes fits
+        return ArdbenchError(
+            f"{source} has {one.weights['head.weight'].shape[0]} classes, the data set {net.info.name} has "
+            f"{net.info.num_classes}: name the data set it was trained on."
         )
-    shapes = [f"{key} is {_times(given[key])} there and {_times(wanted[key])} here" for key in differing]
+    near = nearest(networks, wanted, part)
+    if near is None:
+        return unknown(f"part of {source}", part, _parts(networks, net.info))
+    given = {key: tensor.shape for key, tensor in near.weights.items()}
+    missing, unexpected, differing = misfits(given, wanted)
+    shapes = [f"{key[-90:]} is {_times(given[key])} there and {_times(wanted[key])} here" for key in differing]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    faults = [f"{len(found)} {kind} ({_some(found)})" for kind, found in kinds if found]
-    fitting = [name for name in MODELS if _fits(name, net, given)]
+    faults = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]
+    fitting = [name for name in MODELS if fits(networks, _shapes_of(name, net.info), part)]
     hint = f"it fits --model {' or '.join(fitting)}" if fitting else "nor does it fit any other model of ardbench"
-    raise ArdbenchError(f"{source} does not fit {net.name}, weights {', '.join(faults)}: {hint}.")
+    return ArdbenchError(f"{source} does not fit {net.name}, weights {', '.join(faults)}: {hint}.")
 
 
-def _fits(name: str, net: Network, given: Mapping[str, Size]) -> bool:
-    """Return whether the network called `name` takes these weights, whatever the number of classes."""
-    wanted = _shapes_of(name, net.info)
-    renamed = rename(given, wanted)
-    if {"head.weight", "head.bias"} - renamed.keys():
-        return False
-    return _body(renamed) == _body(wanted) and renamed["head.weight"][1:] == wanted["head.weight"][1:]
+def _parts(networks: Mapping[str, State], info: DatasetInfo) -> list[str]:
+    """Return the places of a file that hold networks of ours, or else its mappings."""
+    found = [one.place for name in MODELS for one in fits(networks, _shapes_of(name, info))]
+    return sorted(set(found) or networks.keys())
 
 
 @functools.cache
 def _shapes_of(name: str, info: DatasetInfo) -> dict[str, Size]:
     with torch.device("meta"):
-        return _shapes(build(name, info))
+        return dict(_shapes(build(name, info)))
 
 
-def _body(shapes: Mapping[str, Size]) -> dict[str, Size]:
-    return {key: shape for key, shape in shapes.items() if not key.endswith(COUNTER) and not key.startswith("head.")}
-
-
-def _shapes(net: Network) -> dict[str, Size]:
+def _shapes(net: Network) -> Shapes:
     return {key: tensor.shape for key, tensor in net.state_dict().items()}
 
 
@@ -242,4 +298,5 @@ def _times(shape: Size) -> str:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    shown = [name if len(name) < 100 else f"{name[:90]}..." for name in names[:3]]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")

@@ -45,11 +45,14 @@ class Network(nn.Module):
 
     head: nn.Module
     """nn.Linear on the features, unless a method has put another in its place."""
+    notes: tuple[str, ...]
+    """What a user should know of the file that the weights came from, in sentences."""
 
     def __init__(self, info: DatasetInfo, normalise: bool) -> None:
         super().__init__()
         self.name = type(self).__name__
         self.info = info
+        self.notes = ()
         self.normalise: nn.Module = Normalise(info.mean, info.std) if normalise else nn.Identity()
 
     def features(self, x: Tensor) -> Tensor:

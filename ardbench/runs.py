@@ -152,6 +152,7 @@ class Teacher:
         model: the architecture.
         weights: the file.
         sha256: of the weights; a run whose teacher's weights have changed since is stale. Empty while untrained.
+        part: of a file that holds several networks; empty where it holds one.
     """
 
     source: Line
@@ -160,6 +161,7 @@ class Teacher:
     model: Line
     weights: str
     sha256: str
+    part: Line = ""
 
 
 class _Config(BaseModel):

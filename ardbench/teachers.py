@@ -9,13 +9,14 @@ from types import EllipsisType
 from ardbench import models
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.exports import CONFIG, Export, export_in, intact, owner
 from ardbench.models import zoo
 from ardbench.runs import CHECKPOINTS, Run, Teacher, sha256_of
 
 Roles = tuple[str | EllipsisType, ...]
 
 ROBUSTBENCH = "robustbench:"
-FORMS = f"a run directory, FILE:ARCH, {zoo.PREFIX}NAME or {ROBUSTBENCH}NAME"
+FORMS = f"a run directory, an exported folder, FILE:ARCH, {zoo.PREFIX}NAME or {ROBUSTBENCH}NAME"
 
 
 def default_checkpoint(recipe: Recipe) -> str:
@@ -57,7 +58,8 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
     """Return the teacher that a source names.
 
     Args:
-        source: RUN, RUN@CHECKPOINT, FILE:ARCH, FILE:ARCH@SIZE (it sees images of that side), zoo:NAME, robustbench:NAME.
+        source: RUN, RUN@CHECKPOINT, an exported folder, FILE:ARCH, FILE#PART:ARCH (of a file that holds several networks),
+            FILE:ARCH@SIZE (it sees images of that side), zoo:NAME, robustbench:NAME.
         recipe: of the student, whose data set and threat `robustbench:NAME` needs.
 
     Raises:
@@ -69,12 +71,18 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
         return _of_robustbench(source, role, recipe)
     name, _, checkpoint = source.rpartition("@") if source.rpartition("@")[2] in CHECKPOINTS else (source, "", "")
     if Path(name).is_dir():
-        return of_run(Run.open(Path(name)), role, checkpoint, source)
-    file, colon, model = source.rpartition(":")
+        exported = export_in(Path(name))
+        return (
+            _of_export(Path(name), exported, role)
+            if exported
+            else of_run(Run.open(Path(name)), role, checkpoint, source)
+        )
+    place, colon, model = source.rpartition(":")
     if not colon:
         hint = f"{source}:ARCH, such as {source}:resnet18" if Path(source).is_file() else FORMS
         raise ArdbenchError(f"Teacher {source!r} is no run directory: give {hint}.")
-    if not Path(file).is_file():
+    file, part = split_part(place)
+    if not file.is_file():
         raise ArdbenchError(f"Teacher {source!r}: there is no file {file}; give {FORMS}.")
     arch, at, size = model.partition("@")
     if arch not in models.MODELS:
@@ -83,8 +91,27 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
         raise ArdbenchError(
             f"Teacher {source!r}: {size!r} is no side of an image in pixels; give {arch}@64 or the like."
         )
-    digest = sha256_of(Path(file))
-    return Teacher(source, role, f"{digest}{at}{size}", model, str(Path(file).resolve()), digest)
+    check_owner(file, model)
+    digest = sha256_of(file)
+    if isinstance(found := owner(file), Export):
+        return _of_export(file.parent, found, role, source)
+    identity = f"{digest}{at}{size}" + (f"#{part}" if part else "")
+    return Teacher(source, role, identity, model, str(file.resolve()), digest, part)
+
+
+def split_part(text: str) -> tuple[Path, str]:
+    """Return FILE and PART of FILE#PART; a file that has the mark in its name is a file."""
+    file, mark, part = text.rpartition("#")
+    return (Path(file), part) if mark and not Path(text).is_file() else (Path(text), "")
+
+
+def check_owner(file: Path, model: str) -> None:
+    """Refuse a model that a file of weights is not of, where the run or the export that it lies in says which it is of."""
+    found = owner(file)
+    own = found.recipe.student if isinstance(found, Run) else found.architecture if found else model
+    if own != model:
+        whole = f"{file.parent}@{file.stem}" if isinstance(found, Run) else f"{file.parent}"
+        raise ArdbenchError(f"{file} is a {own}, as {CONFIG} beside it says, and no {model}: give {whole}.")
 
 
 def planned_outside(source: str, role: str) -> Teacher:
@@ -101,6 +128,14 @@ def _of_zoo(entry: zoo.Entry, role: str) -> Teacher:
     return Teacher(
         zoo.PREFIX + entry.name, role, " ".join([digest, *seen]), entry.model, str(entry.path.resolve()), digest
     )
+
+
+def _of_export(folder: Path, export: Export, role: str, source: str = "") -> Teacher:
+    """Return an exported network: its weights, with the numbers that it normalises by."""
+    weights, normalise = intact(folder, export).resolve(), export.normalise
+    seen = [repr(numbers) for numbers in (normalise.mean, normalise.std)] if normalise else []
+    identity = " ".join([export.sha256, *seen])
+    return Teacher(source or str(folder), role, identity, export.architecture, str(weights), export.sha256)
 
 
 def _of_robustbench(source: str, role: str, recipe: Recipe | None) -> Teacher:
@@ -142,11 +177,13 @@ def _split(text: str, names: list[str], wanted: str) -> tuple[str | None, str]:
     role, equals, source = text.partition("=")
     if not (source if equals else text):
         raise ArdbenchError(f"--teacher {text!r} names no network: give {FORMS}.")
-    if not equals or "/" in role or Path(text).exists():
-        return None, text
-    if role not in names:
-        raise ArdbenchError(f"--teacher {text!r}: {wanted}, and no role is called {role!r}.")
-    return role, source
+    if equals and role in names and not Path(text).exists():
+        return role, source
+    if not equals or "/" in role or Path(text).exists() or split_part(text.rpartition(":")[0])[0].is_file():
+        return None, text  # a name of a file, such as epoch=3-step=100.ckpt
+    raise ArdbenchError(
+        f"--teacher {text!r}: {wanted}, and no role is called {role!r}, nor is there a file of that name."
+    )
 
 
 def _in_words(roles: Roles) -> str:

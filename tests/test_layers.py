@@ -24,6 +24,7 @@ LAYERS = (
     ("methods",),
     ("recipes",),
     ("runs",),
+    ("exports",),
     ("teachers", "evaluation"),
     ("campaigns.suites",),
     ("engine", "reports"),
@@ -39,8 +40,8 @@ LAYERS = (
 TORCH_FREE = (
     "ardbench", "campaigns", "campaigns.board", "campaigns.suites", "cli", "cli.*", "config", "data", "errors",
     "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics", "evaluation.trust",
-    "evaluation.verdicts", "losses", "methods", "methods.*", "models", "models.zoo", "progress", "recipes",
-    "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs", "verbs.training", "written", "__main__",
+    "evaluation.verdicts", "exports", "losses", "methods", "methods.*", "models", "models.zoo", "progress",
+    "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs", "verbs.training", "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

@@ -42,7 +42,10 @@ def test_teachers_go_to_their_roles(tmp_path: Path) -> None:
         ([], r"wants 1 teacher \(robust\), but 0 were given"),
         (["RUN", "RUN"], "but 2 were given"),
         (["clean=RUN"], "no role is called 'clean'"),
-        (["nowhere"], r"is no run directory: give a run directory, FILE:ARCH, zoo:NAME or robustbench:NAME\."),
+        (
+            ["nowhere"],
+            r"is no run directory: give a run directory, an exported folder, FILE:ARCH, zoo:NAME or",
+        ),
         (["FILE"], "give .*:ARCH"),
         (["FILE:resnet19"], "did you mean 'resnet18'"),
         (["none.pt:resnet18"], "there is no file none.pt"),
@@ -75,7 +78,9 @@ def test_too_few_and_too_many_say_what_is_wanted(tmp_path: Path) -> None:
     assert refusal([run] * 3, "iad-ii", ("robust", "clean")) == f"{both}, but 3 were given with --teacher."
     twice = [f"clean={run}", f"clean={run}"]
     assert refusal(twice, "iad-ii", ("robust", "clean")) == f"{both}, but more than that is given for the role 'clean'."
-    assert refusal([f"robst={run}", run], "iad-ii", ("robust", "clean")).endswith("and no role is called 'robst'.")
+    assert refusal([f"robst={run}", run], "iad-ii", ("robust", "clean")).endswith(
+        "no role is called 'robst', nor is there a file of that name."
+    )
     assert refusal([], "m", ("robust", ...)) == (
         "m wants at least 1 teacher (robust), but 0 were given with --teacher."
     )

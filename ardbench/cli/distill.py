@@ -16,8 +16,9 @@ from ardbench.cli import options
     "teachers",
     multiple=True,
     metavar="[ROLE=]SOURCE",
-    help="A run directory, RUN@CHECKPOINT (last, best or averaged), FILE:ARCH such as wrn.pt:wrn-34-10, zoo:NAME of "
-    "`ardbench list teachers`, or robustbench:NAME; once for each teacher.",
+    help="A run directory, RUN@CHECKPOINT (last, best or averaged), an exported folder, FILE:ARCH such as wrn.pt:wrn-34-10, "
+    "FILE#PART:ARCH of a file with several networks, zoo:NAME of `ardbench list teachers`, or robustbench:NAME; once for each "
+    "teacher.",
 )
 @click.option(
     "--diagnostics",

@@ -46,7 +46,8 @@ Row = dict[str, Any]
 @click.option(
     "--surrogate",
     metavar="SOURCE",
-    help="The network on which transfer crafts its images: RUN, RUN@CHECKPOINT, FILE:ARCH or zoo:NAME.",
+    help="The network on which transfer crafts its images: RUN, RUN@CHECKPOINT, an exported folder, FILE:ARCH or "
+    "zoo:NAME.",
 )
 @click.option(
     "--checkpoint",
@@ -90,6 +91,12 @@ Row = dict[str, Any]
 @click.option("--model", metavar="NAME", help="For a file: the architecture whose weights it holds.")
 @click.option("--dataset", metavar="NAME", help="For a file: the data set to measure on.")
 @click.option(
+    "--part",
+    default="",
+    metavar="PART",
+    help="For a file that holds several networks: which of them, such as ema or student.",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
@@ -99,7 +106,8 @@ Row = dict[str, Any]
 def evaluate(source: Path, **words: Any) -> None:
     """Measure accuracies with their 95 % intervals.
 
-    SOURCE is a run directory, a .pt or .safetensors file with --model and --dataset (pixels in [0, 1] go in), or zoo:NAME.
+    SOURCE is a run directory, an exported folder, a file of weights with --model and --dataset (pixels in [0, 1] go in), or
+    zoo:NAME.
     Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
     than the run's own they are kept in eval-other/, out of the tables. Trust checks follow: signs that an attack has failed.
 
@@ -151,6 +159,7 @@ class Wanted:
     keep_adversarial: bool
     model: str | None
     dataset: str | None
+    part: str
     out: Path | None
     device: str
     data_root: Path | None
@@ -163,24 +172,33 @@ class Wanted:
     def located(self) -> Source:
         """Return the run or the file, after everything that can be refused before torch is loaded."""
         from ardbench import data
-        from ardbench.cli.sources import of_file, of_run
+        from ardbench.cli.sources import of_export, of_file, of_run
+        from ardbench.exports import export_in
         from ardbench.teachers import locate
 
         self.rules()
         if self.surrogate is not None:
             locate(self.surrogate)
-        if self.source.is_dir():
-            if self.model or self.dataset or self.out:
+        exported = self.source.is_dir() and export_in(self.source)
+        if self.source.is_dir() and not exported:
+            if self.model or self.dataset or self.out or self.part:
                 raise ArdbenchError(
-                    f"{self.source} is a run and knows its model and data set: leave out --model, --dataset and --out."
+                    f"{self.source} is a run and knows its model and data set: leave out --model, --dataset, --part and --out."
                 )
             found = of_run(self.source, self.checkpoints)
         elif self.checkpoints:
             raise ArdbenchError(
                 f"{self.source} is no run directory: --checkpoint chooses among the checkpoints of a run."
             )
+        elif exported:
+            if self.model or self.dataset or self.part:
+                raise ArdbenchError(
+                    f"{self.source} is an exported network and knows its model and data set: leave out --model, --dataset "
+                    "and --part."
+                )
+            found = of_export(self.source, self.runs, self.out)
         else:
-            found = of_file(self.source, self.model, self.dataset, self.runs, self.out)
+            found = of_file(self.source, self.model, self.dataset, self.part, self.runs, self.out)
         images = data.info(found.dataset).test_images
         if self.n is not None and self.n > images:
             raise ArdbenchError(
@@ -232,6 +250,7 @@ def _measure(
     from ardbench.evaluation.measure import evaluate as measure
     from ardbench.evaluation.network_checks import examine
     from ardbench.evaluation.verdicts import Paused, file_name
+    from ardbench.models.network import notes_of
 
     device = choose(wanted.device)
     with (
@@ -247,6 +266,8 @@ def _measure(
         surrogate = _surrogate(wanted.surrogate, source.dataset, device)
         for checkpoint in source.checkpoints:
             net, key = source.network(checkpoint, device), source.key(checkpoint)
+            for note in notes_of(net):
+                progress.note(note)
             store = source.store(checkpoint, threat, wanted.seed)
             twin = source.twin(checkpoint, threat, wanted.seed)
             batch = _batch(source, wanted, device, net, split.pixels(slice(0, 1)))
@@ -282,7 +303,10 @@ def _surrogate(source: str | None, dataset: str, device: torch.device) -> Surrog
     if source is None:
         return None
     teacher = locate(source)
-    return Surrogate(networks.of_teacher(teacher, dataset, device), Path(source).name, teacher.sha256)
+    known = (
+        teacher.identity if teacher.identity.startswith(teacher.sha256) else teacher.sha256
+    )  # part and size count too
+    return Surrogate(networks.of_teacher(teacher, dataset, device), Path(source).name, known)
 
 
 def _batch(source: Source, wanted: Wanted, device: torch.device, net: nn.Module, image: torch.Tensor) -> int:

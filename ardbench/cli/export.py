@@ -33,6 +33,7 @@ def export(run: Path, checkpoint: str | None, out: Path) -> None:
 
     source = sources.of_run(run, (checkpoint,) if checkpoint else ())  # refuses a run before torch is loaded
     from ardbench.engine import exported
+    from ardbench.exports import CONFIG, WEIGHTS
     from ardbench.reports.card import card
 
     found, chosen = Run.open(run), source.checkpoints[0]
@@ -41,5 +42,5 @@ def export(run: Path, checkpoint: str | None, out: Path) -> None:
     exported.export(found, chosen, out)
     write_atomic(out / "README.md", text.encode())
     output = Output(as_json=False)
-    for name in (exported.WEIGHTS, exported.CONFIG, "README.md"):
+    for name in (WEIGHTS, CONFIG, "README.md"):
         output.line(str(out / name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ class Source:
         checkpoints: those to measure.
         run: the run that they belong to; None for a file.
         folder: below which the verdicts of a file lie.
-        teacher: of the zoo, whose name `path` is.
+        teacher: of the zoo, whose name `path` is, or an exported network.
+        part: of a file that holds several networks.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Source:
     run: Run | None
     folder: Path
     teacher: Teacher | None = None
+    part: str = ""
 
     def network(self, checkpoint: str, device: torch.device) -> nn.Module:
         """Return one of the networks in eval mode."""
@@ -51,7 +54,7 @@ class Source:
             return networks.of_run(self.run, checkpoint, device)
         if self.teacher is not None:
             return networks.of_teacher(self.teacher, self.dataset, device)
-        return networks.of_file(self.path, self.model, data.info(self.dataset), device)
+        return networks.of_file(self.path, self.model, data.info(self.dataset), device, part=self.part)
 
     def key(self, checkpoint: str) -> dict[str, str]:
         """Return what, besides the protocol, decides the verdicts of a checkpoint."""
@@ -60,7 +63,9 @@ class Source:
         if self.run is not None:
             return {"weights": sha256_of(self.run.weights(checkpoint))}
         weights = sha256_of(self.path) if self.teacher is None else self.teacher.identity
-        return {"weights": weights, "model": self.model, "dataset": self.dataset}
+        return {"weights": weights, "model": self.model, "dataset": self.dataset} | (
+            {"part": self.part} if self.part else {}
+        )
 
     def twin(self, checkpoint: str, threat: Threat, seed: int) -> tuple[Path, dict[str, str]] | None:
         """Return store and key of the run's other checkpoint where that is the same network."""
@@ -94,16 +99,19 @@ def of_run(path: Path, checkpoints: tuple[str, ...]) -> Source:
     return Source(path, recipe.student, recipe.data.name, recipe.evaluation, wanted, run, path)
 
 
-def of_file(path: Path, model: str | None, dataset: str | None, runs: Path, out: Path | None) -> Source:
-    """Return a file of weights as a source, under 8/255 in l-infinity unless the command line says otherwise."""
+def of_file(path: Path, model: str | None, dataset: str | None, part: str, runs: Path, out: Path | None) -> Source:
+    """Return a file of weights, or a part of it, as a source, under 8/255 in l-infinity unless the options say otherwise."""
     from ardbench import data, models
     from ardbench.models import zoo
     from ardbench.runs import sha256_of
+    from ardbench.teachers import check_owner, split_part
 
     if str(path).startswith(zoo.PREFIX):
-        if model or dataset:
-            raise ArdbenchError(f"{path} knows its model and data set: leave out --model and --dataset.")
+        if model or dataset or part:
+            raise ArdbenchError(f"{path} knows its model and data set: leave out --model, --dataset and --part.")
         return of_zoo(str(path), runs, out)
+    file, named = split_part(str(path))
+    path, part = (file, part or named) if file.is_file() else (path, part)
     for mark, option in (("@", "--checkpoint"), (":", "--model")):
         before, _, after = str(path).rpartition(mark)
         if before and Path(before).exists() and not path.exists():
@@ -117,8 +125,22 @@ def of_file(path: Path, model: str | None, dataset: str | None, runs: Path, out:
     if model not in models.MODELS:
         raise unknown("model", model, models.MODELS)
     data.info(dataset)
-    kept = out or runs / "files" / f"{path.stem}-{sha256_of(path)[:8]}-{model}-{dataset}"
-    return Source(path, model, dataset, _usual_threat(), (FILE,), None, kept)
+    check_owner(path, model)
+    named = f"-{re.sub(r'[^0-9A-Za-z_.]', '_', part)[:40]}" if part else ""
+    kept = out or runs / "files" / f"{path.stem}-{sha256_of(path)[:8]}{named}-{model}-{dataset}"
+    return Source(path, model, dataset, _usual_threat(), (FILE,), None, kept, part=part)
+
+
+def of_export(path: Path, runs: Path, out: Path | None) -> Source:
+    """Return an exported folder as a source, under the threat that its recipe is measured under."""
+    from ardbench.exports import export_in
+    from ardbench.teachers import locate
+
+    export, teacher = export_in(path), locate(str(path))
+    assert export is not None  # the caller has seen it
+    folder = out or runs / "files" / f"{path.resolve().name}-{teacher.sha256[:8]}"
+    threat = export.threat or _usual_threat()
+    return Source(path, export.architecture, export.dataset, threat, (FILE,), None, folder, teacher)
 
 
 def of_zoo(name: str, runs: Path, out: Path | None = None) -> Source:

@@ -170,18 +170,18 @@ def show(matrix: Matrix, output: Output, out: Path | None) -> list[str]:
 
 
 def _origin(teacher: Teacher) -> tuple[str, Threat | None] | None:
-    """Return the data set and the threat that a run or the zoo says of a teacher."""
+    """Return the data set and the threat that a run, an export or the zoo says of a teacher."""
+    from ardbench.exports import owner
     from ardbench.models import zoo
     from ardbench.runs import Run
 
     if teacher.source.startswith(zoo.PREFIX):
         entry = zoo.entry(teacher.source)
         return entry.dataset, entry.threat
-    folder = Path(teacher.weights).parent
-    if not (folder / "config.json").is_file():
-        return None
-    recipe = Run.open(folder).recipe
-    return recipe.data.name, recipe.evaluation
+    found = owner(Path(teacher.weights))
+    if isinstance(found, Run):
+        return found.recipe.data.name, found.recipe.evaluation
+    return (found.dataset, found.threat) if found else None
 
 
 def _measured(
@@ -195,6 +195,7 @@ def _measured(
     from ardbench.evaluation.measure import SUBSET_SEED
     from ardbench.evaluation.transfer import transfer
     from ardbench.listeners.screen import shown
+    from ardbench.models.network import notes_of
 
     chosen = choose(device)
     say(f"Device: {describe(chosen)}")
@@ -202,6 +203,8 @@ def _measured(
         split = load(question.dataset, chosen, data_root, progress=progress).test
         split = split if question.n == len(split) else split.subset(question.n, SUBSET_SEED)
         nets = [of_teacher(teacher, question.dataset, chosen) for teacher in question.teachers]
+        for note in (note for net in nets for note in notes_of(net)):
+            progress.note(note)
         q = question
         found = transfer(nets, split, q.threat, steps=q.steps, batch=q.batch, seed=q.seed, progress=progress)
     return replace(found, environment=environment(chosen))

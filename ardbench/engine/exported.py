@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ardbench import data, models
+from ardbench import data
 from ardbench.engine import networks
-from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
-from ardbench.models.feature_map import FeatureMap
-from ardbench.models.files import load_into
+from ardbench.exports import CONFIG, FORMAT, WEIGHTS, export_in
 from ardbench.models.network import Network
-from ardbench.runs import Run, read_json, sha256_of, write_atomic, write_json
-
-FORMAT = "ardbench-export-1"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+from ardbench.runs import Run, sha256_of, write_atomic, write_json
 
 
 def export(run: Run, checkpoint: str, out: Path) -> dict[str, Any]:
@@ -68,34 +62,18 @@ def describe(run: Run, checkpoint: str) -> dict[str, Any]:
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Network:
     """Return the network of an exported folder in eval mode; see `ardbench.load`."""
     folder = Path(folder)
-    config = _config(folder)
-    if config is None:
+    found = export_in(folder)
+    if found is None:
         raise ArdbenchError(f"{folder} is no exported network: give a folder that `ardbench export` wrote.")
-    if not (folder / WEIGHTS).is_file() or sha256_of(folder / WEIGHTS) != config["sha256"]:
-        raise ArdbenchError(f"{folder / WEIGHTS} is not the file that {CONFIG} describes: copy or download both again.")
-    info, normalise = data.info(config["dataset"]), config["normalise"]
-    if normalise:
-        info = replace(info, mean=tuple(normalise["mean"]), std=tuple(normalise["std"]))
-    net = models.build(config["architecture"], info, bool(normalise))
-    state = load_weights(folder / WEIGHTS)
-    net.head = FeatureMap.fitting(state) or net.head
-    load_into(net, state, folder / WEIGHTS)
-    return net.to(device).eval()
-
-
-def _config(folder: Path) -> dict[str, Any] | None:
-    """Return what config.json of an exported folder says, or None where it is none."""
-    path = folder / CONFIG
-    config = read_json(path) if path.is_file() else {}
-    return config if config.get("format") == FORMAT else None
+    return networks.of_export(folder, found, torch.device(device))
 
 
 def _may_write(out: Path, config: dict[str, Any]) -> None:
     """Refuse a folder in which something else lies."""
     if not out.is_dir() or not any(out.iterdir()):
         return
-    there = _config(out)
+    there = export_in(out)
     if there is None:
         raise ArdbenchError(f"{out} holds other files: give a new or empty folder with --out.")
-    if (there["run"], there["checkpoint"]) != (config["run"], config["checkpoint"]):
+    if (there.run, there.checkpoint) != (config["run"], config["checkpoint"]):
         raise ArdbenchError(f"{out} holds the export of another run or checkpoint: give another folder with --out.")

@@ -13,6 +13,7 @@ from ardbench.data import DatasetInfo
 from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
+from ardbench.exports import Export, intact, owner
 from ardbench.models import robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
@@ -37,12 +38,8 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     recipe, done = run.recipe, run.done
     if done is None:
         raise ArdbenchError(f"{run.path} is not finished: type its train or distill command again to finish it first.")
-    weights = run.intact(checkpoint)
-    net = models.build(recipe.student, data.info(recipe.data.name), recipe.data.normalise)
-    state = load_weights(weights)
-    net.head = FeatureMap.fitting(state) or net.head
-    load_into(net, state, str(weights))
-    return net.to(device).eval()
+    info = data.info(recipe.data.name)
+    return _built(recipe.student, info, recipe.data.normalise, run.intact(checkpoint)).to(device).eval()
 
 
 def of_file(
@@ -56,6 +53,24 @@ def of_file(
     net = models.build(model, info, normalise)
     net.notes = load_into(net, read_state(path), str(path), part)
     return net.to(device).eval()
+
+
+def of_export(folder: Path, export: Export, device: torch.device) -> Network:
+    """Return the network of an exported folder, on `device`, in eval mode.
+
+    Raises:
+        ArdbenchError: its weights are absent, damaged, or not the ones that config.json names.
+    """
+    path = intact(folder, export)
+    return _built(export.architecture, export.info, bool(export.normalise), path).to(device).eval()
+
+
+def _built(model: str, info: DatasetInfo, normalise: bool, path: Path) -> Network:
+    """Return a network with weights of ours, whose head may be one of DARHT's that drops blocks."""
+    net, state = models.build(model, info, normalise), load_weights(path)
+    net.head = FeatureMap.fitting(state) or net.head
+    load_into(net, state, str(path))
+    return net
 
 
 def of_teacher(teacher: Teacher, dataset: str, device: torch.device) -> nn.Module:
@@ -73,17 +88,20 @@ def of_teacher(teacher: Teacher, dataset: str, device: torch.device) -> nn.Modul
 
 
 def _own_form(teacher: Teacher, path: Path, wanted: DatasetInfo, device: torch.device) -> Network:
-    """Return a teacher's network for images of its own size: of a run, of the zoo, or of a file."""
-    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
-        run = Run.open(path.parent)
-        _check_shape(data.info(run.recipe.data.name), wanted, teacher.source)
-        return of_run(run, path.stem, device)
+    """Return a teacher's network for images of its own size: of the zoo, of a run, of an export, or of a file."""
     if teacher.source.startswith(zoo.PREFIX):
         entry = zoo.entry(teacher.source)
         _check_shape(entry.info, wanted, teacher.source)
         return of_file(path, entry.model, entry.info, device, normalise=bool(entry.mean))
+    found = owner(path)
+    if isinstance(found, Run):
+        _check_shape(data.info(found.recipe.data.name), wanted, teacher.source)
+        return of_run(found, path.stem, device)
+    if found is not None:
+        _check_shape(found.info, wanted, teacher.source)
+        return of_export(path.parent, found, device)
     model, _, size = teacher.model.partition("@")
-    return of_file(path, model, replace(wanted, size=int(size)) if size else wanted, device)
+    return of_file(path, model, replace(wanted, size=int(size)) if size else wanted, device, part=teacher.part)
 
 
 def _check_shape(taught: DatasetInfo, wanted: DatasetInfo, source: str) -> None:

@@ -162,7 +162,9 @@ class TeacherCache:
         """Return everything that decides the logits."""
         of, split, precision = self.run.teachers[teacher], self.batches.split, self.precision
         form = (precision.outer, precision.tf32, precision.fold_bn, precision.channels_last, precision.compile)
-        return " ".join(map(str, (of.sha256, of.model, split.info.name, self.batches.augment, self.device.type, *form)))
+        return " ".join(
+            map(str, (of.identity, of.sha256, of.model, split.info.name, self.batches.augment, self.device.type, *form))
+        )
 
     def _file(self, teacher: int) -> Path:
         name = sha256(self._name(teacher).encode()).hexdigest()[:16]

@@ -25,6 +25,7 @@ from ardbench.engine.teacher_checks import check_teachers
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Paused
 from ardbench.methods.base import Context, Method
+from ardbench.models.network import notes_of
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher, sha256_of, write_json
 
@@ -60,7 +61,7 @@ def train(
             listener.note(note)
         allow_tf32(recipe.precision.tf32)
         forget_peak(device)
-        method = build_method(recipe, teachers, device)
+        method = build_method(recipe, teachers, device, listener)
         words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
         splits = processes.first(lambda: load(*words, progress=listener))  # downloads at most what has a use
         # not before: what is refused leaves no directory
@@ -100,9 +101,13 @@ def _fitted(loop: Loop) -> bool:
         ) from None
 
 
-def build_method(recipe: Recipe, teachers: Sequence[Teacher], device: torch.device) -> Method[Any]:
+def build_method(
+    recipe: Recipe, teachers: Sequence[Teacher], device: torch.device, progress: Progress | None = None
+) -> Method[Any]:
     """Return the method with its student freshly initialised and its teachers loaded and frozen."""
     taught = [networks.of_teacher(teacher, recipe.data.name, device).requires_grad_(False) for teacher in teachers]
+    for note in (note for net in taught for note in notes_of(net)):
+        (progress or Progress()).note(note)
 
     def build(model: str, purpose: str = "peer") -> torch.nn.Module:
         words = (model, recipe.data.name, recipe.data.normalise, recipe.seed, purpose, device)

@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Size, Tensor
@@ -161,7 +162,8 @@ def load_into(
         ArdbenchError: for another number of classes, another architecture (naming the one that fits, if one does), several
             networks that fit and differ, weights beside the network, half a normalisation, or numbers that are not finite.
     """
-    networks = {"": dict(state)} if any(isinstance(one, Tensor) for one in state.values()) else state
+    flat = any(isinstance(one, Tensor) for one in state.values())
+    networks = cast(Mapping[str, State], {"": dict(state)} if flat else state)
     wanted = net.state_dict()
     found = _chosen(net, networks, source, part)
     normalise = _normaliser(net, found, source)

@@ -65,6 +65,12 @@ class Network(nn.Module):
         return logits
 
 
+def notes_of(net: nn.Module) -> tuple[str, ...]:
+    """Return what a user should know of the file that a network came from; nothing for networks of other packages."""
+    notes: tuple[str, ...] = getattr(net, "notes", ())
+    return notes
+
+
 def conv3x3(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
     """Return a 3x3 convolution without bias that keeps the size, or halves it with stride 2."""
     return nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)

@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -172,9 +172,9 @@ def _names(file: IO[bytes], size: int) -> set[str]:
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             named.add(f"{module}.{name}")
         elif operation.name in ("BINPUT", "LONG_BINPUT"):
-            lengths[value] = latest
+            lengths[cast(int, value)] = latest
         elif operation.name in ("BINGET", "LONG_BINGET"):
-            fetched += lengths.get(value, 0)
+            fetched += lengths.get(cast(int, value), 0)
         else:
             latest = len(text)
             widens |= len(text) < 20 and re.sub(r"[^a-z0-9]+", "_", text.lower()) in WIDENING

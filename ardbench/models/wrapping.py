@@ -20,7 +20,7 @@ class Resized(nn.Module):
     def __init__(self, net: Network) -> None:
         super().__init__()
         self.net = net
-        self.size = net.info.size
+        self.size, self.notes = net.info.size, net.notes
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (b, K) of pixels x (b, C, H, W) in [0, 1]."""

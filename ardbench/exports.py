@@ -1,0 +1,103 @@
+"""What `ardbench export` writes beside the weights, read from folders that anybody may have made. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from ardbench import data
+from ardbench.config import Threat
+from ardbench.data import DatasetInfo
+from ardbench.errors import ArdbenchError
+from ardbench.models import MODELS
+from ardbench.runs import CHECKPOINTS, Run, checked, read_json, sha256_of
+
+FORMAT = "ardbench-export-1"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+
+
+class Normalised(BaseModel):
+    """What the network subtracts from its input, and divides it by."""
+
+    mean: Numbers
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+
+
+class Export(BaseModel):
+    """An exported network, as its config.json describes it."""
+
+    architecture: str
+    dataset: str
+    normalise: Normalised | None
+    sha256: str
+    run: str = ""
+    checkpoint: str = ""
+    recipe: dict[str, Any] = {}
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The data set, with the numbers that the network normalises by."""
+        facts = data.info(self.dataset)
+        return replace(facts, mean=self.normalise.mean, std=self.normalise.std) if self.normalise else facts
+
+    @property
+    def threat(self) -> Threat | None:
+        """The threat that it was to be measured under, where its recipe says it."""
+        try:
+            return Threat.model_validate(self.recipe.get("evaluation"))
+        except ValidationError:
+            return None
+
+
+_EXPORT = TypeAdapter(Export)
+
+
+def export_in(folder: Path) -> Export | None:
+    """Return what config.json of an exported folder says, or None where the folder is none: hubs keep such files too.
+
+    Raises:
+        ArdbenchError: it calls itself an export and is damaged, or of an architecture or data set that there is none of.
+    """
+    path = folder / CONFIG
+    document = read_json(path) if path.is_file() else {}
+    if document.get("format") != FORMAT:
+        return None
+    found: Export = checked(_EXPORT, document, path, "description of an exported network", "export it again")
+    wrong = found.architecture not in MODELS or found.dataset not in data.DATASETS
+    channels = {len(numbers) for numbers in vars(found.normalise).values()} if found.normalise else set[int]()
+    if wrong or not channels <= {found.info.channels}:
+        raise ArdbenchError(
+            f"{path} describes no network of this ardbench ({found.architecture[:100]} on {found.dataset[:100]}): export it "
+            "again, or install the version that did."
+        )
+    return found
+
+
+def intact(folder: Path, export: Export) -> Path:
+    """Return the file of an exported network's weights.
+
+    Raises:
+        ArdbenchError: it is gone, damaged or replaced.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file() or sha256_of(path) != export.sha256:
+        raise ArdbenchError(f"{path} is not the file that {CONFIG} describes: copy or download both again.")
+    return path
+
+
+def owner(file: Path) -> Run | Export | None:
+    """Return the run or the export that a file of weights is of, by what lies beside it; None for a file of others.
+
+    A config.json of somebody else's, such as one of a model hub, says nothing here.
+    """
+    if not (file.parent / CONFIG).is_file() or file.suffix != ".safetensors":
+        return None
+    if file.name == WEIGHTS:
+        return export_in(file.parent)
+    if file.stem not in CHECKPOINTS or not {"recipe", "identity"} <= read_json(file.parent / CONFIG).keys():
+        return None
+    return Run.open(file.parent)

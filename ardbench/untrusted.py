@@ -47,7 +47,7 @@ def check_size(path: Path, limit: int) -> None:
     """Refuse a file of more than `limit` bytes, and what is no file; raises as `read_bytes` does."""
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
-        raise ArdbenchError(f"{path} is a pipe or a device: put a file in its place, or delete it.")
+        raise ArdbenchError(f"{path} is a pipe or a device: put a file in its place.")
     if stat.S_ISREG(facts.st_mode) and facts.st_size > limit:
         raise ArdbenchError(
             f"{path} has {facts.st_size} bytes, more than the {limit} that are read of such a file: give the right one."

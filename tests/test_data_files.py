@@ -265,14 +265,14 @@ def test_decoded_images_are_kept_until_their_source_changes(tiny: Callable[..., 
         ("wnids.txt", b"n01\nn02\nn04\n", "train/n03 is no class of wnids.txt"),
         ("wnids.txt", b"\xff\xfe\n", "wnids.txt .* is not text"),
         ("wnids.txt", None, "wnids.txt is missing"),
-        ("train/n02/images/n02_3.JPEG", None, "train/n02/images has 3 JPEG files, 4 are needed"),
+        ("train/n02/images/n02_3.JPEG", None, "train/n02 has 3 JPEG files, 4 are needed"),
         ("train/n02/images/n02_3.JPEG", b"", "n02_3.JPEG is no whole JPEG"),
         ("train/n02/images/n02_3.JPEG", jpeg(0)[:-200], "n02_3.JPEG is no whole JPEG"),
         ("train/n02/images/n02_3.JPEG", jpeg(0, 32), "n02_3.JPEG has 32x32 pixels, 64x64 are needed"),
         ("val/images/val_4.JPEG", None, "val/images/val_4.JPEG is missing"),
         ("val/val_annotations.txt", None, "val/val_annotations.txt is missing"),
-        ("val/val_annotations.txt", b"val_0.JPEG\tn01\n", "has 1 lines, 5 are needed"),
-        ("val/val_annotations.txt", b"val_0.JPEG\tn01\n" * 5, "names val/images/val_0.JPEG 5 times"),
+        ("val/val_annotations.txt", b"val_0.JPEG\tn01\n", "has 1 images, 5 are needed"),
+        ("val/val_annotations.txt", b"val_0.JPEG\tn01\n" * 5, "val has val_0.JPEG 5 times"),
         ("val/val_annotations.txt", b"val_0.JPEG n01\n", "line 1 of val/val_annotations.txt names no class"),
         (
             "val/val_annotations.txt",
@@ -290,6 +290,82 @@ def test_an_incomplete_tiny_imagenet(
     with pytest.raises(ArdbenchError, match=said):
         load("tiny-imagenet", "cpu", root, download=False)
     assert not (root / tiny_imagenet.CACHE).exists()
+
+
+def as_people_have_it(kind: str) -> dict[str, bytes]:
+    """Return the files of `tiny_files` in a form that preparing scripts and machines leave."""
+    files = tiny_files()
+    label = dict(line.split("\t")[:2] for line in files["val/val_annotations.txt"].decode().splitlines())
+    place = {"sorted": "val/{}/", "sorted with images": "val/{}/images/", "sorted in images": "val/images/{}/"}
+    if form := place.get(kind.removesuffix(", annotated").removesuffix(", too deep")):
+        files = {f"{form.format(label[name[11:]])}{name[11:]}" if name.startswith("val/images/") else name: content
+                 for name, content in files.items()}  # fmt: skip
+        if not kind.endswith("annotated"):
+            del files["val/val_annotations.txt"]
+    if kind.endswith("too deep"):
+        files = {f"tiny-imagenet-200/{name}": content for name, content in files.items()}
+    if kind == "macos":
+        beside = {f"{name.rpartition('/')[0]}/._{name.rpartition('/')[2]}".lstrip("/"): b"\0\5\x16\7" for name in files}
+        files |= beside | {
+            "__MACOSX/tiny-imagenet-200/._wnids.txt": b"\0",
+            "__MACOSX/wnids.txt": b"\0",
+            ".DS_Store": b"\0",
+        }
+    if kind == "windows":
+        files = {name: b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") if name.endswith(".txt") else content
+                 for name, content in files.items()}  # fmt: skip
+    if kind == "train without images":
+        files = {name.replace("/images/", "/") if name.startswith("train/") else name: it for name, it in files.items()}
+    return files
+
+
+PEOPLES = ("sorted", "sorted with images", "sorted in images", "sorted, annotated", "sorted with images, too deep", "too deep",
+           "macos", "windows", "train without images")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PEOPLES)
+def test_tiny_imagenet_as_people_have_it_is_the_same_to_the_bit(tiny: Callable[..., Path], kind: str) -> None:
+    root = tiny("folder", as_people_have_it(kind))
+    found = load("tiny-imagenet", "cpu", root, download=False)
+    shutil.rmtree(root / "tiny-imagenet-200")
+    (root / tiny_imagenet.CACHE).unlink()
+    whole = load("tiny-imagenet", "cpu", tiny("folder", tiny_files()), download=False)
+    for one, other in ((found.train, whole.train), (found.test, whole.test)):
+        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+    assert describe("tiny-imagenet", root, download=False)["classes"] == ["goldfish", "newt", "n03"]
+
+
+def test_sorted_images_are_in_the_order_of_their_numbers(tiny: Callable[..., Path]) -> None:
+    files = as_people_have_it("sorted")
+    files = {name.replace("val_3.", "val_10.").replace("val_4.", "val_9999."): it for name, it in files.items()}
+    test = load("tiny-imagenet", "cpu", tiny("folder", files), download=False).test
+    assert test.labels.tolist() == [1, 1, 2, 0, 2]  # 0, 1, 2, 10, 9999
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "said"),
+    [
+        ("sorted, annotated", "val/n02/val_0.JPEG", "val/n01/val_0.JPEG", "lies in another class than .* says .n02."),
+        ("sorted", "val/n02/val_0.JPEG", "val/n02/nail.JPEG", "val/n02/nail.JPEG is not called val_NUMBER.JPEG"),
+        ("sorted", "val/n02/val_0.JPEG", "val/n02/val_1.JPEG", "the class folders of val have 4 images, 5 are needed"),
+        ("sorted", "val/n02/val_0.JPEG", "val/n01/val_1.JPEG", "val has val_1.JPEG 2 times"),
+        ("sorted, annotated", "val/n02/val_0.JPEG", "val/images/val_0.JPEG", "val/images/val_1.JPEG is missing"),
+        ("sorted", "wnids.txt", "a/wnids.txt", "train/n01 has 0 JPEG files"),
+    ],
+)
+def test_what_is_not_unambiguous_is_refused(
+    tiny: Callable[..., Path], kind: str, old: str, new: str, said: str
+) -> None:
+    files = as_people_have_it(kind)
+    files[new] = files.pop(old)
+    with pytest.raises(ArdbenchError, match=said) as refused:
+        load("tiny-imagenet", "cpu", tiny("folder", files), download=False)
+    assert "delete" not in str(refused.value)
+
+
+def test_nobody_is_told_to_delete_the_data_that_they_brought() -> None:
+    for path in Path(data.__file__).parent.glob("*.py"):
+        assert "delete" not in path.read_text(encoding="utf-8"), path
 
 
 def test_a_torn_or_other_archive(tiny: Callable[..., Path]) -> None:

@@ -47,7 +47,7 @@ def _cifar_sets(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
             try:
                 images, classes = read_batch(read_checked(path, md5))
             except pickle.UnpicklingError as error:
-                raise ArdbenchError(f"{path} is refused: {error}; delete it to have it fetched again.") from None
+                raise ArdbenchError(f"{path} is refused: {error}; move it away to have it fetched again.") from None
             rows.append(images)
             labels += classes
         sets.append((torch.from_numpy(np.vstack(rows).reshape(-1, 3, 32, 32)), torch.tensor(labels)))
@@ -111,11 +111,13 @@ def _extract(archive: Path, root: Path, files: list[str]) -> None:
                     move(folder / "file", root / member.name)
                     left.remove(member.name)
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-        raise ArdbenchError(f"{archive} is torn or no archive ({error}): delete it to have it fetched again.") from None
+        raise ArdbenchError(
+            f"{archive} is torn or no archive ({error}): move it away to have it fetched again."
+        ) from None
     except OSError as error:
         raise ArdbenchError(f"{archive} cannot be unpacked: {error.strerror or error}; make room and repeat.") from None
     if left:
-        raise ArdbenchError(f"{archive} has no file {min(left)}: delete it to have it fetched again.")
+        raise ArdbenchError(f"{archive} has no file {min(left)}: move it away to have it fetched again.")
 
 
 class _Bounded:
@@ -131,7 +133,7 @@ class _Bounded:
         if self.left < 0:
             raise ArdbenchError(
                 f"{self.archive} would unpack to more than the {UNPACKED_LIMIT} bytes allowed: it is not the published "
-                "archive; delete it to have it fetched again."
+                "archive; move it away to have it fetched again."
             )
         return content
 

@@ -57,13 +57,13 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ArdbenchError(f"{path} cannot be read ({error.strerror}): mend or delete it.") from None
+        raise ArdbenchError(f"{path} cannot be read ({error.strerror}): mend it or move it away.") from None
 
 
 def _compare(path: Path, found: str, md5: str) -> None:
     if found != md5:
         raise ArdbenchError(
-            f"{path} is torn or another file (md5 {found}, {md5} is needed): delete it to have it fetched again, "
+            f"{path} is torn or another file (md5 {found}, {md5} is needed): move it away to have it fetched again, "
             "or give --data-root a folder with the right one."
         )
 

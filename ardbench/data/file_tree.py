@@ -42,25 +42,25 @@ class FileTree:
             ArdbenchError: it is absent or cannot be read.
         """
         if name not in self.names:
-            raise ArdbenchError(
-                f"{self.source} is not complete: {name} is missing; delete it and fetch the data set again."
-            )
+            raise ArdbenchError(f"{self.source} is not complete: {name} is missing; copy or unpack the data set again.")
         try:
             return self.read_bytes(name)
         except TORN as error:
             raise ArdbenchError(
-                f"{name} in {self.source} cannot be read ({str(error)[:200]}): delete {self.source} and fetch the "
-                "data set again."
+                f"{name} in {self.source} cannot be read ({str(error)[:200]}): copy or unpack the data set again."
             ) from None
+
+    def below(self, folder: str) -> FileTree:
+        """Return the files below a folder."""
+        names = frozenset(name.removeprefix(f"{folder}/") for name in self.names if name.startswith(f"{folder}/"))
+        return FileTree(self.source / folder, self.identity, names, lambda name: self.read_bytes(f"{folder}/{name}"))
 
     def lines(self, name: str) -> list[str]:
         """Return the lines of a text file that are not empty."""
         try:
-            return [line for line in self.read(name).decode("utf-8").splitlines() if line.strip()]
+            return [line for line in self.read(name).decode("utf-8-sig").splitlines() if line.strip()]
         except UnicodeDecodeError:
-            raise ArdbenchError(
-                f"{name} in {self.source} is not text: delete {self.source} and fetch the data set again."
-            ) from None
+            raise ArdbenchError(f"{name} in {self.source} is not text: copy or unpack the data set again.") from None
 
 
 def of_folder(folder: Path) -> FileTree:
@@ -74,10 +74,10 @@ def of_folder(folder: Path) -> FileTree:
                 facts = path.lstat()
             except OSError as error:
                 raise ArdbenchError(
-                    f"{path} cannot be read ({error.strerror}): delete it and unpack the data set again."
+                    f"{path} cannot be read ({error.strerror}): mend it, or unpack the data set again."
                 ) from None
             if not stat.S_ISREG(facts.st_mode):
-                raise ArdbenchError(f"{path} is a link or a device: delete it and unpack the data set again.")
+                raise ArdbenchError(f"{path} is a link or a device: put the file itself in its place.")
             name = path.relative_to(folder).as_posix()
             names.append(name)
             digest.update(f"{name}|{facts.st_size}|{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
@@ -95,7 +95,7 @@ def of_zip(path: Path, top: str, identity: str) -> FileTree:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ArdbenchError(
-            f"{path} is torn or no zip archive ({error}): delete it to have it fetched again."
+            f"{path} is torn or no zip archive ({error}): move it away to have it fetched again."
         ) from None
     members = archive.infolist()
     for member in members:
@@ -104,7 +104,7 @@ def of_zip(path: Path, top: str, identity: str) -> FileTree:
     if total > UNPACKED_LIMIT:
         raise ArdbenchError(
             f"{path} would unpack to {total} bytes, more than the {UNPACKED_LIMIT} allowed: it is not the published "
-            "archive; delete it to have it fetched again."
+            "archive; move it away to have it fetched again."
         )
     files = [member.filename for member in members if not member.is_dir()]
     names = frozenset(name.removeprefix(f"{top}/") for name in files if name.startswith(f"{top}/"))
@@ -128,6 +128,6 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
         wrong = f"would unpack to {member.file_size} bytes, more than the {MEMBER_LIMIT} allowed for one file"
     if wrong:
         raise ArdbenchError(
-            f"{path} is refused because its member {member.orig_filename[:200]!r} {wrong}: delete it to have the published "
+            f"{path} is refused because its member {member.orig_filename[:200]!r} {wrong}: move it away to have the published "
             "archive fetched."
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +40,14 @@ Listed = list[tuple[str, int]]
 def read_tiny_imagenet(info: DatasetInfo, root: Path, download: bool, progress: Progress) -> Raw:
     """Return the data set from the archive in `root` if there is one, else from the unpacked folder, else fetched.
 
-    Labels number the sorted WordNet ids, as torchvision's ImageFolder does. Nothing is unpacked to disk.
+    Labels number the sorted WordNet ids, as torchvision's ImageFolder does. Nothing is unpacked to disk. A folder may be as
+    people keep it: one too deep, validation images sorted into folders of their classes, with files of macOS among them.
 
     Raises:
         ArdbenchError: what lies in `root` is torn, incomplete or not Tiny-ImageNet, or absent and not to be had.
     """
-    tree, checked = _open(info, root, download)
+    found, checked = _open(info, root, download)
+    tree = _inner(found)
     ids = sorted(line.strip() for line in tree.lines("wnids.txt"))
     if len(ids) != info.num_classes or len(set(ids)) != len(ids):
         raise _wrong(
@@ -77,23 +81,75 @@ def _open(info: DatasetInfo, root: Path, download: bool) -> tuple[FileTree, Chec
     return tree, CheckedFile(ARCHIVE.name, ARCHIVE.md5, "ok")
 
 
+def _inner(tree: FileTree) -> FileTree:
+    """Return the folder in which wnids.txt lies, where that is one alone, without what macOS leaves beside every file."""
+    kept = frozenset(
+        name for name in tree.names if not any(part.startswith(("._", "__MACOSX")) for part in name.split("/"))
+    )
+    tops = [name.rpartition("/")[0] for name in kept if name.rpartition("/")[2] == "wnids.txt"]
+    tree = replace(tree, names=kept)
+    return tree.below(tops[0]) if len(tops) == 1 and tops[0] else tree
+
+
 def _train_files(info: DatasetInfo, tree: FileTree, ids: list[str]) -> Listed:
     found: defaultdict[str, list[str]] = defaultdict(list)
     for name in tree.names:
         parts = name.split("/")
-        if len(parts) == 4 and parts[0] == "train" and parts[2] == "images" and parts[3].endswith(".JPEG"):
+        if parts[0] == "train" and parts[2:-1] in ([], ["images"]) and len(parts) > 2 and name.endswith(".JPEG"):
             found[parts[1]].append(name)
     if unlisted := sorted(found.keys() - set(ids)):
         raise _wrong(tree, f"train/{unlisted[0]} is no class of wnids.txt")
     each = info.train_images // info.num_classes
     for wnid in ids:
         if len(found[wnid]) != each:
-            raise _wrong(tree, f"train/{wnid}/images has {len(found[wnid])} JPEG files, {each} are needed")
+            raise _wrong(tree, f"train/{wnid} has {len(found[wnid])} JPEG files, {each} are needed")
     return [(name, label) for label, wnid in enumerate(ids) for name in sorted(found[wnid])]
 
 
 def _test_files(info: DatasetInfo, tree: FileTree, ids: list[str]) -> Listed:
-    """Return the images of `val` in the order of their annotations: file, WordNet id, then a box that is not used."""
+    """Return the images of `val` in the order of their annotations, or of their numbers where folders sort them by class."""
+    sorted_by_class = _sorted_files(tree, {wnid: label for label, wnid in enumerate(ids)})
+    flat = any(name.startswith("val/images/") and name.count("/") == 2 for name in tree.names)
+    annotated = [] if sorted_by_class and "val/val_annotations.txt" not in tree.names else _annotated_files(tree, ids)
+    listed = annotated if flat or not sorted_by_class else sorted_by_class
+    if len(listed) != info.test_images:
+        where = "val/val_annotations.txt has" if listed is annotated else "the class folders of val have"
+        raise _wrong(tree, f"{where} {len(listed)} images, {info.test_images} are needed")
+    name, times = Counter(name.rpartition("/")[2] for name, _ in listed).most_common(1)[0]
+    if times > 1:
+        raise _wrong(tree, f"val has {name} {times} times")
+    said = {name.rpartition("/")[2]: label for name, label in annotated}
+    for name, label in listed:
+        file = name.rpartition("/")[2]
+        if name not in tree.names:
+            raise _wrong(tree, f"{name} is missing")
+        if said.get(file, label) != label:
+            raise _wrong(tree, f"{name} lies in another class than val/val_annotations.txt says ({ids[said[file]]})")
+    return listed
+
+
+def _sorted_files(tree: FileTree, label_of: dict[str, int]) -> Listed:
+    """Return the images of `val` that lie in folders of their classes, below or above an `images`, by their numbers."""
+    found: list[tuple[int, str, int]] = []
+    for name in tree.names:
+        *folders, file = name.split("/")
+        wnids = [folder for folder in folders[1:] if folder != "images"]
+        if (
+            folders[:1] == ["val"]
+            and len(folders) < 4
+            and len(wnids) == 1
+            and wnids[0] in label_of
+            and file.endswith(".JPEG")
+        ):
+            number = re.fullmatch(r"val_(\d{1,9})\.JPEG", file)
+            if number is None:
+                raise _wrong(tree, f"{name} is not called val_NUMBER.JPEG, by which the images are ordered")
+            found.append((int(number[1]), name, label_of[wnids[0]]))
+    return [(name, label) for _, name, label in sorted(found)]
+
+
+def _annotated_files(tree: FileTree, ids: list[str]) -> Listed:
+    """Return the images that the annotations list: file, WordNet id, then a box that is not used."""
     label_of = {wnid: label for label, wnid in enumerate(ids)}
     listed: Listed = []
     for number, line in enumerate(tree.lines("val/val_annotations.txt"), 1):
@@ -102,14 +158,6 @@ def _test_files(info: DatasetInfo, tree: FileTree, ids: list[str]) -> Listed:
         if wnid not in label_of:
             raise _wrong(tree, f"line {number} of val/val_annotations.txt names no class of wnids.txt: {line[:80]!r}")
         listed.append((f"val/images/{file}", label_of[wnid]))
-    if len(listed) != info.test_images:
-        raise _wrong(tree, f"val/val_annotations.txt has {len(listed)} lines, {info.test_images} are needed")
-    name, times = Counter(name for name, _ in listed).most_common(1)[0]
-    if times > 1:
-        raise _wrong(tree, f"val/val_annotations.txt names {name} {times} times")
-    for name, _ in listed:
-        if name not in tree.names:
-            raise _wrong(tree, f"{name} is missing")
     return listed
 
 
@@ -183,6 +231,6 @@ def _sha256(images: Tensor) -> str:
 
 def _wrong(tree: FileTree, what: str) -> ArdbenchError:
     return ArdbenchError(
-        f"{tree.source} is not the published Tiny-ImageNet: {what}; delete it and type `ardbench data tiny-imagenet`, "
-        "or give --data-root another folder."
+        f"{tree.source} is not the published Tiny-ImageNet: {what}; give --data-root another folder, or move this one away and "
+        "type `ardbench data tiny-imagenet`."
     )

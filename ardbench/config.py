@@ -43,6 +43,12 @@ def parse_number(value: object) -> object:
     return value
 
 
+def in_pixels(size: float) -> str:
+    """Return a size in pixel units, as a fraction of 255 where it is a whole one."""
+    steps = size * 255
+    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-9 else f"{size:g}"
+
+
 LARGEST = 2**53
 """The largest whole number of a file: up to here a float holds every one."""
 Count = Annotated[int, Field(ge=0, le=LARGEST, strict=True)]

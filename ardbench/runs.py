@@ -74,9 +74,14 @@ def _remove_abandoned(path: Path) -> None:
             left.unlink()
 
 
+def whole(text: str) -> str:
+    """Return a text with its letters whole, where a machine without UTF-8 has given those of a path byte by byte."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON document atomically."""
-    write_atomic(path, (json.dumps(document, indent=2) + "\n").encode())
+    write_atomic(path, (whole(json.dumps(document, indent=2, ensure_ascii=False)) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, table
+from ardbench.cli.output import Output, say, table
+from ardbench.config import in_pixels
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def _methods() -> Rows:
 
     rows = []
     for name in available():
-        kind = method_class(name)
+        try:
+            kind = method_class(name)
+        except ArdbenchError as error:  # of another package
+            say(str(error))
+            continue
         roles = ["or more" if role is ... else str(role) for role in kind.roles]
         about = (kind.__doc__ or "").strip().splitlines() or [""]
         rows.append(
@@ -134,7 +139,7 @@ def _searched(one: Protocol) -> str:
     if one.kind == "autoattack":
         return f"AutoAttack ({one.configured}): {', '.join(one.attacks)}"
     steps = f"{one.steps} steps" if one.steps > 1 else "1 step"
-    sizes = f"of {_fraction(one.step_size)} at eps {_fraction(one.reference_eps)}"
+    sizes = f"of {in_pixels(one.step_size)} at eps {in_pixels(one.reference_eps)}"
     more = [
         f", {one.restarts} restarts" if one.restarts > 1 else "",
         f", momentum {one.momentum:g}" if one.momentum else "",
@@ -143,11 +148,6 @@ def _searched(one: Protocol) -> str:
         f", always {one.threat.norm}, eps {one.threat.eps:g}" if one.threat else "",
     ]
     return f"PGD on {one.objective}, {steps} {sizes}, start {one.start}{''.join(more)}"
-
-
-def _fraction(size: float) -> str:
-    steps = size * 255
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-9 else f"{size:g}"
 
 
 def _suites() -> Rows:

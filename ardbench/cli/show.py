@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, table
+from ardbench.cli.output import Output, say, table
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def show(
             raise ArdbenchError(f"{what} is a run, whose recipe is what it is: give changes with the name of a recipe.")
         _show_run(Run.open(Path(what)), output)
         return
-    from ardbench.recipes import resolve
+    from ardbench.recipes import moved, resolve
     from ardbench.verbs.training import FAST
 
     sets = (*(FAST if fast else ()), *sets)
@@ -60,6 +60,8 @@ def show(
     from ardbench.recipes import flat
 
     where = {key: origins.get(key, "default") for key, _ in flat(tree)}
+    if note := moved(what, recipe):
+        say(note)
     output.line("\n".join([*_toml(tree, where), "", f"# variants: {', '.join(variants) or 'none'}"]))
     output.document({"recipe": recipe.model_dump(mode="json"), "from": where, "variants": variants})
 

@@ -61,12 +61,15 @@ def execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[str]) -> None:
 
 
 def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[str]) -> None:
+    from ardbench.recipes import moved
     from ardbench.verbs.training import prepared
 
     output, log, board = Output(wanted.as_json), Log.to(wanted.log_file), Board.to(wanted.tensorboard)
     training = prepared(recipe, teachers, wanted.runs)
     run, before = training.run, training.run.done is not None
     output.line(str(run.path))
+    if note := moved(wanted.recipe, recipe):
+        say(note)
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
         board.draw([run])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import ardbench
-from ardbench import methods, processes
+from ardbench import data, methods, models, processes
 from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks
@@ -61,6 +61,7 @@ def train(
             listener.note(note)
         allow_tf32(recipe.precision.tf32)
         forget_peak(device)
+        _refuse_single_images(recipe)
         method = build_method(recipe, teachers, device, listener)
         words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
         splits = processes.first(lambda: load(*words, progress=listener))  # downloads at most what has a use
@@ -75,6 +76,26 @@ def train(
             return False
         processes.once(lambda: _end(run, recipe, loop, device))
     return True
+
+
+def _refuse_single_images(recipe: Recipe) -> None:
+    """Refuse a last batch of one image, in one process or another, where a BatchNorm sees features of 1x1: one number."""
+    info, of = data.info(recipe.data.name), recipe.data
+    images, world = of.train_images or info.train_images - of.validation, processes.size()
+    last = of.batch if of.drop_last else images % of.batch or of.batch
+    shares = [last * (rank + 1) // world - last * rank // world for rank in range(world)]
+    if last != 1 and (recipe.sync_bn or 1 not in shares):
+        return
+    with torch.device("meta"):
+        net, image = models.build(recipe.student, info), torch.empty(1, info.channels, info.size, info.size)
+    try:
+        net.train()(image)
+    except ValueError:  # of torch, which cannot take the variance of one number
+        whose = "one image" if last == 1 else f"{last} images for {world} processes, one for some of them"
+        raise ArdbenchError(
+            f"data.batch = {of.batch} and {images} training images leave a last batch of {whose}, of which a BatchNorm of "
+            f"{recipe.student} has a single number to normalise: give --set data.drop_last=true, or another data.batch."
+        ) from None
 
 
 def _end(run: Run, recipe: Recipe, loop: Loop, device: torch.device) -> None:

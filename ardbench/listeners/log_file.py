@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.progress import EPOCH, Progress, Several
+from ardbench.runs import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ class Log:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "run": run, **facts}
         try:
             with self.path.open("ab", buffering=0) as file:  # one write of the whole line: processes may share a file
-                file.write(json.dumps(_finite(line), allow_nan=False).encode() + b"\n")
+                file.write(whole(json.dumps(_finite(line), allow_nan=False, ensure_ascii=False)).encode() + b"\n")
         except OSError as error:
             say(f"--log-file {self.path} cannot be written any more ({error.strerror}): the work goes on without it.")
             self.path = None

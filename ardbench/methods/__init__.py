@@ -6,7 +6,7 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from ardbench.errors import unknown
+from ardbench.errors import ArdbenchError, unknown
 
 if TYPE_CHECKING:
     from ardbench.methods.base import Method
@@ -35,9 +35,23 @@ def available() -> dict[str, str]:
 
 
 def method_class(name: str) -> type[Method[Any]]:
-    """Return the class of a method, or refuse the name and offer the nearest."""
+    """Return the class of a method, or refuse the name and offer the nearest.
+
+    Raises:
+        ArdbenchError: there is none of that name, or the package that announces it cannot be loaded.
+    """
     methods = available()
     if name not in methods:
         raise unknown("method", name, methods)
-    found: type[Method[Any]] = pkgutil.resolve_name(methods[name])
+    try:
+        found: type[Method[Any]] = pkgutil.resolve_name(methods[name])
+        _ = found.roles, found.Config, found.step
+    except Exception as error:  # a package of others, which may fail in any way
+        if name in METHODS:
+            raise
+        said = str(error).strip().partition("\n")[0][:300]
+        raise ArdbenchError(
+            f"The method {name} of an installed package cannot be loaded from {methods[name]} "
+            f"({type(error).__name__}: {said}): mend or uninstall that package."
+        ) from error
     return found

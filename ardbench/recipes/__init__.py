@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ardbench import data, methods, models
-from ardbench.config import Recipe
+from ardbench.config import Recipe, in_pixels
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.untrusted import read_toml
@@ -79,6 +79,29 @@ def flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
+
+
+def moved(name: str, recipe: Recipe) -> str:
+    """Return what a recipe carries along to a data set that it was not written for, in one sentence; else nothing.
+
+    Args:
+        name: as `resolve` takes it.
+        recipe: what became of it.
+    """
+    base, _, variant = name.partition("@")
+    tree = _assemble(_located(base, recipe.data.name), ())
+    tree = _merged(tree, tree.get("variants", {}).get(variant, {}))
+    written_for, here = tree.get("data", {}).get("name", recipe.data.name), recipe.data.name
+    if written_for == here:
+        return ""
+    keeps = [f"threat.eps = {in_pixels(recipe.threat.eps)}", f"evaluation.eps = {in_pixels(recipe.evaluation.eps)}"]
+    keeps += [f"attack.step_size = {in_pixels(recipe.attack.step_size)}"] if recipe.attack else []
+    keeps += [f"schedule.epochs = {recipe.schedule.epochs}", f"data.batch = {recipe.data.batch}"]
+    keeps += [f"optimizer.lr = {recipe.optimizer.lr:g}"]
+    return (
+        f"{base} was written for {written_for}. Here it trains on {here} with {', '.join(keeps)} and all else as written: "
+        "give --set for what does not fit."
+    )
 
 
 def _is_recipe(file: str) -> bool:

@@ -20,7 +20,8 @@ from ardbench.listeners.screen import shown
 def data(name: str, data_root: Path | None, no_download: bool, quiet: bool, as_json: bool) -> None:
     """Fetch a data set where it is absent, check every file of it, and tell what it holds.
 
-    NAME is one of `ardbench list datasets`.
+    NAME is one of `ardbench list datasets`. tiny-imagenet is read from its archive, or from a folder tiny-imagenet-200 as
+    people keep it: one folder too deep, or with the validation images sorted into folders of their classes.
     """
     from ardbench.data import info
 

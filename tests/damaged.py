@@ -10,12 +10,15 @@ import re
 import signal
 import tomllib
 import zipfile
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from mutations import changed, damaged, toml
@@ -196,6 +199,10 @@ def outside(folder: Path) -> Read:
     )
     of_one_storage = {key: part.view_as(floats[key]) for key, part in zip(floats, parts, strict=True)}
     trees = [{"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}, "epoch": 3}, state]
+    beside = {"args": Namespace(lr=np.float64(0.1), out=Path("a")), "seen": defaultdict(list, {"loss": [1.0]})}
+    trees.append(
+        beside | {"net": {f"1.{key}": tensor.numpy() for key, tensor in state.items()}, "n_classes": torch.tensor(10)}
+    )
     files = {".pt": [saved(tree) for tree in trees], ".pth": [saved(of_one_storage, True)]}
     packed = save({key: tensor.contiguous() for key, tensor in state.items()})
 

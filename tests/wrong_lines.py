@@ -327,7 +327,7 @@ TORCH_FREE = (
     ("eval zoo:trades-wrn-34-10-cifar10 --part ema", "leave out --model, --dataset and --part."),
     ("distill rslad-digits --teacher epoch=3-step=100.ckpt:resnet18", "nor is there a file of that name"),
     ("distill rslad-digits --teacher nowhere.pt#ema:resnet18", "there is no file nowhere.pt"),
-    ("eval run --out somewhere", "run is a run and knows its model and data set: leave out --model, --dataset, --part and --out."),
+    ("eval run --out somewhere", "knows its model and data set: leave out --model, --dataset, --part and --out."),
     ("eval run --log-file no/log", "--log-file no/log cannot be written"),
     ("eval net.safetensors", "is a file: say what is in it, such as --model resnet18 --dataset cifar10."),
     ("eval net.safetensors --model resnet9 --dataset fake", "Unknown model 'resnet9': did you mean"),
@@ -356,7 +356,7 @@ TORCH_FREE = (
     ("eval net.safetensors --model resnet8", "is a file: say what is in it"),
     ("eval net.safetensors --model resnet8 --dataset fake --n 65", "--n 65 is more than the 64 test images of fake"),
     ("eval folder.toml", "folder.toml is not a run directory"),
-    ("eval zoo:trades-wrn-34-10-cifar10 --model resnet8", "knows its model and data set: leave out --model, --dataset and --part."),
+    ("eval zoo:trades-wrn-34-10-cifar10 --model resnet8", "set: leave out --model, --dataset and --part."),
     # report
     ("report digit", "Unknown suite 'digit': did you mean 'digits'?"),
     ("report file", "Unknown suite 'file'"),

@@ -41,7 +41,8 @@ TORCH_FREE = (
     "ardbench", "campaigns", "campaigns.board", "campaigns.suites", "cli", "cli.*", "config", "data", "errors",
     "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics", "evaluation.trust",
     "evaluation.verdicts", "exports", "losses", "methods", "methods.*", "models", "models.zoo", "progress",
-    "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs", "verbs.training", "written", "__main__",
+    "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs", "verbs.training",
+    "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, say, table
+from ardbench.cli.output import Output, table
 from ardbench.config import in_pixels
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, say, table
+from ardbench.cli.output import Output, table
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 
 if TYPE_CHECKING:
     from ardbench.runs import Run

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -226,8 +226,9 @@ class Run:
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
-        """The teachers, in the order of the method's roles."""
-        return _CONFIG.validate_python(self.config).teachers
+        """The teachers, in the order of the method's roles; one that lies beside the run is named from their folder."""
+        told = _CONFIG.validate_python(self.config).teachers
+        return tuple(replace(teacher, weights=str(self.path.parent / teacher.weights)) for teacher in told)
 
     @property
     def identity(self) -> str:

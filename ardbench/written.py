@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,3 +125,8 @@ class Environment(Written):
     git_dirty: bool | None = None
     argv: list[Line] = []
     started: Line = ""
+
+
+def without_folder(word: str) -> str:
+    """Return a word of a command line with absolute folders cut off: whose machine it was is nobody's business."""
+    return re.sub(r"(^|=)(?:~|/)(?:[^=]*/)?(?=[^/=]+/?$)", r"\1", word)

@@ -26,7 +26,7 @@ LAYERS = (
     ("runs",),
     ("exports",),
     ("teachers", "evaluation"),
-    ("campaigns.suites",),
+    ("campaigns.copies", "campaigns.suites"),
     ("engine", "reports"),
     ("campaigns",),
     ("planning",),
@@ -38,7 +38,7 @@ LAYERS = (
 """From below: a module imports from its own layer and those below it. A submodule may stand lower than its package."""
 
 TORCH_FREE = (
-    "ardbench", "campaigns", "campaigns.board", "campaigns.suites", "cli", "cli.*", "config", "data", "errors",
+    "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "cli", "cli.*", "config", "data", "errors",
     "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics", "evaluation.trust",
     "evaluation.verdicts", "exports", "losses", "methods", "methods.*", "models", "models.zoo", "progress",
     "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs", "verbs.training",

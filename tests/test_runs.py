@@ -126,7 +126,7 @@ def test_json_that_is_none_is_refused_by_name(content: bytes | None, said: str, 
 
 def test_a_run_is_named_by_recipe_data_student_seed_and_hash(tmp_path: Path) -> None:
     recipe = resolve("rslad-cifar10@printed", student="mobilenetv2", seed=3)
-    teacher = Teacher("x", "robust", "id", "resnet18", "w", "sha")
+    teacher = Teacher("x", "robust", "id", "resnet18", "/w", "sha")
     name = Run.place(tmp_path, recipe, (teacher,)).path.name
     assert name == f"rslad-cifar10-printed-mobilenetv2-s3-{recipe.identity(['id'])[:8]}"
     moved = resolve("rslad-cifar10", dataset="cifar100")
@@ -135,7 +135,7 @@ def test_a_run_is_named_by_recipe_data_student_seed_and_hash(tmp_path: Path) -> 
 
 
 def test_a_teacher_is_recorded_as_it_was(tmp_path: Path) -> None:
-    teacher = Teacher("x", "robust", "id", "resnet18", "w", "sha")
+    teacher = Teacher("x", "robust", "id", "resnet18", "/w", "sha")
     recipe = resolve("rslad-digits")
     run = Run.place(tmp_path, recipe, (teacher,))
     run.create(recipe, (teacher,), {"torch": "2"})

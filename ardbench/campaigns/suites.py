@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ardbench import data, teachers
+from ardbench.campaigns.copies import standing
 from ardbench.config import Count, Recipe, Section
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
@@ -188,7 +189,12 @@ def load_suite(name_or_path: str) -> Suite:
 
 
 def plan(
-    suite: Suite, root: Path, resolve: Resolve, roles: Roles | None = None, outside: Outside | None = None
+    suite: Suite,
+    root: Path,
+    resolve: Resolve,
+    roles: Roles | None = None,
+    outside: Outside | None = None,
+    beside: Sequence[Path] = (),
 ) -> list[Cell]:
     """Return the cells of a suite, every teacher before its students, otherwise in the suite's order.
 
@@ -200,8 +206,9 @@ def plan(
         resolve: `ardbench.recipes.resolve`.
         roles: from a method's name to its teachers' roles; the method's own unless given.
         outside: from (source, role) to a teacher that is no run of the suite.
+        beside: other folders of run directories; a run that is further in one of them than under `root` lies there.
     """
-    planner = _Planner(suite, root, resolve, roles or _roles_of_method, outside, {})
+    planner = _Planner(suite, (root, *beside), resolve, roles or _roles_of_method, outside, {})
     places: dict[Path, str] = {}
     for run in _ordered(suite):
         for seed in suite.seeds_of(run):
@@ -216,10 +223,10 @@ def plan(
     return [cell for named in planner.cells.values() for cell in named]
 
 
-def planned(name: str, root: Path) -> tuple[Suite, list[Cell]]:
+def planned(name: str, root: Path, beside: Sequence[Path] = ()) -> tuple[Suite, list[Cell]]:
     """Return a suite and its plan; teachers that are no run of the suite may still be absent from the zoo."""
     suite = load_suite(name)
-    return suite, plan(suite, root, resolve, outside=teachers.planned_outside)
+    return suite, plan(suite, root, resolve, outside=teachers.planned_outside, beside=beside)
 
 
 def plan_table(cells: Sequence[Cell]) -> list[dict[str, str]]:
@@ -270,7 +277,7 @@ class _Planner:
     """What `plan` was given, and the cells planned so far by the names of their runs."""
 
     suite: Suite
-    root: Path
+    roots: tuple[Path, ...]
     resolve: Resolve
     roles: Roles
     outside: Outside | None
@@ -283,7 +290,6 @@ class _Planner:
         recipe = self.resolve(run.recipe, dataset=dataset, student=run.student, seed=seed, sets=sets)
         roles = _roles_for(run, recipe, self.roles)
         taught_by = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
-        place = Run.place(self.root, recipe, taught_by)
         images = data.info(recipe.data.name).test_images
         counts = self.suite.n if isinstance(self.suite.n, dict) else {"": self.suite.n}
         keys = {f"n.{name}" if name else "n": count for name, count in counts.items()}
@@ -293,8 +299,13 @@ class _Planner:
                     f"Suite {self.suite.name}: {key} = {given} is more than the {images} test images of "
                     f"{recipe.data.name}: give at most {images}."
                 )
-        missing = _missing(self.suite, place, recipe, images) if run.evaluate else ()
-        return Cell(run.name, place, recipe, taught_by, state_of(place), missing)
+
+        def missing(place: Run) -> tuple[tuple[str, str], ...]:
+            return _missing(self.suite, place, recipe, images) if run.evaluate else ()
+
+        places = [Run.place(root, recipe, taught_by) for root in self.roots]
+        place = max(places, key=lambda one: (standing(one), -len(missing(one)))) if places[1:] else places[0]
+        return Cell(run.name, place, recipe, taught_by, state_of(place), missing(place))
 
     def teacher(self, source: str, role: str) -> Teacher:
         """Return a run of the suite (its first seed) or an outside network as a teacher."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.exceptions import Exit
 
-from ardbench.cli import STOPPED, engines, options
+from ardbench.cli import STOPPED, copying, engines, options
 from ardbench.cli.output import Output, clock, table, typed_again
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
@@ -39,6 +39,7 @@ COSTS = ("M images", "PFLOP", "hours")
     type=click.FloatRange(min=0, min_open=True),
     help="With --dry-run: the TFLOP/s that the device reaches, in place of what earlier runs tell.",
 )
+@copying.chosen
 @engines.chosen
 @click.option(
     "--out",
@@ -56,13 +57,16 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.log_file
 @options.tensorboard
 def reproduce(
-    suite: str, dry_run: bool, status: bool, tflops: float | None, out: Path, device: str, data_root: Path | None,
-    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None, tensorboard: Path | None, **engine: Any,
+    suite: str, dry_run: bool, status: bool, tflops: float | None, beside: tuple[Path, ...], keep: Path | None,
+    unfinished: bool, out: Path, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
+    log_file: Path | None, tensorboard: Path | None, **engine: Any,
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
     SUITE is a name from `ardbench list suites` or a TOML file. A second call does nothing but make the tables again. A
     run that is refused or fails is reported at the end, and those that do not learn from it go on.
+
+    `--from results/SUITE/runs --keep results/SUITE/runs` begins with the committed runs and leaves new ones beside them.
 
     On Ray a run whose worker or node is lost goes on elsewhere from what it saved.
     """
@@ -78,10 +82,12 @@ def reproduce(
 
         show_board(suite, runs, Output(as_json=False))
         return
-    found, cells = planned(suite, runs)
+    copying.check_folders(beside, keep, unfinished)
+    found, cells = planned(suite, runs, beside if dry_run else ())
     if tflops is not None and not math.isfinite(tflops):
         raise ArdbenchError(f"--tflops {tflops} is no speed: give the TFLOP/s that the device reaches, such as 20.")
     if dry_run:
+        copying.check_taken(cells, runs)
         _print_plan(found, cells, runs, device, tflops)
         return
     if tflops is not None:
@@ -89,11 +95,18 @@ def reproduce(
     check_makeable("--out", out)
     if any(cell.state != "done" for cell in cells):
         check_makeable("--runs", runs)
+    if beside:
+        copying.take(cells, runs, beside)
+        found, cells = planned(suite, runs)
+    if keep is not None:
+        copying.leave(cells, keep, unfinished)  # of a call that was killed
     output = Output(as_json=False)
     log, board = Log.to(log_file), Board.to(tensorboard)
     board.draw([cell.run for cell in cells if cell.state == "done"])
     outcome, comparison = where.execute(found.name, cells, runs, quiet, log, board)
     found, cells = planned(suite, runs)
+    if keep is not None:
+        copying.leave(cells, keep, unfinished)
     _tables(found.name, cells, out, output)
     if found.transfer and not (outcome.stopped or outcome.failed):
         here = "auto" if where.engine == "ray" else device  # the nodes may have other devices

@@ -16,12 +16,9 @@ from torch import Tensor, nn
 
 from ardbench.errors import ArdbenchError
 from ardbench.models.pickles import load_pickle
-from ardbench.models.sealed import BLANK, check_seal, sealed
+from ardbench.models.sealed import BLANK, DIGEST, check_seal, ends_with_its_digest, sealed
 from ardbench.runs import write_atomic
 from ardbench.untrusted import WEIGHTS_LIMIT, read_bytes
-
-DIGEST = 32
-"""Bytes of the sha256 that ends a state file."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -39,7 +36,7 @@ def load_state(path: Path) -> dict[str, Any]:
         ArdbenchError: the file is truncated, altered, or not a state.
     """
     content = read_bytes(path, WEIGHTS_LIMIT)
-    if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+    if not ends_with_its_digest(content):
         raise ArdbenchError(f"{path} is damaged (its checksum does not match): delete it to train the run again.")
     try:
         state = load_pickle(io.BytesIO(content[:-DIGEST]))

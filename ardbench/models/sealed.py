@@ -41,3 +41,12 @@ def check_seal(path: Path) -> None:
         raise ArdbenchError(
             f"{path} is damaged (its checksum does not match): restore it, or train the run that wrote it again."
         )
+
+
+DIGEST = 32
+"""Bytes of the sha256 that ends a trainer's state."""
+
+
+def ends_with_its_digest(content: bytes) -> bool:
+    """Return whether a file ends with the sha256 of all that stands before."""
+    return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ardbench.reports.rendering import latex, markdown, marked
 from ardbench.reports.results import evaluations, training_seconds
 from ardbench.reports.tables import tables
 from ardbench.runs import Run, write_atomic
+from ardbench.written import without_folder
 
 
 def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), title: str = "") -> list[Path]:
@@ -97,8 +97,3 @@ def _run(run: Run) -> dict[str, Any]:
             for _, path, verdicts in evaluations(run)
         ],
     }
-
-
-def without_folder(word: str) -> str:
-    """Return a word of a command line with absolute folders cut off: whose machine it was is nobody's business."""
-    return re.sub(r"(^|=)(?:~|/)(?:[^=]*/)?(?=[^/=]+/?$)", r"\1", word)

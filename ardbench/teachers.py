@@ -124,6 +124,11 @@ def planned_outside(source: str, role: str) -> Teacher:
 def _of_zoo(entry: zoo.Entry, role: str) -> Teacher:
     """Return a network of the zoo: its file, with the numbers that it sees its images by."""
     digest = sha256_of(entry.path)
+    if entry.sha256 not in ("", digest):
+        raise ArdbenchError(
+            f"{entry.path} is not {zoo.PREFIX}{entry.name} (its checksum does not match): get {entry.get} again, and put "
+            "it there."
+        )
     seen = [repr(fact) for fact in (entry.size, entry.mean, entry.std) if fact]
     return Teacher(
         zoo.PREFIX + entry.name, role, " ".join([digest, *seen]), entry.model, str(entry.path.resolve()), digest

@@ -27,8 +27,8 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.progress import Progress
 from ardbench.reports.card import card, trust_findings
-from ardbench.reports.files import without_folder
 from ardbench.runs import Run, sha256_of, write_json
+from ardbench.written import without_folder
 
 ROOT = Path(__file__).parents[1]
 

@@ -26,7 +26,7 @@ LAYERS = (
     ("runs",),
     ("exports",),
     ("teachers", "evaluation"),
-    ("campaigns.copies", "campaigns.suites"),
+    ("campaigns.copies", "campaigns.suites", "evidence"),
     ("engine", "reports"),
     ("campaigns",),
     ("planning",),
@@ -38,11 +38,11 @@ LAYERS = (
 """From below: a module imports from its own layer and those below it. A submodule may stand lower than its package."""
 
 TORCH_FREE = (
-    "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "cli", "cli.*", "config", "data", "errors",
-    "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics", "evaluation.trust",
-    "evaluation.verdicts", "exports", "losses", "methods", "methods.*", "models", "models.zoo", "progress",
-    "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs", "verbs.training",
-    "written", "__main__",
+    "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "cli", "cli.*", "config",
+    "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics",
+    "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "losses", "methods", "methods.*", "models",
+    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs",
+    "verbs.training", "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

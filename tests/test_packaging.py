@@ -16,6 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("ardbench", "benchmarks", "docs", "tests")
+CARRIED = ("ardbench/models/weights/one.safetensors", "ardbench/models/weights/one.md")
+"""A teacher with its card, put into the copy that the wheel is built of."""
 CACHES = shutil.ignore_patterns("__pycache__", "*_cache", "*.egg-info", "*.pyc")
 
 
@@ -34,6 +36,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, source / path.name)
+    for name in CARRIED:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("a teacher")
     out = source / "dist"
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
@@ -73,6 +78,7 @@ def test_the_wheel_holds_every_module_and_all_data_and_nothing_else(wheel: Path)
         *(ROOT / "ardbench").rglob("*.py"),
         *(ROOT / "ardbench").rglob("*.toml"),
         *(ROOT / "ardbench").rglob("*.html"),
+        *(ROOT / "ardbench" / "models" / "weights").glob("*"),
         *(ROOT / "benchmarks" / "suites").glob("*.toml"),
         ROOT / "benchmarks" / "published.csv",
     ]
@@ -80,7 +86,7 @@ def test_the_wheel_holds_every_module_and_all_data_and_nothing_else(wheel: Path)
     expected = {f"ardbench/{name}" if name.startswith("benchmarks/") else name for name in expected}
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == expected
+    assert held == expected | set(CARRIED)
     assert "ardbench/benchmarks/suites/digits.toml" in held
 
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
 from cli_call import call
+from safetensors import safe_open
 from safetensors.torch import save_file
 from test_models import on_meta, settled
 from torch import Tensor
@@ -20,6 +22,7 @@ from ardbench import data
 from ardbench.config import Threat
 from ardbench.data.load import load
 from ardbench.engine import networks
+from ardbench.engine.checkpoints import save_weights
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.measure import evaluate
 from ardbench.models import MODELS, build, zoo
@@ -28,7 +31,7 @@ from ardbench.models.network import Network
 from ardbench.models.wideresnet import WideResNet
 from ardbench.models.wideresnet_swish import SwishWideResNet
 from ardbench.models.wrapping import Resized
-from ardbench.runs import sha256_of
+from ardbench.runs import Run, sha256_of
 from ardbench.teachers import locate, planned_outside
 
 CPU = torch.device("cpu")
@@ -238,6 +241,72 @@ def test_a_suite_is_planned_without_the_file_and_only_that_run_is_refused(folder
     assert result.exit_code == 2
     assert "student (seed 0) was refused: " + zoo.ENTRIES["trades-wrn-34-10-cifar10"].absence in result.stderr
     assert len(list((tmp_path / "runs").glob("standard-*/done"))) == 1
+
+
+# Teachers that a package carries ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def carried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> zoo.Entry:
+    """Return an entry whose file lies in an installed package, with the checksum that it has there."""
+    weights = folder.parent / "packages" / "carrier" / "weights"
+    weights.mkdir(parents=True)
+    (weights.parent / "__init__.py").write_text("raise ImportError('finding a file imports nothing')")
+    monkeypatch.syspath_prepend(weights.parents[1])
+    save_weights(
+        weights / "own.safetensors", settled(build("resnet8-tiny", data.info("fake"))), {"model": "resnet8-tiny"}
+    )
+    entry = zoo.Entry(
+        name="own", model="resnet8-tiny", dataset="fake", by="us", get="the wheel", file="weights/own.safetensors",
+        package="carrier", sha256=sha256_of(weights / "own.safetensors"), threat=THREAT,
+    )  # fmt: skip
+    monkeypatch.setitem(zoo.ENTRIES, "own", entry)
+    return entry
+
+
+def test_a_carried_teacher_teaches_is_measured_and_crafts(carried: zoo.Entry, tmp_path: Path) -> None:
+    where = ["--device", "cpu", "--runs", tmp_path / "runs"]
+    sets = ["data.train_images=64", "data.validation=20", "attack.steps=1", "selection.protocol=fgsm"]
+    words = [word for one in sets for word in ("--set", one)]
+    trained = call(
+        "distill", "rslad-digits", "--dataset", "fake", "--epochs", 1, "--teacher", "zoo:own", *words, *where
+    )
+    assert trained.exit_code == 0, trained.output
+    run = Run(next((tmp_path / "runs").glob("rslad-*")))
+    (teacher,) = run.teachers
+    assert (teacher.source, teacher.sha256, teacher.identity) == ("zoo:own", carried.sha256, carried.sha256)
+    assert "1 of 1 teacher at hand and the same" in call("verify", run.path, "--device", "cpu").stdout
+    alone = json.loads(call("eval", "zoo:own", "--protocol", "pgd20", "--n", 20, "--json", *where).stdout)
+    assert alone["threat"] == {"norm": "linf", "eps": 8 / 255}
+    crafted = call("eval", run.path, "--protocol", "transfer", "--surrogate", "zoo:own", "--n", 20, *where)
+    assert crafted.exit_code == 0 and "crafted on zoo:own" in crafted.stdout
+    rows = {row["name"]: row["file"] for row in json.loads(call("list", "teachers", "--json").stdout)["teachers"]}
+    assert rows["own"] == "here"
+
+
+@pytest.mark.parametrize("line", [("eval", "zoo:own"), ("distill", "rslad-digits", "--teacher", "zoo:own")])
+def test_another_file_in_the_place_of_a_carried_one_is_refused(line: tuple[str, ...], carried: zoo.Entry) -> None:
+    save_weights(carried.path, settled(build("resnet8-tiny", data.info("fake"))), {"model": "another"})
+    result = call(*line)
+    assert result.exit_code == 2
+    said = f"{carried.path} is not zoo:own (its checksum does not match): get the wheel again, and put it there."
+    assert said in " ".join(result.stderr.split())
+
+
+def test_what_ardbench_carries_is_small_whole_measured_and_described() -> None:
+    weights = Path(str(resources.files("ardbench"))) / "models" / "weights"
+    files = {path.name for path in weights.glob("*")}
+    ours = [entry for entry in zoo.ENTRIES.values() if entry.package == "ardbench"]
+    assert files == {f"{entry.name}.{ending}" for entry in ours for ending in ("md", "safetensors")}
+    for entry in ours:
+        assert entry.file == f"models/weights/{entry.name}.safetensors" and entry.path.stat().st_size < 3 * 2**20
+        assert locate(f"zoo:{entry.name}").sha256 == entry.sha256
+        assert {"clean", "pgd20", "aa"} <= {one.protocol for one in entry.measured} and entry.threat is not None
+        with safe_open(entry.path, "pt") as file:
+            facts = json.loads(file.metadata()["ardbench"])
+        assert (facts["model"], facts["dataset"]) == (entry.model, entry.dataset)
+        info = data.info(entry.dataset)
+        assert (entry.mean, entry.std) == ((info.mean, info.std) if facts["normalise"] == "true" else ((), ()))
 
 
 # Listing and measuring again --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The command line: a group whose commands are loaded when they are called for, and what becomes of their refusals.
 
-Exit codes: 0 finished, 2 refused (one sentence on stderr), 3 stopped before the end and saved, 130 interrupted at once.
+Exit codes: 0 finished, 1 not verified, 2 refused (one sentence on stderr), 3 stopped before the end and saved, 130
+interrupted at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ COMMANDS = {
     "report": "ardbench.cli.report:report",
     "reproduce": "ardbench.cli.reproduce:reproduce",
     "export": "ardbench.cli.export:export",
+    "verify": "ardbench.cli.verify:verify",
     "status": "ardbench.cli.status:status",
     "list": "ardbench.cli.listing:listing",
     "show": "ardbench.cli.show:show",
@@ -112,11 +114,13 @@ def _refuse(error: Exception) -> int:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, "--version", prog_name="ardbench", message="%(prog)s %(version)s")
 @click.command_panel("Train", commands=["train", "distill"])
-@click.command_panel("Measure and compare", commands=["eval", "compare", "transfer", "report", "reproduce", "export"])
+@click.command_panel(
+    "Measure and compare", commands=["eval", "compare", "transfer", "report", "reproduce", "export", "verify"]
+)
 @click.command_panel("Look up", commands=["status", "list", "show", "data", "doctor", "completion"])
 def ardbench() -> None:
     """Train robust teachers, distill small students from them, and measure both under the same attacks.
 
-    Exit codes: 0 finished, 2 refused with one sentence, 3 stopped before the end and saved (type the same command again
-    to go on), 130 interrupted at once.
+    Exit codes: 0 finished, 1 not verified, 2 refused with one sentence, 3 stopped before the end and saved (type the same
+    command again to go on), 130 interrupted at once.
     """

@@ -319,9 +319,6 @@ def _key(
     rules: Protocol, threat: Threat, chosen: Split, total: int, seed: int, outer: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return everything that decides the verdicts, as JSON gives it back: images by their bytes, weights as told."""
-    digest = hashlib.sha256()
-    for tensor in (chosen.images, chosen.labels, chosen.index):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     ours = {
         "protocol": rules.name,
         "version": rules.version,
@@ -330,10 +327,18 @@ def _key(
         "n": len(chosen),
         "total": total,
         "seed": seed,
-        "examples": digest.hexdigest(),
+        "examples": examples_digest(chosen),
     }
     document: dict[str, Any] = json.loads(json.dumps({**ours, **outer}))
     return document
+
+
+def examples_digest(chosen: Split) -> str:
+    """Return the sha256 of images, labels and positions, by which verdicts name what they were measured on."""
+    digest = hashlib.sha256()
+    for tensor in (chosen.images, chosen.labels, chosen.index):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _environment(rules: Protocol, device: torch.device) -> dict[str, str]:

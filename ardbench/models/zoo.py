@@ -50,7 +50,8 @@ class Entry(Section):
         by: who trained it, and where that is published.
         get: what to download and from where, in words.
         file: its name below a folder of teachers, or below `package`'s folder.
-        package: an installed package that carries the file.
+        package: an installed package that carries the file; ardbench itself carries the small ones of our own.
+        sha256: of the file, where another one under its name would be none; empty where it is downloaded as it comes.
         mean, std: of the input, where the network normalises by numbers that its file does not hold.
         measured: on the file, none where we have not seen it.
     """
@@ -63,6 +64,7 @@ class Entry(Section):
     get: str
     file: str
     package: str = ""
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     size: Annotated[int, Field(ge=1)] | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()

@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-oldest test-gpu reproduce-tables tables speed speed-gpu clean
+.PHONY: help install format lint type test test-oldest test-gpu reproduce-tables tables evidence-gpu speed speed-gpu clean
 
 help: ## Say what there is
 	@echo "make TARGET [SUITE=digits] [ARGS='...'] [PYTHON=python3.12]"
@@ -59,6 +59,9 @@ reproduce-tables: $(STAMP) ## Train and measure what is missing of SUITE, and ma
 
 tables: $(STAMP) ## Make the tables of SUITE again from the runs that are there
 	$(BIN)/ardbench report $(SUITE) --out results $(ARGS)
+
+evidence-gpu: $(STAMP) ## Train a robust ResNet-18, then cells of cifar10-level, in calls of nine minutes; ARGS names the folder of the results
+	PYTHON=$(BIN)/python benchmarks/evidence_gpu.sh $(ARGS)
 
 speed: $(STAMP) ## Measure training, each switch, AutoAttack and scaling, over an hour on a CPU; ARGS goes to all, such as --device cuda
 	$(BIN)/python benchmarks/speed/training.py $(ARGS)

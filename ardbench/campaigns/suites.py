@@ -300,7 +300,7 @@ class _Planner:
                     f"{recipe.data.name}: give at most {images}."
                 )
 
-        def missing(place: Run) -> tuple[tuple[str, str], ...]:
+        def missing(place: Run) -> tuple[tuple[str, str, int | None], ...]:
             return _missing(self.suite, place, recipe, images) if run.evaluate else ()
 
         places = [Run.place(root, recipe, taught_by) for root in self.roots]

@@ -90,7 +90,7 @@ def take(cells: Sequence[Cell], root: Path, beside: Sequence[Path]) -> None:
             with nullcontext() if run.done else run.lock():
                 taken += bool(bring(source, run))
         if taken:
-            say(f"Took {taken} runs from {folder}.")
+            say(f"Took {counted(taken)} from {folder}.")
 
 
 def leave(cells: Sequence[Cell], folder: Path, unfinished: bool) -> None:
@@ -107,4 +107,9 @@ def leave(cells: Sequence[Cell], folder: Path, unfinished: bool) -> None:
             else:
                 kept += bool(bring(run, target, renew=True))
     if kept:
-        say(f"Kept {kept} runs in {folder}.")
+        say(f"Kept {counted(kept)} in {folder}.")
+
+
+def counted(runs: int) -> str:
+    """Return a number of runs in words."""
+    return f"{runs} run{'' if runs == 1 else 's'}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -22,6 +26,7 @@ from ardbench.evaluation.measure import Surrogate, evaluate
 from ardbench.evaluation.protocols import PROTOCOLS, AutoAttack, Pgd, asked, protocol
 from ardbench.evaluation.verdicts import Paused, Verdicts, file_name, load_verdicts, worst_case
 from ardbench.progress import Progress
+from ardbench.runs import write_json
 
 LINF = Threat(norm="linf", eps=8 / 255)
 
@@ -539,6 +544,32 @@ def test_asking_to_stop_pauses_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(Paused, match="Stopped in pgd20"):
         evaluate(Linear(), images(20), "pgd20", LINF, batch=5, store=tmp_path, stop=lambda: True)
     assert not list(tmp_path.iterdir())
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 99_999)), min_size=1, max_size=30))
+def test_verdicts_are_written_short_and_read_in_both_forms(rows: list[tuple[int, int, int]]) -> None:
+    labels, said, index = (list(column) for column in zip(*rows, strict=True))
+    made = Verdicts("own", 1, {"norm": "linf", "eps": 0.1}, labels, said, index, 1.0, 5, 0, 100_000)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "own.json"
+        made.save(path)
+        written = json.loads(path.read_text())
+        assert isinstance(written["labels"], str) == (max(labels + said) < 10) and isinstance(written["index"], str)
+        write_json(path, written | {"labels": labels, "predictions": said, "index": index})
+        listed = load_verdicts(path)
+        made.save(path)
+        short = load_verdicts(path)
+    for one in (listed, short):
+        assert (one.labels, one.predictions, one.index) == (labels, said, index)
+
+
+@pytest.mark.parametrize("index", ["0-999999999", "0-9,0-9999999", "5-3", "1,", "x", "0-1-2"])
+def test_positions_that_are_none_or_too_many_are_refused(index: str, tmp_path: Path) -> None:
+    made = Verdicts("own", 1, {"norm": "linf", "eps": 0.1}, [0, 1], [0, 1], [3, 4], 1.0, 5, 0, 9)
+    assert made.document()["index"] == "3-4"
+    write_json(tmp_path / "own.json", made.document() | {"index": index})
+    with pytest.raises(ArdbenchError, match=r"own\.json holds no verdicts"):
+        load_verdicts(tmp_path / "own.json")
 
 
 def test_file_names() -> None:

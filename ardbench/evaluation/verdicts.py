@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import compress
+from itertools import chain, compress, pairwise
 from operator import eq
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ def _threat(told: dict[str, Any]) -> dict[str, Any]:
 
 
 MOST = 10**6
-"""Positions that a range of them may stand for; the largest split of ardbench has 100,000."""
+"""Positions that ranges of them may stand for; the largest split of ardbench has 100,000."""
 
 
 def _classes(told: object) -> object:
@@ -43,10 +43,19 @@ def _classes(told: object) -> object:
 
 
 def _positions(told: object) -> object:
-    """Return positions that are written as FIRST-LAST as a list."""
-    ends = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", told) if isinstance(told, str) else None
-    first, last = map(int, ends.groups()) if ends else (0, MOST)
-    return list(range(first, last + 1)) if last - first < MOST else told
+    """Return positions that are written as `3,5-7` as a list."""
+    if not isinstance(told, str) or not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*", told):
+        return told
+    parts = [part.partition("-") for part in told.split(",")]
+    ranges = [range(int(first), int(last or first) + 1) for first, _, last in parts]
+    return list(chain.from_iterable(ranges)) if sum(map(len, ranges)) <= MOST else told
+
+
+def _written(index: Sequence[int]) -> str:
+    """Return positions in the form that `_positions` reads."""
+    breaks = [at for at in range(1, len(index)) if index[at] != index[at - 1] + 1]
+    ends = [(index[first], index[last - 1]) for first, last in pairwise([0, *breaks, len(index)])]
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 Class = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -141,14 +150,12 @@ class Verdicts:
     def document(self) -> dict[str, Any]:
         """Return the verdicts as they are written; n and class_balanced are for readers, derived anew on loading.
 
-        An index without gaps is written as "FIRST-LAST", and up to ten classes as a string of digits: a file of 10,000
-        images then takes 20 KB, a tenth of what lists take.
+        An index is written as `3,5-7`, and up to ten classes as a string of digits: a file of 10,000 images then takes
+        20 KB, a tenth of what lists take.
         """
         facts = asdict(self)
         lists = {name: facts.pop(name) for name in ("index", "labels", "predictions")}
-        first, last = self.index[0], self.index[-1]
-        if lists["index"] == list(range(first, last + 1)):
-            lists["index"] = f"{first}-{last}"
+        lists["index"] = _written(self.index)
         if self.classes <= 10:
             lists |= {name: "".join(map(str, lists[name])) for name in ("labels", "predictions")}
         return {**facts, "n": self.n, "class_balanced": self.class_balanced, **lists}

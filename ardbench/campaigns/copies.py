@@ -49,8 +49,9 @@ def check(run: Run) -> None:
         )
     for checkpoint in _weights(run) or run.checkpoints:
         check_seal(run.intact(checkpoint))
-    if run.done is None and not ends_with_its_digest(read_bytes(run.path / STATE, WEIGHTS_LIMIT)):
-        raise ArdbenchError(f"{run.path / STATE} is damaged (its checksum does not match): restore it or delete it.")
+    state = run.path / STATE
+    if run.done is None and state.is_file() and not ends_with_its_digest(read_bytes(state, WEIGHTS_LIMIT)):
+        raise ArdbenchError(f"{state} is damaged (its checksum does not match): restore it or delete it.")
 
 
 def bring(source: Run, target: Run, *, renew: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,15 +46,16 @@ def verify(paths: tuple[Path, ...], again: int | None, device: str, data_root: P
     rows = []
     for path in (subject for given in paths for subject in _subjects(given)):
         try:
-            rows.append({"path": str(path), "verified": True, **bench.check(path)})
-        except ArdbenchError as error:
-            rows.append({"path": str(path), "verified": False, "sentence": f"{path}: not verified. {error}"})
+            rows.append({"path": str(path), "state": "verified", **bench.check(path)})
+        except (ArdbenchError, OSError) as error:
+            rows.append({"path": str(path), "state": "failed", "sentence": f"{path}: not verified. {error}"})
         output.line(rows[-1]["sentence"])
     output.document({"subjects": rows})
-    failed = sum(not row["verified"] for row in rows)
+    states = Counter(row["state"] for row in rows)
     if len(rows) > 1:
-        output.line(f"{len(rows) - failed} of {len(rows)} verified.")
-    if failed:
+        unfinished = f", {states['unfinished']} not finished" if states["unfinished"] else ""
+        output.line(f"{states['verified']} of {len(rows)} verified{unfinished}.")
+    if states["failed"]:
         raise Exit(1)
 
 
@@ -94,12 +96,10 @@ class _Bench:
 
         run = Run(path)
         counts = check(run, self.labels)
-        facts = {name: getattr(counts, name) for name in ("finished", "weights", "teachers", "verdicts", "images")}
+        facts = {name: getattr(counts, name) for name in ("weights", "teachers", "verdicts", "images")}
         if not counts.finished:
-            rows, epochs = len(run.metrics), run.recipe.schedule.epochs
-            return facts | {
-                "sentence": f"{path}: not finished, {rows} of {epochs} epochs; its name and its state are whole."
-            }
+            words = f"{len(run.metrics)} of {run.recipe.schedule.epochs} epochs; what there is of it is whole"
+            return facts | {"state": "unfinished", "sentence": f"{path}: not finished, {words}."}
         words = [f"{_count(counts.weights, 'checkpoint')} whole"]
         if counts.taught_by:
             words.append(f"{counts.teachers} of {_count(counts.taught_by, 'teacher')} at hand and the same")

@@ -98,8 +98,8 @@ class _Bench:
         counts = check(run, self.labels)
         facts = {name: getattr(counts, name) for name in ("weights", "teachers", "verdicts", "images")}
         if not counts.finished:
-            words = f"{len(run.metrics)} of {run.recipe.schedule.epochs} epochs; what there is of it is whole"
-            return facts | {"state": "unfinished", "sentence": f"{path}: not finished, {words}."}
+            epochs = f"{len(run.metrics)} of {run.recipe.schedule.epochs} epochs; what there is of it is whole"
+            return facts | {"state": "unfinished", "sentence": f"{path}: not finished, {epochs}."}
         words = [f"{_count(counts.weights, 'checkpoint')} whole"]
         if counts.taught_by:
             words.append(f"{counts.teachers} of {_count(counts.taught_by, 'teacher')} at hand and the same")

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from ardbench import data, methods, models
 from ardbench.config import Recipe
+from ardbench.data import batches
 from ardbench.data.batches import Batch, TrainBatches
 from ardbench.data.load import load
 from ardbench.methods.base import Context, Method, Step
@@ -54,6 +56,16 @@ def method(wanted: Recipe, model: str = "resnet8-tiny", to: Any = torch.float32)
     for net in built.trainables().values():
         net.to(to)  # with what the method has added
     return built
+
+
+def in_double(patch: pytest.MonkeyPatch) -> None:
+    """Let images be float64, as networks of float64 want them.
+
+    There two ways to compute one thing differ by some 1e-15, on every processor. In fp32 they differ by what its kernels
+    round, and more where that turns the sign of a gradient or of what a ReLU is given: no tolerance holds everywhere.
+    """
+    original = batches.as_pixels
+    patch.setattr(batches, "as_pixels", lambda images: original(images).double())
 
 
 def batch(wanted: Recipe, step: int = 0, dtype: torch.dtype = torch.float32) -> Batch:

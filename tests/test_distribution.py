@@ -18,12 +18,12 @@ import pytest
 import small
 import torch
 from cli_call import call
+from small import in_double
 from test_engine import loop_of, rows, weights
 from test_methods import OURS
 from torch import Tensor, nn
 
 from ardbench import processes
-from ardbench.data import batches
 from ardbench.engine.checkpoints import load_state
 from ardbench.engine.distribution import average_statistics, synchronise
 from ardbench.engine.loop import Loop
@@ -67,8 +67,7 @@ def loop(name: str, norm: str, folder: Path, stop: Any = lambda: False, **sets: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small, "network", network)
-        patch.setattr("test_engine.method", lambda wanted: small.method(wanted, to=torch.float64))
-        return loop_of(name, folder, stop, **UNEVEN | SETS.get((name, norm), {}) | sets)
+        return loop_of(name, folder, stop, torch.float64, **UNEVEN | SETS.get((name, norm), {}) | sets)
 
 
 def trained(name: str, norm: str, folder: Path, **sets: Any) -> dict[str, Tensor]:
@@ -76,12 +75,6 @@ def trained(name: str, norm: str, folder: Path, **sets: Any) -> dict[str, Tensor
     made = loop(name, norm, folder, **sets)
     assert made.fit()
     return {f"{which}.{key}": t for which, net in made.trainables.items() for key, t in net.state_dict().items()}
-
-
-def in_double(patch: pytest.MonkeyPatch) -> None:
-    """Let images be float64."""
-    original = batches.as_pixels
-    patch.setattr(batches, "as_pixels", lambda images: original(images).double())
 
 
 def as_one_of_two(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import CPU, method, network, recipe
+from small import CPU, in_double, method, network, recipe
 from test_methods import OURS
 from torch import nn
 
@@ -37,11 +37,11 @@ from ardbench.runs import Run
 SHORT = {"schedule__epochs": 3, "selection__every": 1}
 
 
-def loop_of(name: str, folder: Path, stop: Any = lambda: False, **sets: Any) -> Loop:
+def loop_of(name: str, folder: Path, stop: Any = lambda: False, to: Any = torch.float32, **sets: Any) -> Loop:
     wanted = recipe(name, **SHORT | sets)
     splits = load("fake", CPU, validation=wanted.data.validation)
     folder.mkdir(exist_ok=True, parents=True)
-    return Loop(Run(folder), wanted, method(wanted), splits, stop, Progress())
+    return Loop(Run(folder), wanted, method(wanted, to=to), splits, stop, Progress())
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -360,9 +360,11 @@ def test_selection_is_under_its_own_threat_where_it_has_one(eps: float, share: f
     assert last["val_robust"] == share * last["val_clean"] and last["val_clean"] > 0
 
 
-def test_a_step_is_sgd_by_hand_with_the_rate_of_the_schedule(tmp_path: Path) -> None:
+def test_a_step_is_sgd_by_hand_with_the_rate_of_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of momentum, Nesterov and weight decay: v <- m v + g + d w, w <- w - rate (g + d w + m v)."""
-    loop = loop_of("standard", tmp_path, schedule__kind="cosine", schedule__warmup=0, optimizer__weight_decay=0.01)
+    in_double(monkeypatch)
+    sets = {"schedule__kind": "cosine", "schedule__warmup": 0, "optimizer__weight_decay": 0.01}
+    loop = loop_of("standard", tmp_path, to=torch.float64, **sets)
     twin = copy.deepcopy(loop.method.student).train()
     loop.method.student.train()
     velocity = [torch.zeros_like(p) for p in twin.parameters()]
@@ -377,7 +379,7 @@ def test_a_step_is_sgd_by_hand_with_the_rate_of_the_schedule(tmp_path: Path) -> 
                 w.sub_(rate * (decayed + 0.9 * v))
         loop._step(batch, 0, index)
     for ours, theirs in zip(loop.method.student.parameters(), twin.parameters(), strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_the_averaged_network_has_its_statistics_from_augmented_training_data(tmp_path: Path) -> None:

@@ -106,13 +106,13 @@ def test_a_differing_verdict_is_told_with_its_side_its_attack_and_the_margin_the
 
 def test_distances_of_a_linear_network_are_exact() -> None:
     torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.rand(5, 3, 2, 2)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double(), torch.rand(5, 3, 2, 2, dtype=torch.float64)
     y, weight = net(x).argmax(1), net[1].weight
     logits = net(x)
     for i, label in enumerate(y.tolist()):
         others = [k for k in range(4) if k != label]
         exact = min((logits[i, label] - logits[i, k]) / (weight[label] - weight[k]).abs().sum() for k in others)
-        assert autoattack.distances(net, x, y)[i].item() == pytest.approx(exact.item(), rel=1e-5)
+        assert autoattack.distances(net, x, y)[i].item() == pytest.approx(exact.item(), rel=1e-12)
 
 
 @pytest.mark.usefixtures("short")

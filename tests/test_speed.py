@@ -37,6 +37,7 @@ from ardbench.attacks.form import frozen
 from ardbench.attacks.pgd import input_gradient
 from ardbench.data.batches import Batch
 from ardbench.engine import device as devices
+from ardbench.engine import networks
 from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError
 from ardbench.planning.counting import StepCounter
@@ -86,14 +87,18 @@ def data() -> tuple[Any, Any]:
     return sides.synthetic(CPU)
 
 
-def pair(method: str, data: tuple[Any, Any]) -> tuple[Script, Loop, Batch]:
+def pair(method: str, data: tuple[Any, Any], to: torch.dtype = torch.float32) -> tuple[Script, Loop, Batch]:
     """Return both sides with equal weights, and a batch."""
     options, (images, splits) = training.parse(TINY), data
-    script, loop = sides.script_of(method, options, images, CPU), sides.loop_of(method, "fp32", options, splits)
+    with pytest.MonkeyPatch.context() as patch:
+        fresh = networks.fresh
+        patch.setattr(networks, "fresh", lambda *words: fresh(*words).to(to))
+        script, loop = sides.script_of(method, options, images, CPU), sides.loop_of(method, "fp32", options, splits)
     nets = (script.student, *([script.peer] if script.peer else []))
     for net, learning in zip(nets, loop.trainables.values(), strict=True):
-        net.load_state_dict(learning.state_dict())
-    return script, loop, loop.batches.batch(sides.epoch_of(loop.recipe), 0)
+        net.to(to).load_state_dict(learning.to(to).state_dict())  # with what the method has added
+    batch = loop.batches.batch(sides.epoch_of(loop.recipe), 0)
+    return script, loop, replace(batch, x=batch.x.to(to))
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -110,9 +115,9 @@ def gradient(net: nn.Module) -> Tensor:
 def test_same_objective_loss_and_gradient_as_ours_at_the_same_adversarial_examples(
     method: str, data: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, loop, batch = pair(method, data)
+    script, loop, batch = pair(method, data, torch.float64)
     if method == "crdnd":  # as in a later epoch
-        script.kept["accuracy"] = loop.method.accuracy = torch.rand(2, 10)
+        script.kept["accuracy"] = loop.method.accuracy = torch.rand(2, 10).double()
     noise = torch.empty_like(batch.x).uniform_(-8 / 255, 8 / 255)
     x_adv, upward = (batch.x + noise).clamp(0, 1), []
     mode = script.recipe.attack.bn
@@ -136,15 +141,15 @@ def test_same_objective_loss_and_gradient_as_ours_at_the_same_adversarial_exampl
     monkeypatch.setattr(reference_losses, "attack", theirs)
     monkeypatch.setattr(loop.method, "maximise", ours)
     expected, actual = script.loss(script, batch.x, batch.y), loop.method.step(batch, sides.epoch_of(loop.recipe)).loss
-    assert distance(actual, expected) < 1e-4  # ARD's t^2 = 900 widens the rounding
+    assert distance(actual, expected) < 1e-10
     towards = [up / up.norm() for up in upward]  # only signs are followed, so a scale does not matter
-    assert distance(*towards) < 1e-4
+    assert distance(*towards) < 1e-10
 
     expected.backward()
     actual.backward()
     nets = (script.student, *([script.peer] if script.peer else []))
     for net, learning in zip(nets, loop.trainables.values(), strict=True):
-        assert distance(gradient(learning), gradient(net)) < 1e-5
+        assert distance(gradient(learning), gradient(net)) < 1e-10
 
 
 @pytest.mark.parametrize("method", sorted(PASSES))
@@ -161,7 +166,7 @@ def test_a_step_costs_the_passes_that_the_scripts_were_counted_to_make(method: s
 
 
 def test_both_ways_to_differentiate_find_the_same_examples(data: tuple[Any, Any]) -> None:
-    script, _, batch = pair("pgd-at", data)
+    script, _, batch = pair("pgd-at", data, torch.float64)
     found = []
     for script.gradient in ("backward", "grad"):
         x_adv = attack(script, batch.x, lambda x: cross_entropy(script.student(x), batch.y), batch.x)

@@ -83,16 +83,24 @@ def test_what_fp32_does_not_confirm_is_attacked_again_in_fp32(net: nn.Module, mo
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("has", [True, False])
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "fab-t", "square"])
-def test_every_success_of_the_real_form_is_one_of_the_network(tmp_path: Path, attack: str) -> None:
-    """On colour images, whose gradients through channels_last weights the package must be able to view."""
+def test_every_success_of_the_real_form_is_one_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, has: bool
+) -> None:
+    """On colour images, whose gradients through channels_last weights the package must be able to view.
+
+    The form is that of a processor that has instructions for bf16, and of one that has none.
+    """
+    monkeypatch.setattr(autoattack, "computes_bf16", lambda device: has)
     net, images = network(0).eval(), load("fake", CPU).test
     split = Split(images.images, net(images.pixels(slice(None))).argmax(1), images.index, images.info)
     fast = evaluate(net, split, f"aa-fast:{attack}", LINF, batch=20, store=tmp_path, keep_adversarial=True)
     x_adv = load_file(tmp_path / f"aa-fast-{attack}.adversarial.safetensors")["x_adv"]
     assert net(x_adv).argmax(1).tolist() == fast.predictions
     assert fast.taken[attack] > fast.taken["clean"] == 0
-    assert fast.notes[-1].startswith("attacked in bf16, every success confirmed in fp32.")
+    said = "in bf16" if has else "with BatchNorms folded, in fp32 for want of bf16 instructions"
+    assert fast.notes[-1].startswith(f"attacked {said}, every success confirmed in fp32.")
 
 
 @pytest.mark.usefixtures("short")

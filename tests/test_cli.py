@@ -172,7 +172,10 @@ def test_eval_says_when_it_measured_a_subset(teacher: Path) -> None:
     assert "20 of 64" in call("eval", teacher, "--protocol", "clean", "--n", "20", "--device", "cpu").stdout
 
 
-def test_eval_fast_keeps_verdicts_and_images_beside_those_of_the_plain_protocol(teacher: Path, runs: Path) -> None:
+def test_eval_fast_keeps_verdicts_and_images_beside_those_of_the_plain_protocol(
+    teacher: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ardbench.evaluation.autoattack.computes_bf16", lambda device: True)
     words = ["eval", teacher, "--protocol", "aa:apgd-ce,apgd-t", "--checkpoint", "last", "--device", "cpu", "--n", 20]
     fast = [*words, "--protocol", "clean", "--fast", "--keep-adversarial", "--batch", "auto", "--runs", runs]
     assert call(*words).exit_code == 0

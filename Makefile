@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-oldest test-gpu reproduce-tables tables evidence-gpu speed speed-gpu clean
+.PHONY: help install format lint type test test-oldest test-avx2 test-gpu reproduce-tables tables evidence-gpu speed speed-gpu clean
 
 help: ## Say what there is
 	@echo "make TARGET [SUITE=digits] [ARGS='...'] [PYTHON=python3.12]"
@@ -50,6 +50,9 @@ test-oldest: ## Run them with the oldest torch that setup.cfg allows, in an envi
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
 	  $$(sed -nE 's/^ +(torch|torchvision)>=([0-9.]+),.*/\1==\2.*/p' setup.cfg)
 	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
+
+test-avx2: $(STAMP) ## Run them with the kernels of a processor that has nothing beyond AVX2; ARGS goes to pytest
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python $(PYTEST) $(ARGS)
 
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device; ARGS goes to pytest
 	$(BIN)/python -m pytest -m gpu $(ARGS)

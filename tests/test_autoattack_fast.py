@@ -83,6 +83,16 @@ def test_what_fp32_does_not_confirm_is_attacked_again_in_fp32(net: nn.Module, mo
 
 
 @pytest.mark.usefixtures("short")
+def says(net: nn.Module, x: Tensor, predictions: list[int]) -> bool:
+    """Return whether the network says this of each image, up to ties: FAB stops at a boundary, 1e-7 from it.
+
+    There another batch than the one that was measured may round to the other side; logits are below 10 here.
+    """
+    logits = net(x)
+    said = logits.gather(1, torch.tensor(predictions)[:, None]).squeeze(1)
+    return bool((logits.amax(1) - said < 1e-5).all())
+
+
 @pytest.mark.parametrize("has", [True, False])
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "fab-t", "square"])
 def test_every_success_of_the_real_form_is_one_of_the_network(
@@ -97,7 +107,7 @@ def test_every_success_of_the_real_form_is_one_of_the_network(
     split = Split(images.images, net(images.pixels(slice(None))).argmax(1), images.index, images.info)
     fast = evaluate(net, split, f"aa-fast:{attack}", LINF, batch=20, store=tmp_path, keep_adversarial=True)
     x_adv = load_file(tmp_path / f"aa-fast-{attack}.adversarial.safetensors")["x_adv"]
-    assert net(x_adv).argmax(1).tolist() == fast.predictions
+    assert says(net, x_adv, fast.predictions)
     assert fast.taken[attack] > fast.taken["clean"] == 0
     said = "in bf16" if has else "with BatchNorms folded, in fp32 for want of bf16 instructions"
     assert fast.notes[-1].startswith(f"attacked {said}, every success confirmed in fp32.")
@@ -131,7 +141,7 @@ def test_the_image_that_took_a_point_is_kept_and_every_other_stays_as_it_is(
     x_adv, chosen = load_file(file)["x_adv"], split.subset(40, 0)
     x, moved = chosen.pixels(slice(None)), (x_adv != chosen.pixels(slice(None))).flatten(1).any(1)
     assert x_adv.dtype == torch.float32 and verdicts.index == chosen.index.tolist()
-    assert net.eval()(x_adv).argmax(1).tolist() == verdicts.predictions
+    assert says(net.eval(), x_adv, verdicts.predictions)
     clean = (net.eval()(x).argmax(1) == chosen.labels).tolist()
     assert moved.tolist() == [right and not robust for right, robust in zip(clean, verdicts.robust, strict=True)]
     assert moved.any() == (name != "clean")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ardbench.data.batches import count_views, number_views
 from ardbench.data.load import load
 from ardbench.engine.loop import Loop
-from ardbench.engine.teacher_cache import FOLDER
+from ardbench.engine.teacher_cache import FOLDER, ROWS
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher
@@ -83,8 +83,10 @@ def test_a_view_is_asked_about_once_and_in_batches_of_one_size(tmp_path: Path) -
     loop, asked = loop_of(tmp_path, data__augment="none")
     for batch in batches(loop, epochs=3):
         loop.method.teacher_logits(batch)
-    assert set(asked.sizes) == {50}
-    assert sum(asked.sizes) == 50 * len(loop.batches)  # one view an image: nothing is new after the first epoch
+    assert set(asked.sizes) == {2 * ROWS}  # what holds a batch of 50
+    assert (
+        sum(asked.sizes) == 288
+    )  # 224 images in three batches, one view an image: nothing is new after the first epoch
 
 
 def test_a_new_view_is_asked_about_and_a_known_one_is_not(tmp_path: Path) -> None:

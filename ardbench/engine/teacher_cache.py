@@ -6,6 +6,7 @@ asking again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,6 +28,10 @@ from ardbench.untrusted import WEIGHTS_LIMIT, check_size
 
 FOLDER = "teacher-logits"
 """Beside the runs, of files that all of them share."""
+
+ROWS = 48
+"""Teachers are asked in multiples of it. Products take rows in blocks of 6, 12, 16, 24 or 48, by the processor, and may round
+those of a last, smaller block otherwise: a resumed run, which asks about a view at another place, would be another run."""
 
 
 @dataclass
@@ -102,11 +107,11 @@ class TeacherCache:
 
     @torch.no_grad()
     def _fill(self, teacher: int, store: Store, epoch: int, steps: range) -> None:
-        """Ask in batches of one size, the last padded: so each view rounds as it would in another batch of that size."""
+        """Ask in batches of one size, the last padded: so each view rounds as it would at another place of another batch."""
         rows, view = map(torch.cat, zip(*(self.batches.seen(epoch, step) for step in steps), strict=True))
         place = self._place(self.batches.split.index[rows], view)
         unknown = (~store.known[place]).nonzero().squeeze(1)
-        size = self.batches.size
+        size = math.ceil(self.batches.size / ROWS) * ROWS
         for begin in range(0, len(unknown), size):
             chosen = unknown[begin : begin + size]
             padded = torch.cat([chosen, chosen[-1:].expand(size - len(chosen))])

@@ -1,7 +1,7 @@
 """Runs in the form that is committed: left in a folder by `reproduce --keep`, taken from there by `--from`. Torch-free.
 
-A finished run is config.json, env.json, metrics.jsonl, its weights, its verdicts and findings, and `done`; of an unfinished
-one `last.state` goes with it in place of `done`. Folders of the machine that wrote it are cut off.
+A finished run is config.json, env.json, teachers.json, metrics.jsonl, its weights, its verdicts and findings, and `done`; of
+an unfinished one `last.state` goes with it in place of `done`. Folders of the machine that wrote it are cut off.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _weights(run: Run) -> dict[str, str]:
 
 def _files(run: Run) -> Iterator[Path]:
     """Yield the files of a run that are copied; the last one decides how far the copy is."""
-    for name in ("config.json", "env.json", "metrics.jsonl"):
+    for name in ("config.json", "env.json", "teachers.json", "metrics.jsonl"):
         if (run.path / name).is_file():
             yield run.path / name
     yield from map(run.weights, run.checkpoints)

@@ -19,6 +19,7 @@ from ardbench.evaluation.measure import evaluate, examples_digest, subset_of
 from ardbench.evaluation.statistics import LIMITS, mcnemar
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.evidence import measured
+from ardbench.exports import WEIGHTS
 from ardbench.models.sealed import check_seal
 from ardbench.runs import Run
 
@@ -145,4 +146,4 @@ def check_export(folder: Path) -> None:
         ArdbenchError: they are not.
     """
     exported.load(folder)
-    check_seal(folder / exported.WEIGHTS)
+    check_seal(folder / WEIGHTS)

@@ -109,6 +109,10 @@ def _content(path: Path) -> bytes:
     if path.name == "env.json":
         told = read_json(path)
         return _as_json(told | {"argv": [without_folder(word) for word in told.get("argv", ())]})
+    if path.name == "teachers.json":
+        told = read_json(path)
+        named = [one | {"source": without_folder(one["source"])} for one in told.get("teachers", ())]
+        return _as_json(told | {"teachers": named})
     if path.parent.parent.name == "eval" and not trust.is_trust(path):
         return _as_json(load_verdicts(path).document())
     return read_bytes(path, WEIGHTS_LIMIT if path.suffix in (".safetensors", ".state") else TEXT_LIMIT)

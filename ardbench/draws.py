@@ -28,8 +28,21 @@ def generator(device: torch.device, *key: object) -> torch.Generator | None:
 def seeded(*key: object) -> Iterator[None]:
     """Let torch's global generator on the host be a function of `key`, and give it back as it was: for initial weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(*key))
+        torch.default_generator.manual_seed(derive(*key))
         yield
+
+
+def seed_operations(device: torch.device, *key: object) -> None:
+    """Let what draws on `device` without a generator of its own, such as dropout, be a function of `key`.
+
+    `torch.manual_seed` does so for every device that there may be, which takes up to 0.6 ms.
+    """
+    seed = derive(*key)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[
+            torch.cuda.current_device() if device.index is None else device.index
+        ].manual_seed(seed)
 
 
 @dataclass(frozen=True)

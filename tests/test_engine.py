@@ -17,12 +17,15 @@ from typing import Any
 
 import pytest
 import torch
-from small import CPU, in_double, method, network, recipe
+from small import CPU, batch, in_double, method, network, recipe
 from test_methods import OURS
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ardbench.config import Recipe, Schedule
 from ardbench.data.load import load
+from ardbench.draws import derive, seed_operations
+from ardbench.engine.averaging import Trailing
 from ardbench.engine.checkpoints import load_state, load_weights, save_state
 from ardbench.engine.ledger import Ledger
 from ardbench.engine.loop import Loop
@@ -101,6 +104,36 @@ def test_averages_are_what_they_say(kind: str, tmp_path: Path) -> None:
     found = weights(tmp_path, "averaged")
     assert torch.allclose(found["head.weight"], expected, atol=1e-6)
     assert not torch.equal(found["bn1.running_mean"], weights(tmp_path, "last")["bn1.running_mean"])
+
+
+def test_a_moving_average_is_the_one_of_torch_to_the_bit() -> None:
+    net = network(0)
+    ours, torchs = Trailing(net, 0.9), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    for step in range(4):
+        net(torch.rand(16, 3, 8, 8))  # moves the buffers
+        nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(net.parameters()) * 1.05, net.parameters())
+        ours.update_parameters(net)
+        torchs.update_parameters(net)
+        found, expected = ours.state_dict(), torchs.state_dict()
+        assert list(found) == list(expected) and int(found["n_averaged"]) == step + 1
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_operations_draw_what_they_draw_after_torchs_own_seed() -> None:
+    torch.manual_seed(derive(3, "operations", 1, 2))
+    expected = torch.rand(5)
+    seed_operations(CPU, 3, "operations", 1, 2)
+    assert torch.equal(torch.rand(5), expected)
+
+
+def test_a_network_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda net, **_: (compiled.append(net), lambda x: net(x))[1])
+    wanted = recipe("trades", precision__compile=True)
+    built = method(wanted)
+    for step in range(2):
+        built.step(batch(wanted, step), 0)
+    assert compiled.count(built.student) == 1
 
 
 def test_nan_stops_with_epoch_batch_and_terms_and_keeps_the_last_state(tmp_path: Path) -> None:

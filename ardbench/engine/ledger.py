@@ -27,7 +27,7 @@ class Ledger:
             assert self._sums is not None and self._bad is not None
         self._sums += values * images
         self._images += images
-        found = torch.cat([values.new_tensor([index]), values])
+        found = torch.cat([values.new_full((1,), index), values])
         first_bad = ~values.isfinite().all() & (self._bad[0] < 0)
         self._bad = torch.where(first_bad, found, self._bad)
 

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ardbench import processes
 from ardbench.config import Recipe, epoch_at
 from ardbench.data.batches import Batch, Splits, TrainBatches
-from ardbench.draws import derive
+from ardbench.draws import seed_operations
+from ardbench.engine.averaging import Trailing
 from ardbench.engine.checkpoints import all_finite, load_state, load_weights, save_state, save_weights
 from ardbench.engine.device import peak_memory
 from ardbench.engine.diagnostics import Diagnostics
@@ -138,7 +139,7 @@ class Loop:
         return True
 
     def _step(self, batch: Batch, epoch: int, index: int) -> None:
-        torch.manual_seed(derive(self.recipe.seed, "operations", epoch, index))  # dropout and the like
+        seed_operations(self.device, self.recipe.seed, "operations", epoch, index)
         rate = self.recipe.optimizer.lr * factor(
             self.recipe.schedule, epoch * len(self.batches) + index, len(self.batches)
         )
@@ -283,4 +284,4 @@ def _average(student: nn.Module, recipe: Recipe) -> AveragedModel | None:
     if recipe.average.kind == "none":
         return None
     decay = recipe.average.decay
-    return AveragedModel(student, multi_avg_fn=None if decay is None else get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    return AveragedModel(student) if decay is None else Trailing(student, decay)

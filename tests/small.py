@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,17 +42,20 @@ def network(seed: int, model: str = "resnet8-tiny") -> nn.Module:
     return net
 
 
-def method(wanted: Recipe, model: str = "resnet8-tiny", to: Any = torch.float32) -> Method[Any]:
+def method(
+    wanted: Recipe, model: str = "resnet8-tiny", to: Any = torch.float32, tell: Callable[[str], None] | None = None
+) -> Method[Any]:
     """Return a method with a student and as many teachers as its roles name, frozen as the engine freezes them.
 
     Args:
         wanted: its recipe.
         model: of student and teachers.
         to: the type or the device of all networks.
+        tell: hears what a user should know.
     """
     kind = methods.method_class(wanted.method["name"])
     teachers = tuple(network(10 + i, model).to(to).eval().requires_grad_(False) for i in range(len(kind.roles)))
-    built = kind(Context(wanted, network(0, model).to(to), teachers, lambda name: network(5, name).to(to)))
+    built = kind(Context(wanted, network(0, model).to(to), teachers, lambda name: network(5, name).to(to), tell))
     for net in built.trainables().values():
         net.to(to)  # with what the method has added
     return built

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from small import cosine, network
 from torch import Tensor, nn
 
-from ardbench.attacks.form import FastForm, frozen
+from ardbench.attacks.form import CastForm, FastForm, frozen
 from ardbench.attacks.objectives import divergence, label_loss, label_margin, own_logits
 from ardbench.attacks.pgd import Maximiser, input_gradient
-from ardbench.attacks.threat import l2_norm, project, start_at
+from ardbench.attacks.threat import ascend, l2_norm, project, start_at
 from ardbench.config import Attack, Precision, Threat
 from ardbench.draws import Draws
 
@@ -123,6 +123,56 @@ def test_train_mode_moves_the_statistics_once_a_forward_and_never_without_update
     found = Maximiser(LINF, attack(bn="train"), Precision())(label_loss, net, x, (y,), draws=draws())
     assert torch.equal(found, x_adv)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), twin.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("model", ["resnet8", "mobilenetv2", "vit-tiny"])
+def test_weights_that_are_cast_once_are_those_of_autocast_to_the_bit(model: str) -> None:
+    """With its weights and its own statistics, from step to step, and a part that stays in eval mode."""
+    x, y = images()
+    net, twin = network(3, model).train(), network(3, model).train()
+    maximiser = Maximiser(LINF, attack(bn="train", start="none"), Precision(attack="bf16"))
+    for step in range(2):
+        for one in (net, twin):
+            next(iter(one.children())).train(step == 1)
+            nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(one.parameters()) * 1.05, one.parameters())
+        x_adv = x
+        for _ in range(3):
+            leaf = x_adv.detach().requires_grad_()
+            with frozen(twin, "train"), torch.autocast("cpu", torch.bfloat16):
+                logits = twin(leaf)
+            (gradient,) = torch.autograd.grad(label_loss(lambda _, logits=logits: logits.float(), leaf, y).sum(), leaf)
+            x_adv = ascend(x, x_adv, gradient, 0.05, LINF)
+        assert torch.equal(maximiser(label_loss, net, x, (y,), draws=draws(step=step)), x_adv)
+        assert all(
+            torch.equal(a, b) for a, b in zip(net.state_dict().values(), twin.state_dict().values(), strict=True)
+        )
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_weights_are_cast_once_a_step_in_train_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (x, y), refreshed = network(3).train(), images(), list[CastForm]()
+    refresh = CastForm.refresh
+    monkeypatch.setattr(CastForm, "refresh", lambda form: (refreshed.append(form), refresh(form))[1])
+    maximiser = Maximiser(LINF, attack(bn="train", steps=10), Precision(attack="bf16"))
+    for step in range(2):
+        with torch.profiler.profile() as profile:
+            maximiser(label_loss, net, x, (y,), draws=draws(step=step))
+    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in net.modules())
+    casts = sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
+    assert len(refreshed) == 2 and len(set(refreshed)) == 1
+    assert casts < 10 * (layers + 20)  # of activations; weights would be as many again
+
+
+def test_a_refreshed_copy_is_folded_by_the_equation_to_the_bit() -> None:
+    net = network(8, "resnet8").train()
+    form = FastForm(net, bf16=False, precision=Precision(channels_last=False))
+    net(torch.rand(16, 3, 8, 8))
+    form.refresh()
+    conv, bn = net.get_submodule("conv1"), net.get_submodule("bn1")
+    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()  # type: ignore[operator]
+    ours = form._copy.get_submodule("conv1")
+    assert torch.equal(ours.weight, conv.weight * scale[:, None, None, None])  # type: ignore[arg-type, operator]
+    assert torch.equal(ours.bias, bn.bias - bn.running_mean * scale)  # type: ignore[arg-type, operator]
 
 
 def test_eval_mode_touches_nothing() -> None:

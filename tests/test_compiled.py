@@ -11,7 +11,6 @@ import pytest
 import torch
 from small import CPU, batch, cosine, method, recipe
 
-from ardbench.attacks import graph
 from ardbench.attacks.graph import MOST, Graphs
 from ardbench.data.load import load
 from ardbench.engine.loop import Loop
@@ -53,15 +52,11 @@ def test_a_compiled_run_trains_and_its_weights_are_plain(tmp_path: Path) -> None
 def test_graphs_record_each_shape_once_and_refuse_names_that_never_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = []
 
-    class Recording:
-        def __init__(self, work: Any, tensors: Any) -> None:
-            self.work = work
-            recorded.append([len(tensor) for tensor in tensors])
+    def record(graphs: Graphs, work: Any, tensors: Any) -> Any:
+        recorded.append([len(tensor) for tensor in tensors])
+        return work
 
-        def __call__(self, *tensors: Any) -> Any:
-            return self.work(*tensors)
-
-    monkeypatch.setattr(graph, "_Recording", Recording)
+    monkeypatch.setattr(Graphs, "_recorded", record)
     graphs, double = Graphs(), (lambda x: 2 * x)
     for size in (4, 4, 3, 4):
         x = torch.ones(size)

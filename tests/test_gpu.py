@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small import batch, method, recipe
 
 from ardbench import methods
-from ardbench.attacks.graph import Graphs
+from ardbench.attacks.graph import DRAWN, Graphs
+from ardbench.attacks.objectives import label_loss
+from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine.device import forget_peak, peak_memory
 from ardbench.engine.loop import Loop
@@ -46,35 +51,149 @@ def test_a_run_resumes_on_cuda(precision: str, tmp_path: Path) -> None:
     assert [row["epoch"] for row in Run(tmp_path).metrics] == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["pgd-at", "rslad", "trades", "adaad"])
-@pytest.mark.parametrize("attack", ["fp32", "bf16"])
-def test_a_replayed_attack_is_the_eager_one_to_the_bit(name: str, attack: str) -> None:
-    found = []
-    for graphed in (False, True):
-        wanted = recipe(name, precision__attack=attack, precision__cuda_graph=graphed)
-        built = method(wanted, to="cuda")
-        seen: list[torch.Tensor] = []
-        built.watch = lambda _, x_adv, seen=seen: seen.append(x_adv)
-        for step in (0, 1, 0):  # recorded, replayed with other images, and replayed with the first again
-            built.step(batch(wanted, step).to("cuda"), 0)
-        assert torch.equal(seen[0], seen[2])
-        found.append(seen)
-    assert all(torch.equal(eager, replayed) for eager, replayed in zip(*found, strict=True))
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> list[torch.cuda.CUDAGraph]:
+    """Return a list to which each graph is added when it is replayed; kernels are chosen to be the same each time."""
+    seen: list[torch.cuda.CUDAGraph] = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (seen.append(graph), replay(graph))[1])
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    return seen
 
 
-@pytest.mark.parametrize("sets", [{}, {"precision__compile": True}, {"precision__cuda_graph": True}], ids=str)
-def test_training_waits_for_the_device_only_where_it_looks(sets: dict[str, bool], tmp_path: Path) -> None:
-    device = torch.device("cuda")
-    wanted = recipe("rslad", precision__attack="bf16", precision__outer="bf16", **sets)
-    splits = load("fake", device, validation=wanted.data.validation)
-    loop = Loop(Run(tmp_path), wanted, method(wanted, to="cuda"), splits, lambda: False, Progress())
-    for index in range(2):  # compiles, records, and asks the teacher about the views of the epoch
-        loop._step(loop.batches.batch(0, index), 0, index)
+def attacked(wanted: Recipe, tell: Callable[[str], None] | None = None) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    """Return the x' of three steps, the third of which repeats the first, and the state of the student after them."""
+    built = method(wanted, to="cuda", tell=tell)
+    seen: list[torch.Tensor] = []
+    built.watch = lambda _, x_adv: seen.append(x_adv)
+    first = {name: net_state(net) for name, net in built.trainables().items()}
+    for step in (0, 1, 0):  # recorded, replayed with other images, and replayed with the first again
+        for name, net in built.trainables().items():
+            net.load_state_dict(first[name])  # each step moves running statistics
+        torch.cuda.manual_seed(step)
+        built.step(batch(wanted, step).to("cuda"), 0)
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[1])
+    return seen, net_state(built.student)
+
+
+def net_state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("bn", "name"),
+    [("eval", name) for name in ("pgd-at", "rslad", "trades", "adaad", "peeraid")]
+    + [("train", name) for name in ("iad-i", "trades", "adaad")],
+)
+def test_a_replayed_attack_is_the_eager_one_to_the_bit(
+    name: str, precision: str, bn: str, replays: list[torch.cuda.CUDAGraph]
+) -> None:
+    words = {"precision__attack": precision, "attack__bn": bn, "data__batch": 8}
+    (eager, plain), (replayed, state) = (
+        attacked(recipe(name, precision__cuda_graph=graphed, **words)) for graphed in (False, True)
+    )
+    assert len(replays) == 3 and len(set(replays)) == 1
+    assert all(torch.equal(a, b) for a, b in zip(eager, replayed, strict=True))
+    assert all(torch.equal(plain[key], state[key]) for key in plain)
+
+
+def test_what_draws_is_not_recorded_and_says_so_once(replays: list[torch.cuda.CUDAGraph]) -> None:
+    words = {"method__drop_block": True, "method__p_adv": 1, "data__batch": 8}
+    told: list[str] = []
+    eager, replayed = (
+        attacked(recipe("darht", precision__cuda_graph=graphed, **words), told.append)[0] for graphed in (False, True)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(eager, replayed, strict=True))
+    assert replays == []
+    assert told == [DRAWN]
+
+
+def test_recordings_share_one_pool_and_replay_in_any_order(replays: list[torch.cuda.CUDAGraph]) -> None:
+    graphs, others = Graphs(), Graphs()
+    a, b = torch.rand(2, 1000, device="cuda")
+    calls = [(graphs, "double", lambda x: (x + x).mul(1.0)), (others, "square", lambda x: (x * x).add(0.0))]
+    for known, name, work in (*calls, *calls[::-1], *calls):
+        for x in (a, b):
+            assert torch.equal(known(name, work, x), work(x))
+    assert len(set(replays)) == 2
+    assert len({graph.pool() for graph in replays}) == 1
+
+
+def test_a_network_whose_weights_have_moved_in_memory_is_recorded_again(replays: list[torch.cuda.CUDAGraph]) -> None:
+    wanted = recipe("pgd-at", precision__cuda_graph=True, data__batch=8)
+    built, given = method(wanted, to="cuda"), batch(wanted).to("cuda")
+    built.maximise(label_loss, given, aux=(given.y,))
+    for parameter in built.student.parameters():
+        parameter.data = 1.1 * parameter.data
+    found = built.maximise(label_loss, given, aux=(given.y,))
+    fresh = method(recipe("pgd-at"), to="cuda")
+    fresh.student.load_state_dict(built.student.state_dict())
+    assert torch.equal(found, fresh.maximise(label_loss, given, aux=(given.y,)))
+    assert len(set(replays)) == 2
+
+
+BF16 = {"precision__attack": "bf16", "precision__outer": "bf16"}
+SWITCHES = [
+    {},
+    {"precision__compile": True, **BF16},
+    {"precision__cuda_graph": True, **BF16},
+    {"attack__bn": "train", **BF16},
+    {"average__kind": "ema", "average__decay": 0.9, "diagnostics": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [("rslad", sets) for sets in SWITCHES]
+    + [(name, SWITCHES[-1]) for name in sorted(methods.METHODS) if name != "rslad"],
+    ids=str,
+)
+def test_training_waits_for_the_device_only_where_it_looks(name: str, sets: dict[str, Any], tmp_path: Path) -> None:
+    loop = begun(recipe(name, data__batch=8, **sets), tmp_path)
     torch.cuda.set_sync_debug_mode("error")
     try:
         loop._step(loop.batches.batch(0, 2), 0, 2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def begun(wanted: Recipe, folder: Path) -> Loop:
+    """Return a loop after two steps, in which it compiles, records, and asks the teacher about the views of the epoch."""
+    splits = load("fake", torch.device("cuda"), validation=wanted.data.validation)
+    loop = Loop(Run(folder), wanted, method(wanted, to="cuda"), splits, lambda: False, Progress())
+    for index in range(2):
+        loop._step(loop.batches.batch(0, index), 0, index)
+    return loop
+
+
+LAUNCHES = {
+    ("eval", "pgd-at"): (439, 474, 241), ("train", "pgd-at"): (478, 512, 241),
+    ("eval", "trades"): (695, 757, 462), ("train", "trades"): (763, 824, 462),
+    ("eval", "rslad"): (661, 721, 474), ("train", "rslad"): (700, 759, 474),
+    ("eval", "adaad"): (687, 732, 299), ("train", "adaad"): (726, 770, 299),
+    ("eval", "iad-i"): (453, 488, 255), ("train", "iad-i"): (492, 526, 255),
+}  # fmt: skip
+"""The most launches of a step of a ResNet-8 at batch 2 with 2 attack steps: in fp32, bf16, and bf16 that is replayed."""
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "null_launches"), reason="a real device launches by its own libraries"
+)
+@pytest.mark.parametrize(("bn", "name"), sorted(LAUNCHES))
+def test_a_step_launches_no_more_than_it_did(bn: str, name: str, tmp_path: Path) -> None:
+    found = []
+    for sets in ({}, BF16, {"precision__cuda_graph": True, **BF16}):
+        loop = begun(recipe(name, attack__bn=bn, data__batch=2, **sets), tmp_path)
+        before = launches()
+        loop._step(loop.batches.batch(0, 2), 0, 2)
+        found.append(launches() - before)
+    assert all(a <= b for a, b in zip(found, LAUNCHES[bn, name], strict=True)), found
+
+
+def launches() -> int:
+    return ctypes.c_long.in_dll(ctypes.CDLL(None), "null_launches").value
 
 
 def test_the_teacher_cache_on_cuda_says_what_the_teacher_says(tmp_path: Path) -> None:

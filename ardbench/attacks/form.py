@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -28,12 +28,14 @@ def frozen(net: nn.Module, mode: str, update: bool = True) -> Iterator[None]:
         mode: "eval" uses running statistics everywhere; "train" leaves each sub-module in the mode it is in.
         update: with "train", whether a forward may move the running statistics.
     """
-    modes = [(module, module.training) for module in net.modules()]
-    learns = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    modules = list(net.modules())  # each walk over a network, and each attribute that is set, takes the host its time
+    modes = [(module, module.training) for module in modules]
+    learns = [(p, p.requires_grad) for module in modules for p in module._parameters.values() if p is not None]
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     try:
-        for parameter, _ in learns:
-            parameter.requires_grad_(False)
+        for parameter, learning in learns:
+            if learning:
+                parameter.requires_grad_(False)
         if mode == "eval":
             net.eval()
         elif not update:
@@ -42,11 +44,14 @@ def frozen(net: nn.Module, mode: str, update: bool = True) -> Iterator[None]:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:
+                module.training = training
         for parameter, learning in learns:
-            parameter.requires_grad_(learning)
+            if parameter.requires_grad != learning:
+                parameter.requires_grad_(learning)
         for norm in norms:
-            norm.track_running_stats = True
+            if not norm.track_running_stats:
+                norm.track_running_stats = True
 
 
 class FastForm:
@@ -87,14 +92,21 @@ class FastForm:
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the network's present parameters and statistics into the copy."""
-        for ours, conv, bn in self._pairs:
-            assert ours.bias is not None and bn.running_mean is not None and bn.running_var is not None
-            scale = bn.weight * (bn.running_var + bn.eps).rsqrt()  # (channels,)
-            shift = bn.bias - bn.running_mean * scale
-            ours.weight.copy_(conv.weight * scale[:, None, None, None])
-            ours.bias.copy_(shift if conv.bias is None else shift + conv.bias * scale)
-        for tensor, original in self._kept:
-            tensor.copy_(original)
+        if self._pairs:
+            ours, convs, norms = zip(*self._pairs, strict=True)
+            spread = torch._foreach_add([bn.running_var for bn in norms], [bn.eps for bn in norms])
+            scale = torch._foreach_mul([bn.weight for bn in norms], torch._foreach_rsqrt(spread))  # (channels,) each
+            moved = torch._foreach_mul([bn.running_mean for bn in norms], scale)
+            shift = [
+                shift if conv.bias is None else shift + conv.bias * by
+                for conv, shift, by in zip(
+                    convs, torch._foreach_sub([bn.bias for bn in norms], moved), scale, strict=True
+                )
+            ]
+            weights = torch._foreach_mul([conv.weight for conv in convs], [s[:, None, None, None] for s in scale])
+            torch._foreach_copy_([conv.weight for conv in ours], weights)
+            torch._foreach_copy_([conv.bias for conv in ours], shift)
+        _copy_all(self._kept)
 
     def settled(self) -> FastForm:
         """Return this copy, from now on without its source, whose memory may then be freed: for a trained teacher."""
@@ -108,6 +120,51 @@ class FastForm:
         with torch.autocast(x.device.type, torch.bfloat16):
             logits: Tensor = self._forward(x)
         return logits.float()
+
+
+class CastForm:
+    """A network in train mode under bf16 autocast, its weights cast once and not in each forward: the same to the bit.
+
+    Only convolutions and linear layers are copies; BatchNorms and everything else are the network's own, so that a forward
+    moves its running statistics. `refresh` casts the present weights and takes over the present modes.
+
+    Args:
+        net: the network; it is never touched but by what its own parts do in a forward.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        cast = {module for module in net.modules() if type(module) in (nn.Conv2d, nn.Linear)}
+        parts = {id(module): module for module in net.modules() if cast.isdisjoint(module.modules())}
+        tensors = (t for m in net.modules() if m not in cast for t in (*m._parameters.values(), *m._buffers.values()))
+        shared: dict[int, object] = {id(tensor): tensor for tensor in tensors if tensor is not None}
+        self._copy = copy.deepcopy(net, shared | parts)
+        self._modes = [(a, b) for a, b in zip(self._copy.modules(), net.modules(), strict=True) if a is not b]
+        self._cast: list[tuple[Tensor, Tensor]] = []
+        for ours, module in self._modes:
+            if module in cast:
+                ours.to(torch.bfloat16).requires_grad_(False)
+                self._cast += zip(ours.parameters(), module.parameters(), strict=True)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the network's present weights and modes into the copy."""
+        for ours, module in self._modes:
+            if ours.training != module.training:
+                ours.training = module.training
+        _copy_all(self._cast)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return fp32 logits (B, K) of x (B, C, H, W)."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self._copy(x)
+        return logits.float()
+
+
+def _copy_all(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Copy the second of each pair into the first."""
+    if pairs:
+        ours, theirs = zip(*pairs, strict=True)
+        torch._foreach_copy_(ours, theirs)
 
 
 class _Tracer(fx.Tracer):

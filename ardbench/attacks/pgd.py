@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -10,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ardbench.attacks.form import FastForm, frozen
+from ardbench.attacks.form import CastForm, FastForm, frozen
 from ardbench.attacks.graph import Graphs
 from ardbench.attacks.threat import ascend, per_example, start_at
 from ardbench.config import Attack, Precision, Threat
@@ -26,17 +27,25 @@ class Maximiser:
     Args:
         threat: the ball; the box is always [0, 1].
         attack: steps, step size, start, BatchNorm mode, restarts.
-        precision: with `attack.bn = "eval"`, whether the network is attacked as a folded, bf16 or compiled copy, and whether
-            the steps are replayed as a CUDA graph. With "train" it is never a copy: each crafting forward uses batch
-            statistics and moves the network's own running statistics.
+        precision: with `attack.bn = "eval"`, whether the network is attacked as a folded, bf16 or compiled copy. With
+            "train" each crafting forward uses batch statistics and moves the network's own running statistics. Either is
+            replayed as a CUDA graph where `cuda_graph` says so.
         momentum: decay of the gradients that are summed over the steps, each of L1 norm 1; 0 sums nothing. Source: Y. Dong
             et al., "Boosting adversarial attacks with momentum", CVPR 2018, eq. 6.
+        tell: hears in a sentence why an attack is not replayed although `cuda_graph` says so.
     """
 
-    def __init__(self, threat: Threat, attack: Attack, precision: Precision, momentum: float = 0.0) -> None:
-        self.threat, self.attack, self.precision, self.momentum = threat, attack, precision, momentum
-        self._forms: WeakKeyDictionary[nn.Module, FastForm] = WeakKeyDictionary()
-        self._graphs: WeakKeyDictionary[FastForm, Graphs] = WeakKeyDictionary()
+    def __init__(
+        self,
+        threat: Threat,
+        attack: Attack,
+        precision: Precision,
+        momentum: float = 0.0,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.threat, self.attack, self.precision, self.momentum, self.tell = threat, attack, precision, momentum, tell
+        self._forms: WeakKeyDictionary[nn.Module, FastForm | CastForm] = WeakKeyDictionary()
+        self._graphs: WeakKeyDictionary[nn.Module, Graphs] = WeakKeyDictionary()
 
     def __call__(
         self,
@@ -52,7 +61,8 @@ class Maximiser:
         """Return x' in ball and box that makes objective(net, x', *aux) large, per example.
 
         Args:
-            objective: (net, x', *aux) -> (B,); closes over no tensor that changes from call to call.
+            objective: (net, x', *aux) -> (B,); closes over no tensor that changes from call to call, and looks at no
+                network that is trained but the one it is given.
             net: the attacked network; its modes and requires_grad are as before afterwards, also on an exception.
             x: (B, C, H, W) in [0, 1].
             aux: what the batch brings, such as labels or teacher logits.
@@ -63,33 +73,36 @@ class Maximiser:
         Returns:
             (B, C, H, W), detached, in the layout of x.
         """
-        mode = self.attack.bn
-        with frozen(net, mode, self.attack.bn_update):
-            attacked = self._form(net) if mode == "eval" else self._itself(net)
+        names = (purpose, *(f"{purpose}-{restart}" for restart in range(1, self.attack.restarts)))
+        starts = [start_at(x, self.attack.start, self.threat, draws, name) for name in names]
+        search = partial(self._search, objective, target, net)
+        if not (self.precision.cuda_graph and x.is_cuda):
+            return search(x, *starts, *aux)
+        if net not in self._graphs:
+            moved = net.buffers() if self.attack.bn == "train" else ()
+            self._graphs[net] = Graphs((*net.parameters(), *net.buffers()), tuple(moved), self.tell)
+        modes = tuple(module.training for module in net.modules()) if self.attack.bn == "train" else ()
+        return self._graphs[net]((objective, target, modes), search, x, *starts, *aux)
+
+    def _search(self, objective: Objective, target: Target | None, net: nn.Module, x: Tensor, *rest: Tensor) -> Tensor:
+        """Return the best of where the steps lead, from as many starts as there are restarts; aux comes after these."""
+        starts, aux = rest[: self.attack.restarts], rest[self.attack.restarts :]
+        with self._attacked(net) as attacked:
             if target is not None:
                 with torch.no_grad():
                     aux = (*aux, target(attacked, x))
-            best = self._search(objective, attacked, x, aux, draws, purpose)
-            if self.attack.restarts == 1:
+            best = self._climb(objective, attacked, x, starts[0], aux)
+            if len(starts) == 1:
                 return best
             worst = _value(objective, attacked, best, aux)
-            for restart in range(1, self.attack.restarts):
-                x_adv = self._search(objective, attacked, x, aux, draws, f"{purpose}-{restart}")
+            for start in starts[1:]:
+                x_adv = self._climb(objective, attacked, x, start, aux)
                 value = _value(objective, attacked, x_adv, aux)
                 best = torch.where(per_example(value > worst, x), x_adv, best)
                 worst = torch.maximum(value, worst)
         return best
 
-    def _search(
-        self, objective: Objective, net: Net, x: Tensor, aux: tuple[Tensor, ...], draws: Draws, purpose: str
-    ) -> Tensor:
-        start = start_at(x, self.attack.start, self.threat, draws, purpose)
-        if not (self.precision.cuda_graph and x.is_cuda and isinstance(net, FastForm)):
-            return self._climb(objective, net, x, start, *aux)
-        graphs = self._graphs.setdefault(net, Graphs())
-        return graphs(objective, partial(self._climb, objective, net), x, start, *aux)
-
-    def _climb(self, objective: Objective, net: Net, x: Tensor, x_adv: Tensor, *aux: Tensor) -> Tensor:
+    def _climb(self, objective: Objective, net: Net, x: Tensor, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:
         """Return where the steps lead from the first x'."""
         summed: Tensor | float = 0.0
         for _ in range(self.attack.steps):
@@ -100,24 +113,21 @@ class Maximiser:
             x_adv = ascend(x, x_adv, gradient, self.attack.step_size, self.threat)
         return x_adv
 
-    def _form(self, net: nn.Module) -> Net:
-        """Return the network's fast copy with its present weights, or the network itself where a copy gains nothing."""
-        bf16, precision = self.precision.attack == "bf16", self.precision
-        if not (bf16 or precision.fold_bn or precision.compile or precision.cuda_graph):
-            return net
-        if net not in self._forms:
-            self._forms[net] = FastForm(net, bf16, self.precision)
+    @contextmanager
+    def _attacked(self, net: nn.Module) -> Iterator[Net]:
+        """Give the network's copy with its present weights, or the network itself, held still, where a copy gains nothing."""
+        bf16, precision, mode = self.precision.attack == "bf16", self.precision, self.attack.bn
+        copied = bf16 or (mode == "eval" and (precision.fold_bn or precision.compile))
+        if copied and net not in self._forms:
+            self._forms[net] = FastForm(net, bf16, precision) if mode == "eval" else CastForm(net)
+        form = self._forms[net] if copied else None
+        if form is not None:
+            form.refresh()
+        if isinstance(form, FastForm):  # all of it is a copy
+            yield form
         else:
-            self._forms[net].refresh()
-        return self._forms[net]
-
-    def _itself(self, net: nn.Module) -> Net:
-        def forward(x: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, torch.bfloat16) if self.precision.attack == "bf16" else nullcontext():
-                logits: Tensor = net(x)
-            return logits.float() if logits.dtype == torch.bfloat16 else logits
-
-        return forward
+            with frozen(net, mode, self.attack.bn_update):
+                yield net if form is None else form
 
 
 def input_gradient(objective: Objective, net: Net, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:

@@ -43,12 +43,14 @@ class Context:
         teachers: trained networks in the order of the method's roles; a method holds them in their fast form, frozen but
             not under no_grad, so that it may differentiate through them to x.
         build: makes another network of the data set's shape from a registered name, for peers.
+        tell: hears in a sentence what a user should know.
     """
 
     recipe: Recipe
     student: nn.Module
     teachers: tuple[nn.Module, ...] = ()
     build: Callable[[str], nn.Module] | None = None
+    tell: Callable[[str], None] | None = None
 
 
 class Method(ABC, Generic[Config]):
@@ -76,7 +78,8 @@ class Method(ABC, Generic[Config]):
         self.config: Config = self.Config.model_validate(recipe.method)  # type: ignore[assignment]
         self.classes = data.info(recipe.data.name).num_classes
         self.student = context.student
-        self._maximiser = Maximiser(recipe.threat, recipe.attack, recipe.precision) if recipe.attack else None
+        attack = recipe.attack and (recipe.threat, recipe.attack, recipe.precision)
+        self._maximiser = Maximiser(*attack, tell=context.tell) if attack else None
         bf16 = recipe.precision.outer == "bf16"
         self.teachers = tuple(FastForm(net, bf16, recipe.precision).settled() for net in context.teachers)
         self.watch: Callable[[Batch, Tensor], None] | None = None
@@ -143,7 +146,9 @@ class Method(ABC, Generic[Config]):
 
         net, bf16 = self.student if net is None else net, self.recipe.precision.outer == "bf16"
         if self.recipe.precision.compile and isinstance(net, torch.nn.Module):
-            net = self._compiled.setdefault(net, torch.compile(net, dynamic=False))
+            if net not in self._compiled:
+                self._compiled[net] = torch.compile(net, dynamic=False)
+            net = self._compiled[net]
         with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", torch.bfloat16, enabled=bf16):
             logits: Tensor = net(x)
         return logits.float() if bf16 else logits

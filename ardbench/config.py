@@ -242,8 +242,8 @@ class Precision(Section):
     """Attacks in eval mode run on a copy whose BatchNorms are folded into the convolutions."""
     compile: bool = False
     """Whether torch.compile generates code for the attacked copy and for the networks that are trained."""
-    cuda_graph: bool = False
-    """On CUDA, whether the steps of an attack in eval mode are captured once and replayed."""
+    cuda_graph: bool | Literal["auto"] = False
+    """On CUDA, whether an attack is captured once and replayed; auto: where that is known to serve."""
     cache_gb: NonNegative = 4.0
     """GB (10^9 bytes) that teachers' logits at augmented clean images may take on the device; 0 asks again each time."""
     cache_disk: bool = False

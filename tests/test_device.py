@@ -6,10 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
-from small import CPU
+from small import CPU, recipe
 
 from ardbench.config import Precision
 from ardbench.engine import device as devices
@@ -59,8 +60,39 @@ def test_bf16_without_instructions_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     assert "no instructions for bf16" in note and "precision.outer=fp32" in note
 
 
-def test_a_cuda_graph_on_the_cpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert devices.check_precision(Precision(cuda_graph=True), CPU) == ["precision.cuda_graph does nothing on the CPU."]
+@pytest.mark.parametrize(
+    ("device", "name", "sets", "processes", "served", "said"),
+    [
+        ("cuda", "rslad", {}, 1, True, None),
+        ("cuda", "rslad", {"attack__bn": "train"}, 1, True, None),
+        ("cuda", "rslad", {"attack__bn": "train"}, 2, False, "sync_bn = false"),
+        ("cuda", "rslad", {"attack__bn": "train", "sync_bn": False}, 2, True, None),
+        ("cuda", "rslad", {}, 2, True, None),
+        ("cuda", "standard", {}, 1, False, "for standard, which attacks nothing"),
+        ("cpu", "rslad", {"precision__cuda_graph": True}, 1, False, "precision.cuda_graph does nothing on the CPU."),
+        ("cpu", "rslad", {}, 1, False, None),
+        ("cuda", "rslad", {"precision__cuda_graph": False}, 1, False, None),
+    ],
+)
+def test_attacks_are_replayed_where_that_serves(
+    device: str, name: str, sets: dict[str, Any], processes: int, served: bool, said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(devices.processes, "size", lambda: processes)
+    wanted = recipe(name, **{"precision__cuda_graph": "auto"} | sets)
+    wanted = wanted.model_copy(update={"attack": None}) if name == "standard" else wanted
+    decided, note = devices.with_graphs(wanted, torch.device(device))
+    assert decided.precision.cuda_graph is served
+    assert decided.identity() == wanted.identity()
+    assert note is None if said is None else said in (note or "")
+
+
+def test_attacks_of_another_package_are_replayed_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "METHODS", {})
+    for asked, served in (("auto", False), (True, True)):
+        decided, note = devices.with_graphs(recipe("rslad", precision__cuda_graph=asked), torch.device("cuda"))
+        assert decided.precision.cuda_graph is served
+        assert (note is None) is served
 
 
 def test_what_fp32_costs_on_a_gpu_with_tf32_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ fast = click.option(
     "--fast",
     is_flag=True,
     help="Attack and train in bf16 (weights and losses stay fp32): about twice as fast where the device computes in it, "
-    "and another run than without.",
+    "and another run than without. On CUDA attacks are also replayed as one launch, which changes no number.",
 )
 dataset = click.option("--dataset", metavar="NAME", help="Use this data set in place of the recipe's.")
 student = click.option("--student", metavar="MODEL", help="Train this architecture in place of the recipe's student.")

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
+from ardbench import processes
 from ardbench.attacks.form import computes_bf16
-from ardbench.config import Precision
+from ardbench.config import Precision, Recipe
 from ardbench.errors import ArdbenchError
+from ardbench.methods import METHODS
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of glibc's malloc.h."""
@@ -77,8 +79,6 @@ def check_precision(precision: Precision, device: torch.device) -> list[str]:
             "fp32 here forbids TF32, which torch, and so most released scripts, allow in convolutions: expect about a third of "
             "their speed on an H100. --set precision.tf32=true allows it, --fast computes in bf16; either is another run."
         )
-    if precision.cuda_graph and device.type != "cuda":
-        notes.append("precision.cuda_graph does nothing on the CPU.")
     compiler = os.environ.get("CXX", "g++")
     if precision.compile and device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
         raise ArdbenchError(
@@ -87,6 +87,27 @@ def check_precision(precision: Precision, device: torch.device) -> list[str]:
     if precision.compile and device.type == "cuda" and not find_spec("triton"):
         raise ArdbenchError("precision.compile = true needs Triton on CUDA: pip install triton, or leave it false.")
     return notes
+
+
+def with_graphs(recipe: Recipe, device: torch.device) -> tuple[Recipe, str | None]:
+    """Return the recipe with `precision.cuda_graph` decided, and a sentence where it was wanted and does nothing."""
+    asked, attack = recipe.precision.cuda_graph, recipe.attack
+    why = None
+    if asked and device.type != "cuda":
+        why = "on the CPU"
+    elif asked and attack is None:
+        why = f"for {recipe.method['name']}, which attacks nothing"
+    elif asked and attack is not None and attack.bn == "train" and recipe.sync_bn and processes.size() > 1:
+        why = "where attack.bn = 'train' makes the processes exchange statistics in each forward: see sync_bn = false"
+    elif asked == "auto" and recipe.method["name"] not in METHODS:
+        why = (
+            f"unasked for {recipe.method['name']}, which another package brings: --set precision.cuda_graph=true if its "
+            "objective is one function that holds no changing tensor"
+        )
+    settled = recipe.precision.model_copy(update={"cuda_graph": bool(asked) and why is None})
+    said = why is not None and not (asked == "auto" and device.type != "cuda")
+    note = f"precision.cuda_graph does nothing {why}." if said else None
+    return recipe.model_copy(update={"precision": settled}), note
 
 
 def describe(device: torch.device) -> str:

@@ -17,7 +17,7 @@ from ardbench import data, methods, models, processes
 from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks
-from ardbench.engine.device import allow_tf32, check_precision, describe, forget_peak
+from ardbench.engine.device import allow_tf32, check_precision, describe, forget_peak, with_graphs
 from ardbench.engine.distribution import synchronise
 from ardbench.engine.loop import Loop
 from ardbench.engine.stopping import stopping
@@ -57,12 +57,13 @@ def train(
     with processes.held(run.lock()), stopping(time_limit) as stop:
         if run.done is not None:
             return True
-        for note in check_precision(recipe.precision, device):
-            listener.note(note)
+        decided, note = with_graphs(recipe, device)
+        for said in (*check_precision(recipe.precision, device), *filter(None, [note])):
+            listener.note(said)
         allow_tf32(recipe.precision.tf32)
         forget_peak(device)
         _refuse_single_images(recipe)
-        method = build_method(recipe, teachers, device, listener)
+        method = build_method(decided, teachers, device, listener)
         words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
         splits = processes.first(lambda: load(*words, progress=listener))  # downloads at most what has a use
         # not before: what is refused leaves no directory
@@ -137,7 +138,7 @@ def build_method(
         return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 
     kind = methods.method_class(recipe.method["name"])
-    return kind(Context(recipe, build(recipe.student, "student"), tuple(taught), build))
+    return kind(Context(recipe, build(recipe.student, "student"), tuple(taught), build, progress.note if progress else None))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

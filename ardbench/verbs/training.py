@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ardbench.progress import Progress
 
-FAST = ("precision.attack=bf16", "precision.outer=bf16")
+FAST = ("precision.attack=bf16", "precision.outer=bf16", "precision.cuda_graph=auto")
 """What `fast` stands for; a `set` beside it has the last word."""
 
 

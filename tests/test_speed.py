@@ -191,7 +191,12 @@ def test_a_script_is_let_go_of_with_its_workers_at_once(data: tuple[Any, Any]) -
 
 def test_attacks_are_measured_as_graphs_where_they_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     cuda = torch.device("cuda")
-    for device, method, measured in (("cuda", "rslad", True), ("cuda", "ard", False), ("cpu", "rslad", False)):
+    for device, method, measured in (
+        ("cuda", "rslad", True),
+        ("cuda", "ard", True),
+        ("cuda", "standard", False),
+        ("cpu", "rslad", False),
+    ):
         options = training.parse([*TINY, "--device", device])
         assert ("graph" in options.variants) == (device == "cuda")
         assert (sides.obstacle(method, "graph", options, torch.device(device)) == "") == measured

@@ -21,7 +21,7 @@ was counted in a script and what is inferred; CRDND has no public one). Loss and
 equal at equal x'. `backward`: its attack calls `loss.backward()`, as the IAD repository's teachers; `grad`: it calls
 `autograd.grad` to the input, as RSLAD's script. Ours is the engine's own loop; "fp32" and "bf16" name the precision of
 attack and outer step alike, weights and losses being fp32 in both; "graph" is bf16 with the attack replayed as a CUDA graph
-(`cuda_graph`; methods that attack in train mode have none); "cold" and "warm" are bf16 with the teacher's logits at
+(`cuda_graph`; none where nothing is attacked); "cold" and "warm" are bf16 with the teacher's logits at
 x cached: none of a step's views is there, so that it asks the teacher and keeps the answers, or all of them are. Both sides
 run in one process, in turn; on the CPU ours has and keeps the memory that an earlier step left, the reference leaves it to
 C's library. Seconds are medians, the ratio is the median of paired samples with the

@@ -99,8 +99,7 @@ def obstacle(method: str, variant: str, options: Options, device: torch.device) 
         return ""
     if device.type != "cuda":
         return "only CUDA records attacks"
-    attack = recipe_of(method, variant, options).attack
-    return "" if attack is not None and attack.bn == "eval" else "its attack, in train mode, is not recorded"
+    return "" if method_class(method).attacks else "it has no attack to record"
 
 
 def synthetic(device: torch.device) -> tuple[Images, Splits]:

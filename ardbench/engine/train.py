@@ -138,7 +138,9 @@ def build_method(
         return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 
     kind = methods.method_class(recipe.method["name"])
-    return kind(Context(recipe, build(recipe.student, "student"), tuple(taught), build, progress.note if progress else None))
+    return kind(
+        Context(recipe, build(recipe.student, "student"), tuple(taught), build, progress.note if progress else None)
+    )
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from ardbench.config import Threat
 from ardbench.data import DatasetInfo
 from ardbench.errors import ArdbenchError
 from ardbench.models import MODELS
+from ardbench.models.normalisation import Normalisation
+from ardbench.models.sealed import facts_of
 from ardbench.runs import CHECKPOINTS, Run, checked, read_json, sha256_of
 
 FORMAT = "ardbench-export-1"
@@ -101,3 +103,22 @@ def owner(file: Path) -> Run | Export | None:
     if file.stem not in CHECKPOINTS or not {"recipe", "identity"} <= read_json(file.parent / CONFIG).keys():
         return None
     return Run.open(file.parent)
+
+
+def recorded(file: Path) -> tuple[bool, Normalisation | None]:
+    """Return whether it is written down by what the network in a file normalises its inputs, and what that is.
+
+    A run or an export says it beside the file, and one of ours that was copied away from them in its metadata. None means
+    that nothing is said, or with True that nothing is normalised.
+    """
+    found, facts = owner(file), facts_of(file)
+    if isinstance(found, Run):
+        dataset, normalises = found.recipe.data.name, found.recipe.data.normalise
+    elif found is not None:
+        dataset, normalises = found.dataset, found.normalise is not None
+    elif {"dataset", "normalise"} <= facts.keys() and facts["dataset"] in data.DATASETS:
+        dataset, normalises = facts["dataset"], facts["normalise"] == "true"
+    else:
+        return False, None
+    info = found.info if isinstance(found, Export) else data.info(dataset)
+    return True, Normalisation(info.mean, info.std) if normalises else None

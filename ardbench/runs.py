@@ -158,6 +158,7 @@ class Teacher:
         weights: the file.
         sha256: of the weights; a run whose teacher's weights have changed since is stale. Empty while untrained.
         part: of a file that holds several networks; empty where it holds one.
+        seen: the input normalisation that was typed, +mean=...+std=...; empty where none was.
     """
 
     source: Line
@@ -167,6 +168,7 @@ class Teacher:
     weights: str
     sha256: str
     part: Line = ""
+    seen: Line = ""
 
 
 class _Config(BaseModel):

@@ -9,8 +9,10 @@ from types import EllipsisType
 from ardbench import models
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError, unknown
-from ardbench.exports import CONFIG, Export, export_in, intact, owner
+from ardbench.exports import CONFIG, Export, export_in, intact, owner, recorded
 from ardbench.models import zoo
+from ardbench.models.normalisation import Normalisation, split_normalisation
+from ardbench.models.sealed import facts_of
 from ardbench.runs import CHECKPOINTS, Run, Teacher, sha256_of
 
 Roles = tuple[str | EllipsisType, ...]
@@ -59,7 +61,8 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
 
     Args:
         source: RUN, RUN@CHECKPOINT, an exported folder, FILE:ARCH, FILE#PART:ARCH (of a file that holds several networks),
-            FILE:ARCH@SIZE (it sees images of that side), zoo:NAME, robustbench:NAME.
+            FILE:ARCH@SIZE (it sees images of that side), FILE:ARCH+mean=NUMBERS+std=NUMBERS (it normalises them in code),
+            zoo:NAME, robustbench:NAME.
         recipe: of the student, whose data set and threat `robustbench:NAME` needs.
 
     Raises:
@@ -84,6 +87,7 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
     file, part = split_part(place)
     if not file.is_file():
         raise ArdbenchError(f"Teacher {source!r}: there is no file {file}; give {FORMS}.")
+    model, seen = split_normalisation(model)
     arch, at, size = model.partition("@")
     if arch not in models.MODELS:
         raise unknown("model", arch, models.MODELS)
@@ -91,12 +95,35 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
         raise ArdbenchError(
             f"Teacher {source!r}: {size!r} is no side of an image in pixels; give {arch}@64 or the like."
         )
+    return of_file(file, model, part, seen, role, source)
+
+
+def of_file(
+    file: Path, model: str, part: str, seen: Normalisation | None, role: str = "robust", source: str = ""
+) -> Teacher:
+    """Return a file of weights as a teacher.
+
+    Args:
+        file: which is there.
+        model: an architecture, or ARCH@SIZE.
+        part: of a file that holds several networks.
+        seen: by what its inputs are normalised in code; it enters the identity.
+
+    Raises:
+        ArdbenchError: a run or an export says that it is another architecture, or by what its inputs are normalised.
+    """
     check_owner(file, model)
+    known, own = recorded(file)
+    if seen and known and seen != own:
+        raise ArdbenchError(
+            f"{file} is ardbench's own and says by what its inputs are normalised ({own or 'nothing'}): leave out {seen}."
+        )
     digest = sha256_of(file)
     if isinstance(found := owner(file), Export):
         return _of_export(file.parent, found, role, source)
-    identity = f"{digest}{at}{size}" + (f"#{part}" if part else "")
-    return Teacher(source, role, identity, model, str(file.resolve()), digest, part)
+    typed = "" if known else str(seen or "")
+    identity = f"{digest}{''.join(model.partition('@')[1:])}" + (f"#{part}" if part else "") + typed
+    return Teacher(source or str(file), role, identity, model, str(file.resolve()), digest, part, typed)
 
 
 def split_part(text: str) -> tuple[Path, str]:
@@ -109,7 +136,13 @@ def check_owner(file: Path, model: str) -> None:
     """Refuse a model that a file of weights is not of, where the run or the export that it lies in says which it is of."""
     found = owner(file)
     own = found.recipe.student if isinstance(found, Run) else found.architecture if found else model
-    if own != model:
+    if (
+        found is None
+        and (own := facts_of(file).get("model", model)) != model.partition("@")[0]
+        and own in models.MODELS
+    ):
+        raise ArdbenchError(f"{file} is a {own}, as its metadata say, and no {model}: name that architecture.")
+    if found is not None and own != model:
         whole = f"{file.parent}@{file.stem}" if isinstance(found, Run) else f"{file.parent}"
         raise ArdbenchError(f"{file} is a {own}, as {CONFIG} beside it says, and no {model}: give {whole}.")
 

@@ -46,8 +46,8 @@ Row = dict[str, Any]
 @click.option(
     "--surrogate",
     metavar="SOURCE",
-    help="The network on which transfer crafts its images: RUN, RUN@CHECKPOINT, an exported folder, FILE:ARCH or "
-    "zoo:NAME.",
+    help="The network on which transfer crafts its images: RUN, RUN@CHECKPOINT, an exported folder, FILE:ARCH, "
+    "FILE:ARCH+mean=NUMBERS+std=NUMBERS or zoo:NAME.",
 )
 @click.option(
     "--checkpoint",
@@ -96,6 +96,8 @@ Row = dict[str, Any]
     metavar="PART",
     help="For a file that holds several networks: which of them, such as ema or student.",
 )
+@options.mean
+@options.std
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -106,8 +108,8 @@ Row = dict[str, Any]
 def evaluate(source: Path, **words: Any) -> None:
     """Measure accuracies with their 95 % intervals.
 
-    SOURCE is a run directory, an exported folder, a file of weights with --model and --dataset (pixels in [0, 1] go in), or
-    zoo:NAME.
+    SOURCE is a run directory, an exported folder, a file of weights with --model and --dataset (pixels in [0, 1] go in; what its code
+    normalises them by, --mean and --std), or zoo:NAME.
     Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
     than the run's own they are kept in eval-other/, out of the tables. Trust checks follow: signs that an attack has failed.
 
@@ -160,6 +162,8 @@ class Wanted:
     model: str | None
     dataset: str | None
     part: str
+    mean: str | None
+    std: str | None
     out: Path | None
     device: str
     data_root: Path | None
@@ -174,16 +178,19 @@ class Wanted:
         from ardbench import data
         from ardbench.cli.sources import of_export, of_file, of_run
         from ardbench.exports import export_in
+        from ardbench.models.normalisation import normalisation
         from ardbench.teachers import locate
 
         self.rules()
+        seen = normalisation(self.mean, self.std)
         if self.surrogate is not None:
             locate(self.surrogate)
         exported = self.source.is_dir() and export_in(self.source)
         if self.source.is_dir() and not exported:
-            if self.model or self.dataset or self.out or self.part:
+            if self.model or self.dataset or self.out or self.part or seen:
                 raise ArdbenchError(
-                    f"{self.source} is a run and knows its model and data set: leave out --model, --dataset, --part and --out."
+                    f"{self.source} is a run and knows its model and data set: leave out --model, --dataset, --part, --mean, "
+                    "--std and --out."
                 )
             found = of_run(self.source, self.checkpoints)
         elif self.checkpoints:
@@ -191,14 +198,14 @@ class Wanted:
                 f"{self.source} is no run directory: --checkpoint chooses among the checkpoints of a run."
             )
         elif exported:
-            if self.model or self.dataset or self.part:
+            if self.model or self.dataset or self.part or seen:
                 raise ArdbenchError(
-                    f"{self.source} is an exported network and knows its model and data set: leave out --model, --dataset "
-                    "and --part."
+                    f"{self.source} is an exported network and knows its model and data set: leave out --model, --dataset, "
+                    "--part, --mean and --std."
                 )
             found = of_export(self.source, self.runs, self.out)
         else:
-            found = of_file(self.source, self.model, self.dataset, self.part, self.runs, self.out)
+            found = of_file(self.source, self.model, self.dataset, self.part, seen, self.runs, self.out)
         images = data.info(found.dataset).test_images
         if self.n is not None and self.n > images:
             raise ArdbenchError(
@@ -349,7 +356,9 @@ def _row(checkpoint: str, protocol: str, verdicts: Any, stored: bool) -> Row:
 def _heading(source: Source, threat: Threat) -> str:
     from ardbench.reports.results import threat_name
 
-    return f"{source.path}: {source.model} on {source.dataset}, {threat_name(threat.norm, threat.eps)}"
+    seen = source.normalise or (source.teacher.seen if source.teacher else "")
+    by = f", inputs normalised by{seen.replace('+', ' ')}" if seen else ""
+    return f"{source.path}: {source.model} on {source.dataset}, {threat_name(threat.norm, threat.eps)}{by}"
 
 
 def _table(results: list[Row]) -> Table:

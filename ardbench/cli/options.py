@@ -67,6 +67,13 @@ def _path(flag: str, text: str, default: Path | None = None) -> Decorator:
     return click.option(flag, type=kind, default=default, show_default=default is not None, metavar="FOLDER", help=text)
 
 
+def _numbers(flag: str, what: str) -> Decorator:
+    text = f"For a file whose code normalises pixels in [0, 1]: the {what}, one number or one a channel with commas between "
+    text += "(1/255 is one; those of pixels up to 255 are divided by it), a data set's name, imagenet, half (0.5)."
+    return click.option(flag, metavar="NUMBERS", help=text)
+
+
+mean, std = _numbers("--mean", "mean that is subtracted"), _numbers("--std", "deviation that they are divided by")
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),

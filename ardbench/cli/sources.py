@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ardbench.config import Threat
+    from ardbench.models.normalisation import Normalisation
     from ardbench.runs import Run, Teacher
 
 FILE = "file"
@@ -31,8 +32,8 @@ class Source:
         checkpoints: those to measure.
         run: the run that they belong to; None for a file.
         folder: below which the verdicts of a file lie.
-        teacher: of the zoo, whose name `path` is, or an exported network.
-        part: of a file that holds several networks.
+        teacher: of the zoo, whose name `path` is, an exported network, or a file.
+        normalise: by what one of our own files says that its inputs are normalised.
     """
 
     path: Path
@@ -43,18 +44,16 @@ class Source:
     run: Run | None
     folder: Path
     teacher: Teacher | None = None
-    part: str = ""
+    normalise: str = ""
 
     def network(self, checkpoint: str, device: torch.device) -> nn.Module:
         """Return one of the networks in eval mode."""
-        from ardbench import data
         from ardbench.engine import networks
 
         if self.run is not None:
             return networks.of_run(self.run, checkpoint, device)
-        if self.teacher is not None:
-            return networks.of_teacher(self.teacher, self.dataset, device)
-        return networks.of_file(self.path, self.model, data.info(self.dataset), device, part=self.part)
+        assert self.teacher is not None
+        return networks.of_teacher(self.teacher, self.dataset, device)
 
     def key(self, checkpoint: str) -> dict[str, str]:
         """Return what, besides the protocol, decides the verdicts of a checkpoint."""
@@ -62,10 +61,9 @@ class Source:
 
         if self.run is not None:
             return {"weights": sha256_of(self.run.weights(checkpoint))}
-        weights = sha256_of(self.path) if self.teacher is None else self.teacher.identity
-        return {"weights": weights, "model": self.model, "dataset": self.dataset} | (
-            {"part": self.part} if self.part else {}
-        )
+        assert self.teacher is not None
+        told = {"normalise": self.normalise} if self.normalise else {}
+        return {"weights": self.teacher.identity, "model": self.model, "dataset": self.dataset} | told
 
     def twin(self, checkpoint: str, threat: Threat, seed: int) -> tuple[Path, dict[str, str]] | None:
         """Return store and key of the run's other checkpoint where that is the same network."""
@@ -99,18 +97,27 @@ def of_run(path: Path, checkpoints: tuple[str, ...]) -> Source:
     return Source(path, recipe.student, recipe.data.name, recipe.evaluation, wanted, run, path)
 
 
-def of_file(path: Path, model: str | None, dataset: str | None, part: str, runs: Path, out: Path | None) -> Source:
+def of_file(
+    path: Path,
+    model: str | None,
+    dataset: str | None,
+    part: str,
+    seen: Normalisation | None,
+    runs: Path,
+    out: Path | None,
+) -> Source:
     """Return a file of weights, or a part of it, as a source, under 8/255 in l-infinity unless the options say otherwise."""
-    from ardbench import data, models
+    from ardbench import data, models, teachers
+    from ardbench.exports import recorded
     from ardbench.models import zoo
-    from ardbench.runs import sha256_of
-    from ardbench.teachers import check_owner, split_part
 
     if str(path).startswith(zoo.PREFIX):
-        if model or dataset or part:
-            raise ArdbenchError(f"{path} knows its model and data set: leave out --model, --dataset and --part.")
+        if model or dataset or part or seen:
+            raise ArdbenchError(
+                f"{path} knows its model and data set: leave out --model, --dataset, --part, --mean and --std."
+            )
         return of_zoo(str(path), runs, out)
-    file, named = split_part(str(path))
+    file, named = teachers.split_part(str(path))
     path, part = (file, part or named) if file.is_file() else (path, part)
     for mark, option in (("@", "--checkpoint"), (":", "--model")):
         before, _, after = str(path).rpartition(mark)
@@ -124,11 +131,14 @@ def of_file(path: Path, model: str | None, dataset: str | None, part: str, runs:
         raise ArdbenchError(f"{path} is a file: say what is in it, such as --model resnet18 --dataset cifar10.")
     if model not in models.MODELS:
         raise unknown("model", model, models.MODELS)
-    data.info(dataset)
-    check_owner(path, model)
-    named = f"-{re.sub(r'[^0-9A-Za-z_.]', '_', part)[:40]}" if part else ""
-    kept = out or runs / "files" / f"{path.stem}-{sha256_of(path)[:8]}{named}-{model}-{dataset}"
-    return Source(path, model, dataset, _usual_threat(), (FILE,), None, kept, part=part)
+    info = data.info(dataset)
+    if seen:
+        seen.of(info)  # refuses numbers for another number of channels
+    teacher = teachers.of_file(path, model, part, seen)
+    named = "".join(f"-{re.sub(r'[^0-9A-Za-z_.]', '_', text)[:40]}" for text in (part, teacher.seen[1:]) if text)
+    kept = out or runs / "files" / f"{path.stem}-{teacher.sha256[:8]}{named}-{model}-{dataset}"
+    own = str(recorded(path)[1] or "")
+    return Source(path, model, dataset, _usual_threat(), (FILE,), None, kept, teacher, own)
 
 
 def of_export(path: Path, runs: Path, out: Path | None) -> Source:

@@ -13,11 +13,12 @@ from ardbench.data import DatasetInfo
 from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
-from ardbench.exports import Export, intact, owner
+from ardbench.exports import Export, intact, owner, recorded
 from ardbench.models import robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
-from ardbench.models.network import Network
+from ardbench.models.network import Network, Normalise
+from ardbench.models.normalisation import IN_CODE, Normalisation, split_normalisation
 from ardbench.models.wrapping import fitted
 from ardbench.runs import Run, Teacher, sha256_of
 from ardbench.teachers import ROBUSTBENCH
@@ -43,16 +44,46 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
 
 
 def of_file(
-    path: Path, model: str, info: DatasetInfo, device: torch.device, normalise: bool = False, part: str = ""
+    path: Path,
+    model: str,
+    info: DatasetInfo,
+    device: torch.device,
+    normalise: bool = False,
+    part: str = "",
+    seen: Normalisation | None = None,
 ) -> Network:
     """Return a network whose weights lie in a file of a named architecture, or in a part of it, in eval mode.
 
     Pixels in [0, 1] go in. They are normalised by numbers in the file where there are such, else by those of `info` where
-    `normalise` says so; a file that leaves this to the code around its network is wrong without.
+    `normalise` says so, or by `seen`; one of our own files says it itself. A file that leaves this to the code around its
+    network is wrong without.
+
+    Raises:
+        ArdbenchError: the file is refused, holds other numbers than `seen`, or is of an architecture whose files leave them to
+            code, and none were given.
     """
-    net = models.build(model, info, normalise)
+    known, own = recorded(path)
+    seen = seen or own
+    net = models.build(model, seen.of(info) if seen else info, normalise or seen is not None)
+    given = net.normalise
     net.notes = load_into(net, read_state(path), str(path), part)
+    if seen and not _same(given, net.normalise):
+        raise ArdbenchError(
+            f"{path} holds another input normalisation than {seen}: leave that out, and its own is used."
+        )
+    if model in IN_CODE and not known and not isinstance(net.normalise, Normalise):
+        name = info.name
+        raise ArdbenchError(
+            f"{path} holds no input normalisation, and every published {model} normalises in code: add --mean {name} "
+            f"--std {name}, as a teacher {path}:{model}+mean={name}+std={name}; if nothing is normalised, 0 and 1."
+        )
     return net.to(device).eval()
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two first layers normalise alike, to the digits in which such numbers are written."""
+    pairs = [(getattr(one, name), getattr(other, name)) for name in ("mean", "std")]
+    return all(bool(((a - b).abs() < 1e-4).all()) for a, b in pairs)
 
 
 def of_export(folder: Path, export: Export, device: torch.device) -> Network:
@@ -96,12 +127,15 @@ def _own_form(teacher: Teacher, path: Path, wanted: DatasetInfo, device: torch.d
     found = owner(path)
     if isinstance(found, Run):
         _check_shape(data.info(found.recipe.data.name), wanted, teacher.source)
-        return of_run(found, path.stem, device)
-    if found is not None:
+        if found.done is not None:
+            return of_run(found, path.stem, device)
+    elif found is not None:
         _check_shape(found.info, wanted, teacher.source)
         return of_export(path.parent, found, device)
     model, _, size = teacher.model.partition("@")
-    return of_file(path, model, replace(wanted, size=int(size)) if size else wanted, device, part=teacher.part)
+    _, seen = split_normalisation(teacher.seen)
+    info = replace(wanted, size=int(size)) if size else wanted
+    return of_file(path, model, info, device, part=teacher.part, seen=seen)
 
 
 def _check_shape(taught: DatasetInfo, wanted: DatasetInfo, source: str) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MODELS: dict[str, str] = {
     "mobilenetv2": "ardbench.models.mobilenet:MobileNetV2",
     "preactresnet18": "ardbench.models.preactresnet:PreActResNet18",
+    "preactresnet18-fast": "ardbench.models.preactresnet:PreActResNet18Fast",
     "resnet8": "ardbench.models.resnet:resnet8",
     "resnet8-tiny": "ardbench.models.resnet:resnet8_tiny",
     "resnet18": "ardbench.models.resnet:resnet18",

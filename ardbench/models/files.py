@@ -18,6 +18,7 @@ from ardbench.errors import ArdbenchError, unknown
 from ardbench.models import MODELS, build
 from ardbench.models.layouts import COUNTER, Fit, Shapes, State, fits, misfits, nearest, networks_in
 from ardbench.models.network import Network, Normalise
+from ardbench.models.normalisation import Normalisation
 from ardbench.models.pickles import Swollen, load_pickle
 from ardbench.models.sealed import check_seal
 from ardbench.untrusted import WEIGHTS_LIMIT, check_size
@@ -221,12 +222,16 @@ def _twins(one: Fit, other: Fit) -> bool:
 def _notes(net: Network, found: Fit, source: str | Path) -> tuple[str, ...]:
     """Return what was left out, and what stood before the network."""
     notes = []
+    for statistics in found.normalisations.values():
+        if statistics["mean"].max() > 1:
+            notes.append(f"{source}: its mean and deviation are those of pixels up to 255: both were divided by 255.")
     if found.numbers:
         notes.append(f"{source}: left out numbers of no layer ({_some(found.numbers)}).")
     if found.behind and not isinstance(net.normalise, Normalise):
         notes.append(
             f"{source}: the network lies at {found.behind} and nothing before it, so something without weights stood there, "
-            "which is not in the file: where that normalised the inputs, accuracies are wrong without it."
+            "which is not in the file: if that normalised the inputs, give --mean and --std, or as a teacher "
+            f"ARCH+mean=NUMBERS+std=NUMBERS; `ardbench identify {source}` finds by what."
         )
     return tuple(notes)
 
@@ -253,7 +258,8 @@ def _normaliser(net: Network, found: Fit, source: str | Path) -> Normalise | Non
         if not all(abs(number) < float("inf") and (number > 0 or name == "mean") for number in numbers):
             said = ", ".join(f"{number:g}" for number in numbers)
             raise ArdbenchError(f"{source} normalises its inputs by a {name} of {said}, which must be {allowed}.")
-    return Normalise(mean, std)
+    info = Normalisation(mean, std).of(net.info)  # which knows numbers for pixels up to 255
+    return Normalise(info.mean, info.std)
 
 
 def _misfit(

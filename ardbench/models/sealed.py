@@ -6,6 +6,7 @@ A file of others has no such seal and passes. So does one whose damage lies in t
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -50,3 +51,17 @@ DIGEST = 32
 def ends_with_its_digest(content: bytes) -> bool:
     """Return whether a file ends with the sha256 of all that stands before."""
     return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """Return what one of our safetensors files says of its network in its metadata: model, dataset, normalise, and more.
+
+    Of a file of others, or one that cannot be read, nothing.
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LONGEST)))
+            facts = json.loads(header["__metadata__"]["ardbench"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {key: value for key, value in facts.items() if isinstance(value, str)} if isinstance(facts, dict) else {}

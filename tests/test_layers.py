@@ -41,6 +41,7 @@ TORCH_FREE = (
     "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "cli", "cli.*", "config",
     "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics",
     "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "losses", "methods", "methods.*", "models",
+    "models.normalisation", "models.sealed",
     "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs",
     "verbs.training", "written", "__main__",
 )  # fmt: skip

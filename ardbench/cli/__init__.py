@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "ardbench.cli.train:train",
     "distill": "ardbench.cli.distill:distill",
     "eval": "ardbench.cli.evaluate:evaluate",
+    "identify": "ardbench.cli.identify:identify",
     "compare": "ardbench.cli.compare:compare",
     "transfer": "ardbench.cli.transfer:transfer",
     "report": "ardbench.cli.report:report",
@@ -115,7 +116,8 @@ def _refuse(error: Exception) -> int:
 @click.version_option(__version__, "--version", prog_name="ardbench", message="%(prog)s %(version)s")
 @click.command_panel("Train", commands=["train", "distill"])
 @click.command_panel(
-    "Measure and compare", commands=["eval", "compare", "transfer", "report", "reproduce", "export", "verify"]
+    "Measure and compare",
+    commands=["eval", "identify", "compare", "transfer", "report", "reproduce", "export", "verify"],
 )
 @click.command_panel("Look up", commands=["status", "list", "show", "data", "doctor", "completion"])
 def ardbench() -> None:

@@ -17,7 +17,8 @@ from ardbench.cli import options
     multiple=True,
     metavar="[ROLE=]SOURCE",
     help="A run directory, RUN@CHECKPOINT (last, best or averaged), an exported folder, FILE:ARCH such as wrn.pt:wrn-34-10, "
-    "FILE#PART:ARCH of a file with several networks, FILE:ARCH+mean=NUMBERS+std=NUMBERS of one that normalises in code, zoo:NAME of `ardbench list teachers`, or robustbench:NAME; once for each "
+    "FILE#PART:ARCH of a file with several networks, FILE:ARCH+mean=NUMBERS+std=NUMBERS of one whose code normalises pixels, "
+    "zoo:NAME of `ardbench list teachers`, or robustbench:NAME; once for each "
     "teacher.",
 )
 @click.option(

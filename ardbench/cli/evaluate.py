@@ -108,8 +108,8 @@ Row = dict[str, Any]
 def evaluate(source: Path, **words: Any) -> None:
     """Measure accuracies with their 95 % intervals.
 
-    SOURCE is a run directory, an exported folder, a file of weights with --model and --dataset (pixels in [0, 1] go in; what its code
-    normalises them by, --mean and --std), or zoo:NAME.
+    SOURCE is a run directory, an exported folder, a file of weights with --model and --dataset (pixels in [0, 1] go in;
+    where its code normalises them, --mean and --std say by what, and `ardbench identify` finds out), or zoo:NAME.
     Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
     than the run's own they are kept in eval-other/, out of the tables. Trust checks follow: signs that an attack has failed.
 

@@ -280,9 +280,14 @@ def _misfit(
     shapes = [f"{key[-90:]} is {_times(given[key])} there and {_times(wanted[key])} here" for key in differing]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     faults = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]
-    fitting = [name for name in MODELS if fits(networks, _shapes_of(name, net.info), part)]
-    hint = f"it fits --model {' or '.join(fitting)}" if fitting else "nor does it fit any other model of ardbench"
+    models = fitting(networks, net.info, part)
+    hint = f"it fits --model {' or '.join(models)}" if models else "nor does it fit any other model of ardbench"
     return ArdbenchError(f"{source} does not fit {net.name}, weights {', '.join(faults)}: {hint}.")
+
+
+def fitting(networks: Mapping[str, State], info: DatasetInfo, part: str = "") -> list[str]:
+    """Return the architectures whose names and shapes a file's networks have, whatever their number of classes."""
+    return [name for name in MODELS if fits(networks, _shapes_of(name, info), part)]
 
 
 def _parts(networks: Mapping[str, State], info: DatasetInfo) -> list[str]:

@@ -107,8 +107,8 @@ def _says(found: Sequence[Candidate], turned: Candidate | None) -> list[str]:
         )
     elif not best.fits:
         said.append(
-            "Nothing fits: with none of these is it better than chance and its BatchNorms see what they remember. The data set, "
-            "another normalisation (`ardbench eval --mean --std`), the architecture's details or the order of labels differ."
+            "Nothing fits: with none of these is it better than chance and its BatchNorms see what they remember. The data "
+            "set, the normalisation (`ardbench eval --mean --std` takes any), layers or the order of labels are others."
         )
     equal = [one for one in found[1:] if one.fits and not one.worse(clearest)]
     if best.fits and best.worse(clearest):

@@ -97,7 +97,7 @@ def identify(path: Path, split: Split, part: str = "", progress: Progress | None
         load_into(net, states, path, part)
         net.to(images.device).eval()
         ways = list(_ways(net))
-        listener.task(model, len(ways))
+        listener.task(model, len(ways), "normalisations")
         for done, (label, typed, first) in enumerate(ways, 1):
             net.normalise = first.to(images.device)
             found.append(_looked(net, images, split.labels, Candidate(model, label, typed, 0, len(split), 0)))

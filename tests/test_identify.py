@@ -111,8 +111,8 @@ def test_colours_in_reverse_order_are_looked_at_and_told(tmp_path: Path) -> None
     with torch.no_grad():
         right = int((net(split.pixels(slice(None)).flip(1)).argmax(1) == split.labels).sum())
     assert turned.correct == right
-    for correct, told in ((60, True), (20, False)):
-        said = _says([replace(best, correct=20, gap=0.3)], replace(turned, correct=correct))
+    for count, told in ((60, True), (20, False)):
+        said = _says([replace(best, correct=20, gap=0.3)], replace(turned, correct=count))
         assert said[0].startswith("With colours in reverse order (BGR) it is right on 93.8 %") == told
 
 

@@ -370,4 +370,4 @@ def test_eval_measures_a_network_of_the_zoo(folder: Path, tmp_path: Path, monkey
     wanted = evaluate(Resized(net), load("fake", CPU).test, "clean", THREAT, batch=500)
     assert document["results"][0]["accuracy"] == wanted.accuracy and document["model"] == "resnet8-tiny"
     assert json.loads(call(*asked).stdout)["results"][0]["stored"]
-    assert "leave out --model, --dataset and --part" in call(*asked, "--dataset", "fake").stderr
+    assert "leave out --model, --dataset, --part" in call(*asked, "--dataset", "fake").stderr

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, say, table
-from ardbench.cli.progress import shown
+from ardbench.cli.output import Output, table
 from ardbench.errors import ArdbenchError
+from ardbench.listeners import say
 
 if TYPE_CHECKING:
     from ardbench.evaluation.identify import Candidate
@@ -87,6 +87,7 @@ def _found(
     from ardbench.evaluation.identify import identify as look
     from ardbench.evaluation.identify import reversed_channels
     from ardbench.evaluation.measure import subset_of
+    from ardbench.listeners.screen import shown
 
     chosen = choose(device)
     say(f"Device: {describe(chosen)}")

@@ -367,7 +367,7 @@ TORCH_FREE = (
     ("eval run --time-limit 0m", "'0m' is no length of time"),
     ("eval run --tensorboard board", "No such option '--tensorboard'."),
     ("eval net.safetensors --model resnet8", "is a file: say what is in it"),
-    ("eval net.safetensors --model resnet8 --dataset fake --n 65", "--n 65 is more than the 64 test images of fake"),
+    ("eval net.safetensors --model resnet8-tiny --dataset fake --n 65", "--n 65 is more than the 64 test images of fake"),
     ("eval folder.toml", "folder.toml is not a run directory"),
     ("eval zoo:trades-wrn-34-10-cifar10 --model resnet8", "set: leave out --model, --dataset, --part"),
     # report
@@ -564,7 +564,7 @@ TENSORS = (
     ("eval empty.pt --device cpu --model resnet8-tiny --dataset fake", "empty.pt is empty: copy or download it again."),
     ("eval page.pt --device cpu --model resnet8-tiny --dataset fake", "page.pt is a web page, not a checkpoint"),
     ("eval cut.safetensors --device cpu --model resnet8-tiny --dataset fake", "cut.safetensors is cut short"),
-    ("eval net.safetensors --device cpu --model resnet8 --dataset fake", "it fits --model resnet8-tiny."),
+    ("eval net.safetensors --device cpu --model resnet8 --dataset fake", "is a resnet8-tiny, as its metadata say"),
     ("eval net.safetensors --device cpu --model resnet8-tiny --dataset digits", "net.safetensors does not fit resnet8-tiny"),
     ("eval net.safetensors --device cpu --model resnet8-tiny --dataset fake --protocol clean --out file/under", "file/under"),
     ("eval torn-weights --device cpu --checkpoint last", "last.safetensors has changed since the run was finished"),

@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def whole(text: str) -> str:
+    """Return a text with its letters whole, where a machine without UTF-8 has given those of a path byte by byte."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ArdbenchError:
     """Return the refusal of an unknown name, with the nearest allowed one or, failing that, all of them."""
     names, given = sorted(allowed), given if len(given) < 200 else f"{given[:200]}..."

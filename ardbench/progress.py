@@ -21,6 +21,10 @@ class Progress:
     def note(self, text: str) -> None:
         """A line that stays on the screen."""
 
+    def warn(self, text: str) -> None:
+        """A note on what may be wrong with a result, which stays also where all else is silent."""
+        self.note(text)
+
     def row(self, metrics: dict[str, Any]) -> None:
         """An epoch is over: its row of metrics.jsonl."""
 
@@ -45,6 +49,11 @@ class Several(Progress):
         """Tell all."""
         for one in self.listeners:
             one.note(text)
+
+    def warn(self, text: str) -> None:
+        """Tell all."""
+        for one in self.listeners:
+            one.warn(text)
 
     def row(self, metrics: dict[str, Any]) -> None:
         """Tell all."""

@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ardbench import written
 from ardbench.config import Recipe
-from ardbench.errors import ArdbenchError
+from ardbench.errors import ArdbenchError, whole
 from ardbench.untrusted import TEXT_LIMIT, Line, parse_json, read_bytes
 
 CHECKPOINTS = ("last", "best", "averaged")
@@ -72,11 +72,6 @@ def _remove_abandoned(path: Path) -> None:
         with suppress(OSError), left.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
-
-
-def whole(text: str) -> str:
-    """Return a text with its letters whole, where a machine without UTF-8 has given those of a path byte by byte."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -103,11 +103,22 @@ def test_a_wrong_teacher_is_warned_of_and_teaches(teacher: Path, tmp_path: Path,
     assert "teachers.json holds no checks of teachers" in call("show", str(run.path)).stderr
 
 
-def test_a_stop_while_teachers_are_measured_keeps_nothing_of_it(teacher: Path, tmp_path: Path) -> None:
+def test_a_run_that_gets_no_time_measures_its_teachers_and_trains_one_batch(teacher: Path, tmp_path: Path) -> None:
     wanted, taught = recipe("rslad", data__name="digits", data__augment="crop"), [locate(str(teacher))]
-    run, heard = Run.place(tmp_path, wanted, taught), Heard()
-    assert not train(wanted, taught, run, CPU, time_limit=0.0, progress=heard)
-    assert run.teachers_checked is None and not (run.path / "last.state").exists()
+    run = Run.place(tmp_path, wanted, taught)
+    assert not train(wanted, taught, run, CPU, time_limit=0.0, progress=Heard())
+    assert run.teachers_checked is not None and (run.path / "last.state").exists()
+
+
+def test_warnings_of_teachers_remain_where_all_else_is_silent(teacher: Path, tmp_path: Path) -> None:
+    state = load_file(teacher / "last.safetensors")
+    state = {name: part.roll(1, 0) if name.startswith("head") else part for name, part in state.items()}
+    save_file(state, tmp_path / "wrong.safetensors")
+    source = f"{tmp_path / 'wrong.safetensors'}:resnet8-tiny"
+    done = call("distill", "rslad-digits", "--teacher", source, *FLAGS, "--runs", str(tmp_path), "--quiet")
+    device, *warnings = done.stderr.splitlines()
+    assert device.startswith("Device: ") and warnings
+    assert all(line.startswith(f"Warning, teacher {source}: clean: ") for line in warnings)
 
 
 @pytest.mark.parametrize(("student", "model"), [("resnet18", "wrn-34-10"), ("mobilenetv2", "resnet18")])

@@ -12,7 +12,6 @@ import rich_click as click
 from ardbench.cli import options
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
-from ardbench.runs import check_makeable
 
 if TYPE_CHECKING:
     from ardbench.campaigns.suites import Cell
@@ -48,6 +47,8 @@ def check_folders(beside: Sequence[Path], keep: Path | None, unfinished: bool) -
     if unfinished and keep is None:
         raise ArdbenchError("--unfinished says what --keep leaves: give --keep FOLDER with it, or leave it out.")
     if keep is not None:
+        from ardbench.runs import check_makeable
+
         check_makeable("--keep", keep)
 
 

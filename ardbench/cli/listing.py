@@ -9,7 +9,7 @@ import rich_click as click
 
 from ardbench.cli import options
 from ardbench.cli.output import Output, table
-from ardbench.config import in_pixels
+
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 
@@ -139,6 +139,8 @@ def _searched(one: Protocol) -> str:
         return "the images as they are"
     if one.kind == "autoattack":
         return f"AutoAttack ({one.configured}): {', '.join(one.attacks)}"
+    from ardbench.config import in_pixels
+
     steps = f"{one.steps} steps" if one.steps > 1 else "1 step"
     sizes = f"of {in_pixels(one.step_size)} at eps {in_pixels(one.reference_eps)}"
     more = [

@@ -89,7 +89,9 @@ time_limit = click.option(
     metavar="TIME",
     help="Save and stop after this time, such as 90s, 9m or 1.5h; the same command goes on later (exit code 3).",
 )
-quiet = click.option("--quiet", is_flag=True, help="Print no progress; results, refusals and the device remain.")
+quiet = click.option(
+    "--quiet", is_flag=True, help="Print no progress; results, warnings, refusals and the device remain."
+)
 log_file = click.option(
     "--log-file",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,16 +39,16 @@ def check_teachers(
     teachers: Sequence[Teacher],
     run: Run,
     splits: Splits,
-    stop: Callable[[], bool],
     progress: Progress,
 ) -> None:
     """Measure each teacher on validation images, tell what came out, and keep it in the run, once.
 
     Without validation images training images are taken. Nothing is refused: what looks wrong is warned of. Every process
-    of `processes.joined` calls it alike; the first writes.
+    of `processes.joined` calls it alike; the first writes. It is short and not stopped: a run that gets little time at a
+    call would never begin.
 
     Raises:
-        Paused: `stop` said so; nothing is kept.
+        Paused: Ctrl-C twice; nothing is kept.
         ArdbenchError: a teacher's logits are not finite, or there is no memory for one image.
     """
     if not teachers or run.teachers_checked is not None:
@@ -61,12 +61,12 @@ def check_teachers(
     checked = []
     for teacher, net in zip(teachers, nets, strict=True):
         try:
-            found = _checked(recipe, teacher, net, split, n, images, stop, progress)
+            found = _checked(recipe, teacher, net, split, n, images, progress)
         except ArdbenchError as error:
             raise ArdbenchError(f"Teacher {teacher.source} cannot teach: {error}") from None
         progress.note(f"Teacher {teacher.source} ({teacher.role}): {found.said}.")
         for reason in found.warnings:
-            progress.note(f"Warning, teacher {teacher.source}: {reason} To look at it: {_typed(teacher, recipe)}")
+            progress.warn(f"Warning, teacher {teacher.source}: {reason} To look at it: {_typed(teacher, recipe)}")
         checked.append(found.model_dump(mode="json"))
     processes.once(lambda: write_json(run.path / "teachers.json", {"teachers": checked}))
 
@@ -78,13 +78,11 @@ def _checked(
     split: Split,
     n: int,
     images: str,
-    stop: Callable[[], bool],
     progress: Progress,
 ) -> TeacherChecked:
     batch = min(recipe.data.batch, n)
     measured = {
-        name: evaluate(net, split, name, recipe.evaluation, batch=batch, n=n, stop=stop, progress=progress)
-        for name in PROTOCOLS
+        name: evaluate(net, split, name, recipe.evaluation, batch=batch, n=n, progress=progress) for name in PROTOCOLS
     }
     findings = [
         above_chance(measured["clean"], split.info.num_classes),

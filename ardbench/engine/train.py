@@ -70,7 +70,7 @@ def train(
         processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)
         try:
-            check_teachers(recipe, teachers, run, splits, stop, listener)
+            check_teachers(recipe, teachers, run, splits, listener)
         except Paused:
             return False
         if not _fitted(loop):

@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ardbench.errors import ArdbenchError
+from ardbench.errors import ArdbenchError, whole
 from ardbench.listeners import say
 from ardbench.progress import EPOCH, Progress, Several
-from ardbench.runs import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def shown(quiet: bool) -> Iterator[Progress]:
-    """Yield the listener that fits stderr: bars, lines, or silence."""
+    """Yield the listener that fits stderr: bars, lines, or warnings alone."""
     if quiet:
-        yield Progress()
+        yield Quiet()
     elif sys.stderr.isatty():
         with bars() as display:
             yield Bars(display)
@@ -52,6 +52,14 @@ def bars() -> Display:
         console=Console(stderr=True, highlight=False),
         transient=True,
     )
+
+
+class Quiet(Progress):
+    """Warnings alone."""
+
+    def warn(self, text: str) -> None:
+        """Print the line."""
+        say(text)
 
 
 class Bars(Progress):

@@ -9,7 +9,6 @@ import rich_click as click
 
 from ardbench.cli import options
 from ardbench.cli.output import Output, table
-
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ardbench.errors import ArdbenchError as ArdbenchError
+    from ardbench.verbs.reporting import report as report
+    from ardbench.verbs.reporting import results as results
     from ardbench.verbs.training import distill as distill
     from ardbench.verbs.training import train as train
 
@@ -19,6 +21,8 @@ __version__ = "0.1.0"
 VERBS = {
     "ArdbenchError": "ardbench.errors:ArdbenchError",
     "distill": "ardbench.verbs.training:distill",
+    "report": "ardbench.verbs.reporting:report",
+    "results": "ardbench.verbs.reporting:results",
     "train": "ardbench.verbs.training:train",
 }
 """Name -> where it lies; nothing is imported before it is asked for."""

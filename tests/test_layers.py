@@ -43,7 +43,7 @@ TORCH_FREE = (
     "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "losses", "methods", "methods.*", "models",
     "models.normalisation", "models.sealed",
     "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs",
-    "verbs.training", "written", "__main__",
+    "verbs.reporting", "verbs.training", "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +15,9 @@ from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.results import evaluations, protocol_order, threat_name
+from ardbench.reports.settings import teachers_in_words
 from ardbench.reports.tables import UNFINISHED, Entry, Row, Table
+from ardbench.reports.view import WHOLE, View
 from ardbench.runs import Run
 
 ABOUT = ("run", "dataset", "checkpoint", "protocol", "protocol_version", "norm", "eps", "status")
@@ -44,7 +45,7 @@ class Evaluated:
     def words(self, checkpoint: str, opens: bool = True) -> tuple[Entry, ...]:
         """Return the cells that say which line this is; the run is named in its first line."""
         mark = "" if self.state == "done" else f" {UNFINISHED} ({self.state})"
-        teachers = " + ".join(Path(teacher.source).name for teacher in self.run.teachers)
+        teachers = teachers_in_words(self.run.teachers)
         texts = (f"{self.run.path.name}{mark}", self.run.recipe.student, teachers) if opens else ("", "", "")
         return tuple(Entry(text) for text in (*texts, checkpoint))
 
@@ -90,18 +91,22 @@ def confusions(several: Sequence[Evaluated]) -> pd.DataFrame:
     return _tidy(several, CONFUSED, confused)
 
 
-def class_tables(several: Sequence[Evaluated]) -> list[Table]:
+def class_tables(several: Sequence[Evaluated], view: View = WHOLE) -> list[Table]:
     """Return for each data set and threat the table "Classes" and, where best and last were measured alike, "Overfitting"."""
     found: dict[tuple[str, str], list[Evaluated]] = {}
     for one in several:
         own_threat = one.run.recipe.evaluation.model_dump(mode="json")
-        own = {key: verdicts for key, verdicts in one.verdicts.items() if verdicts.threat == own_threat}
+        own = {
+            (checkpoint, protocol): verdicts
+            for (checkpoint, protocol), verdicts in one.verdicts.items()
+            if verdicts.threat == own_threat and view.shows(protocol, checkpoint)
+        }
         if own:
             found.setdefault((one.dataset, threat_name(**own_threat)), []).append(replace(one, verdicts=own))
     made = []
     for (dataset, threat), group in found.items():
         where = f"on {dataset} ({threat})"
-        made += [_classes(group, where), *_overfitting(group, where)]
+        made += [_classes(group, where, view.intervals), *_overfitting(group, where, view.intervals)]
     return made
 
 
@@ -128,7 +133,7 @@ def _tidy(
     return pd.DataFrame(rows, columns=[*ABOUT, *columns])
 
 
-def _classes(group: Sequence[Evaluated], where: str) -> Table:
+def _classes(group: Sequence[Evaluated], where: str, intervals: bool) -> Table:
     """Return the worst class and the spread, clean and under one attack."""
     attack = _telling(group)
     shown = [name for name in ("clean", attack) if any(name == other for one in group for _, other in one.verdicts)]
@@ -145,7 +150,8 @@ def _classes(group: Sequence[Evaluated], where: str) -> Table:
                 opens = False
     header = [text for name in shown for text in (f"worst class, {name}", f"spread, {name}")]
     confusion = [f"most confused, {attack}"] if attack else []
-    return Table(f"Classes {where}", (*LABELS, *header, *confusion), 4, tuple(lines), tuple(_notes(group, used)))
+    notes = tuple(_notes(group, used, intervals))
+    return Table(f"Classes {where}", (*LABELS, *header, *confusion), 4, tuple(lines), notes)
 
 
 def _telling(group: Sequence[Evaluated]) -> str:
@@ -183,13 +189,14 @@ def _most_confused(one: Evaluated, verdicts: Verdicts | None) -> Entry:
     return Entry(f"{one.named(label)} as {one.named(said)}", f"({wrong[label, said]} of {verdicts.by_class[label][1]})")
 
 
-def _notes(group: Sequence[Evaluated], used: Sequence[Verdicts]) -> list[str]:
+def _notes(group: Sequence[Evaluated], used: Sequence[Verdicts], intervals: bool) -> list[str]:
     counts = {robust_of for verdicts in used for robust_of in verdicts.by_class.values()}
     sizes = sorted({n for _, n in counts})
     widest = 100 * max(high - low for low, high in (wilson(robust, n) for robust, n in counts))
     a_class = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    told = "[low, high] is the 95 % Wilson interval, here" if intervals else "the 95 % Wilson intervals, not shown, are"
     return [
-        f"Accuracy in % of each class alone, n = {a_class} images a class; [low, high] is the 95 % Wilson interval, here at "
+        f"Accuracy in % of each class alone, n = {a_class} images a class; {told} at "
         f"most {widest:.1f} points wide. Chance makes the worst of several classes look worse than it is.",
         "(+k): k other classes are as low. spread: the best class minus the worst, in points. most confused: the class "
         "that most often is taken for one other, and how often.",
@@ -206,7 +213,7 @@ def _standing(group: Sequence[Evaluated]) -> list[str]:
     ]
 
 
-def _overfitting(group: Sequence[Evaluated], where: str) -> list[Table]:
+def _overfitting(group: Sequence[Evaluated], where: str, intervals: bool) -> list[Table]:
     """Return the table of best minus last, or none where no run has both on the same images."""
     gaps = [(one, found) for one in group if (found := _gaps(one))]
     if not gaps:
@@ -221,9 +228,10 @@ def _overfitting(group: Sequence[Evaluated], where: str) -> list[Table]:
         )
         for (one, found), tested in zip(gaps, by_test, strict=True)
     ]
+    interval = "[low, high] is the 95 % interval of the paired difference (Newcombe, 1998)"
     notes = [
         f"Accuracy of best minus that of last, in points, on the same n = {' or '.join(map(str, counts))} test images; "
-        "[low, high] is the 95 % interval of the paired difference (Newcombe, 1998). A gap above 0 under "
+        f"{interval if intervals else interval.replace('[low, high]', 'not shown')}. A gap above 0 under "
         "attack is robust overfitting, where its interval leaves out 0.",
         *(["by test!: best was chosen on the test set itself, so its gap is flattered."] if any(by_test) else []),
         *_standing([one for one, _ in gaps]),

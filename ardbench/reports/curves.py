@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ardbench.data import info
 from ardbench.errors import ArdbenchError
@@ -23,6 +24,15 @@ Panel = tuple[int, str]
 Points = tuple[list[int], list[float]]
 """Epochs, counted from 1, and the value of each in which there is one."""
 
+
+class Line(NamedTuple):
+    """What is drawn of a quantity: epochs, counted from 1, means and, over several runs, standard deviations."""
+
+    epochs: list[int]
+    means: list[float]
+    deviations: list[float] | None
+
+
 NO_LOSSES = ("epoch", "seconds", "images", "images_per_second", "peak_memory", "learning_rate")
 CASES = {"both": "on x and on x'", "clean_only": "on x alone", "neither": "not on x"}
 """IAD's three cases: when a teacher is right."""
@@ -33,53 +43,78 @@ ATTACKED: Panel = (3, "Accuracy on the student's x' in %")
 WEIGHTS: Panel = (4, "Weights of the teachers")
 
 
-def draw(runs: Sequence[Run], out: Path | None) -> list[Path]:
-    """Write curves.png and curves.svg of one run or of several, and the classes of each that has them; return the paths.
+def draw(groups: Mapping[str, Sequence[Run]], place: Path) -> list[Path]:
+    """Write curves as PLACE.png, PLACE.svg and PLACE.pdf, and the classes of each run that has them; return the paths.
 
     Args:
-        runs: several share the panels, one colour each.
-        out: the folder; a single run's own directory unless given.
+        groups: runs that differ in the seed alone, by name; several share the panels, one colour each, and those that
+            are more than there are colours have figures of their own, PLACE-2 and so on.
+        place: folder and name without an ending; classes take the place of "curves" in the name.
 
     Raises:
-        ArdbenchError: more runs than colours, a run without an epoch, or several runs and no folder.
+        ArdbenchError: a run without an epoch.
     """
-    if len(runs) > len(PALETTE):
-        raise ArdbenchError(f"{len(runs)} runs are more than {len(PALETTE)} colours can tell apart: name fewer.")
+    runs = [run for group in groups.values() for run in group]
     if empty := next((run.path for run in runs if not run.metrics), None):
         raise ArdbenchError(f"{empty} has no finished epoch yet: type its command again, or leave it out.")
-    if out is None and len(runs) > 1:
-        raise ArdbenchError("The curves of several runs belong to none of them: say where with --out FOLDER.")
-    folder = out or runs[0].path
-    paths = save(curves(runs), folder / "curves")
+    paths = []
+    for number, names in enumerate(_by_colours(groups), 1):
+        where = place.with_name(f"{place.name}-{number}") if number > 1 else place
+        paths += save(curves({name: groups[name] for name in names}), where)
+    about = place.name.replace("curves", "classes")
     for run in runs:
         if classes := class_maps(run):
-            paths += save(classes, folder / ("classes" if len(runs) == 1 else f"classes-{run.path.name}"))
+            paths += save(classes, place.with_name(about if len(runs) == 1 else f"{about}-{run.path.name}"))
     return paths
 
 
-def curves(runs: Sequence[Run]) -> Figure:
-    """Return a panel for each kind of number that the runs have told: colours are quantities, or runs if several."""
-    told = [_told(run) for run in runs]
+def curves(groups: Mapping[str, Sequence[Run]]) -> Figure:
+    """Return a panel for each kind of number that the runs have told: colours are quantities, or groups if several.
+
+    Of a group of several runs stand the means over them, in a band of one standard deviation to either side, at the
+    epochs that all of them have.
+    """
+    told = [_over_seeds([_told(run) for run in runs]) for runs in groups.values()]
     panels = sorted({panel for one in told for panel in one})
     if not panels:
-        raise ArdbenchError(f"{runs[0].path / 'metrics.jsonl'} tells no numbers that could be drawn.")
+        first = next(iter(groups.values()))[0]
+        raise ArdbenchError(f"{first.path / 'metrics.jsonl'} tells no numbers that could be drawn.")
     across = min(len(panels), 3)
     down = math.ceil(len(panels) / across)
     drawn = figure(4.6 * across, 3.4 * down)
-    last = max(len(run.metrics) for run in runs)
+    last = max(len(run.metrics) for runs in groups.values() for run in runs)
     for place, panel in enumerate(panels, 1):
         axes = drawn.add_subplot(down, across, place)
         axes.set_xlim(1 - 0.05 * last, 1.05 * last)  # epochs, the same ones in every panel
         _panel(axes, panel, [one.get(panel, {}) for one in told])
-    names = [run.path.name for run in runs]
-    if len(runs) == 1:
+    names = list(groups)
+    if len(names) == 1:
         drawn.suptitle(names[0], fontsize=12)
     else:
         from matplotlib.lines import Line2D
 
-        keys = [Line2D([], [], color=colour, linewidth=2) for colour in PALETTE[: len(runs)]]
-        drawn.legend(keys, names, loc="outside lower center", frameon=False)
+        keys = [Line2D([], [], color=colour, linewidth=2) for colour in PALETTE[: len(names)]]
+        drawn.legend(keys, names, loc="outside lower center", frameon=False, ncols=2 if len(names) > 4 else 1)
     return drawn
+
+
+def _by_colours(names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield names in groups of as many as there are colours."""
+    left = iter(names)
+    while some := list(islice(left, len(PALETTE))):
+        yield some
+
+
+def _over_seeds(seeds: Sequence[Mapping[Panel, Mapping[str, Points]]]) -> dict[Panel, dict[str, Line]]:
+    """Return each quantity over the runs that tell it: at the epochs that all of these have, mean and deviation."""
+    found: dict[Panel, dict[str, Line]] = {}
+    for panel, quantity in dict.fromkeys((place, name) for one in seeds for place in one for name in one[place]):
+        several = [dict(zip(*one[panel][quantity], strict=True)) for one in seeds if quantity in one.get(panel, {})]
+        epochs = sorted(set.intersection(*(set(one) for one in several)))
+        values = [[one[epoch] for one in several] for epoch in epochs]
+        deviations = [stdev(some) for some in values] if len(several) > 1 else None
+        found.setdefault(panel, {})[quantity] = Line(epochs, [fmean(some) for some in values], deviations)
+    return found
 
 
 def class_maps(run: Run) -> Figure | None:
@@ -153,8 +188,8 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def _panel(axes: Axes, panel: Panel, told: Sequence[Mapping[str, Points]]) -> None:
-    """Draw the quantities of one panel; of several runs the loss alone, for terms of two methods are not the same."""
+def _panel(axes: Axes, panel: Panel, told: Sequence[Mapping[str, Line]]) -> None:
+    """Draw the quantities of one panel; of several groups the loss alone, for terms of two methods are not the same."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
@@ -169,7 +204,12 @@ def _panel(axes: Axes, panel: Panel, told: Sequence[Mapping[str, Points]]) -> No
         keys.append(Line2D([], [], color="0.4" if several else PALETTE[q % len(PALETTE)], **look))
         for r, one in enumerate(told):
             if quantity in one:
-                axes.plot(*one[quantity], color=PALETTE[(r if several else q) % len(PALETTE)], label=quantity, **look)
+                epochs, means, deviations = one[quantity]
+                colour = PALETTE[(r if several else q) % len(PALETTE)]
+                axes.plot(epochs, means, color=colour, label=quantity, **look)
+                if deviations:
+                    low, high = ([m + sign * s for m, s in zip(means, deviations, strict=True)] for sign in (-1, 1))
+                    axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_title(panel[1], fontsize=11)
     axes.set_xlabel("epoch")
     if panel[0] == RELIABLE:

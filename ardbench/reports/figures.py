@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG, the same bytes from the same numbers; matplotlib is loaded when one is drawn."""
+"""Figures as PNG, SVG and PDF, the same bytes from the same numbers; matplotlib is loaded when one is drawn."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Colours that colour-blind readers tell apart. Source: M. Okabe and K. Ito, "Color Universal Design", 2008."""
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 """What tells lines of one colour apart."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""What tells points of one colour apart."""
 PRINTED = 12
 """Up to so many rows and columns the cells of a heat map hold their numbers, and every one is named."""
 CELL = 0.62
@@ -26,7 +28,11 @@ CELL = 0.62
 LETTER = 0.085
 """The width of a letter, in inches."""
 
-METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 """What each format would write of clock and version, and must not."""
 
 Shares = Sequence[Sequence[float]]
@@ -40,7 +46,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(drawn: Figure, path: Path) -> list[Path]:
-    """Write PATH.png and PATH.svg and return their paths; no clock, version or random name enters them."""
+    """Write PATH.png, PATH.svg and PATH.pdf and return their paths; no clock, version or random name enters them."""
     paths = [path.with_name(f"{path.name}.{ending}") for ending in METADATA]
     for place, ending in zip(paths, METADATA, strict=True):
         write_atomic(place, _rendered(drawn, ending))
@@ -54,7 +60,8 @@ def _rendered(drawn: Figure, ending: str, fonttype: str = "path", transparent: b
     for text in drawn.findobj(Text):
         text.set_parse_math(False)  # a name with $ in it is no formula
     content = BytesIO()
-    with rc_context({"svg.hashsalt": "ardbench", "svg.fonttype": fonttype}):
+    # whole TrueType fonts in a PDF: printers of papers refuse Type 3
+    with rc_context({"svg.hashsalt": "ardbench", "svg.fonttype": fonttype, "pdf.fonttype": 42}):
         drawn.savefig(
             content, format=ending, dpi=150, bbox_inches="tight", metadata=METADATA[ending], transparent=transparent
         )

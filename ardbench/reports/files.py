@@ -9,15 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from ardbench.reports.classes import accuracies_by_class, class_tables, confusions, read_evaluated
+from ardbench.reports.classes import Evaluated, accuracies_by_class, class_tables, confusions, read_evaluated
 from ardbench.reports.rendering import latex, markdown, marked
 from ardbench.reports.results import evaluations, training_seconds
-from ardbench.reports.tables import tables
+from ardbench.reports.tables import Table, cut, tables
+from ardbench.reports.view import WHOLE, View
 from ardbench.runs import Run, write_atomic
 from ardbench.written import without_folder
 
 
-def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), title: str = "") -> list[Path]:
+def write(
+    frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), title: str = "", view: View = WHOLE
+) -> list[Path]:
     """Write NAME.csv, NAME.md and NAME.tex; return their paths.
 
     Where runs are given, so are NAME.provenance.json and the tables by class, and where any of them was evaluated,
@@ -28,16 +31,17 @@ def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), t
         out: the folder.
         runs: those that the frame was collected from.
         title: the heading of NAME.md; the name unless given.
+        view: what the tables show; the CSV has everything.
 
     Raises:
         ArdbenchError: the folder cannot be written.
     """
     evaluated = read_evaluated(runs)
-    made = [*tables(frame), *class_tables(evaluated)]
+    made = made_tables(frame, evaluated, view)
     contents = {
         "csv": _csv(frame),
         "md": f"# {marked(title or name)}\n\n{markdown(made)}",
-        "tex": latex(made),
+        "tex": latex(made, view.fit_width),
     }
     if runs:
         contents["md"] += f"\nVersions, commits, devices, commands and hashes of every run: `{name}.provenance.json`.\n"
@@ -51,6 +55,11 @@ def write(frame: pd.DataFrame, out: Path, name: str, runs: Sequence[Run] = (), t
         write_atomic(path, text.encode(errors="backslashreplace"))
         paths.append(path)
     return paths
+
+
+def made_tables(frame: pd.DataFrame, evaluated: Sequence[Evaluated], view: View = WHOLE) -> list[Table]:
+    """Return the tables of the results and those by class, as a view shows them."""
+    return cut([*tables(frame, view), *class_tables(evaluated, view)], view)
 
 
 def _csv(frame: pd.DataFrame) -> str:

@@ -11,28 +11,38 @@ import pandas as pd
 
 from ardbench.evaluation.statistics import LIMITS
 from ardbench.reports.results import TRUST, WEIGHTED, WORST, protocol_order, threat_name
+from ardbench.reports.worst import Behind
 
+ALIKE = ["suite_name", "setting", "status", "checkpoint", "protocol", "protocol_version", "n"]
+"""What rows share that differ in nothing but the seed."""
 NAMED, TOLD = 10, 3
 """Runs that a footnote names, and findings of one trust check that it tells; of more it says how many, and the CSV has all."""
 SINGLE_SEED = (
-    "One seed: standard deviations between seeds of 0.1 to 0.6 points of AA are reported elsewhere, so a difference "
-    "below 0.5 AA between single runs carries no information."
+    "One seed: how far seeds lie apart was not measured here, so the intervals, which are of the images alone, say "
+    "nothing of what another seed would give."
 )
 
 
-def of_accuracies(rows: pd.DataFrame) -> list[str]:
-    """Return the footnotes of a table of accuracies."""
+def of_accuracies(rows: pd.DataFrame, worst: Behind, checked: pd.DataFrame, intervals: bool = True) -> list[str]:
+    """Return the footnotes of a table of accuracies.
+
+    Args:
+        rows: that it shows.
+        worst: the attacks behind its worst cases.
+        checked: rows of the same checkpoints, shown or not: what trust checks say holds of all.
+        intervals: whether it shows them.
+    """
     measured = rows[rows["value"].notna()]
     if measured.empty:
         return ["Nothing has been measured yet: a blank cell is no zero.", *_sources(rows)]
     notes = [
-        _numbers(measured),
+        _numbers(measured, intervals),
         _threats(measured),
         *_versions(measured),
         *_resolution(measured),
         *_seeds(measured),
         *_winners(measured),
-        *_worst(measured),
+        *_worst(measured, worst),
         *_weighted(measured),
         *_selection(measured),
         *_subsets(measured),
@@ -40,7 +50,7 @@ def of_accuracies(rows: pd.DataFrame) -> list[str]:
         *_sources(rows),
         *_trees(measured),
         *_evaluations(measured),
-        *_trust(measured),
+        *_trust(checked),
     ]
     return [*notes, "A blank cell was not measured."]
 
@@ -60,12 +70,15 @@ def separable(accuracy: float, n: int) -> float:
     return 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / n)
 
 
-def _numbers(rows: pd.DataFrame) -> str:
+def _numbers(rows: pd.DataFrame, intervals: bool) -> str:
     counts = sorted({int(n) for n in rows["n"]})
-    text = (
-        f"Accuracy in %, n = {' or '.join(map(str, counts))} test images; "
+    widest = 100 * float((rows["high"] - rows["low"]).max())
+    told = (
         "[low, high] is the 95 % Wilson interval of the n images"
+        if intervals
+        else f"the 95 % intervals of the n images, not shown, are at most {widest:.1f} points wide"
     )
+    text = f"Accuracy in %, n = {' or '.join(map(str, counts))} test images; {told}"
     return f"{text}; a ± b (k) is the mean and the standard deviation over k seeds." if _several(rows) else f"{text}."
 
 
@@ -112,13 +125,25 @@ def _several(rows: pd.DataFrame) -> bool:
 
 
 def _seeds(rows: pd.DataFrame) -> list[str]:
-    return [SINGLE_SEED] if (_seeds_of_cells(rows) == 1).any() else []
+    """Say what single seeds cannot tell, by the deviations between seeds that the table itself has, where it has any."""
+    if not (_seeds_of_cells(rows) == 1).any():
+        return []
+    attacks = [name for name in protocol_order(rows["protocol"]) if name not in (WEIGHTED, WORST)]
+    for name in ["aa"] * ("aa" in attacks) + attacks[::-1]:
+        deviations = 100 * rows[rows["protocol"] == name].groupby(ALIKE)["value"].std().dropna()
+        if not deviations.empty:
+            gap = 1.96 * math.sqrt(2) * float(deviations.median())
+            return [
+                f"One seed where no ± stands. Between the seeds of the others the standard deviation of {name} is "
+                f"{_range(deviations)} points: two single runs closer than {gap:.1f} points (1.96 sqrt(2) s at the median s) "
+                "cannot be told apart over seeds."
+            ]
+    return [SINGLE_SEED]
 
 
 def _seeds_of_cells(rows: pd.DataFrame) -> pd.Series[int]:
     """Return how many seeds were measured alike, for everything that may become a cell."""
-    alike = ["suite_name", "setting", "status", "checkpoint", "protocol", "protocol_version", "n"]
-    return rows.groupby(alike)["seed"].nunique()
+    return rows.groupby(ALIKE)["seed"].nunique()
 
 
 def _winners(rows: pd.DataFrame) -> list[str]:
@@ -137,12 +162,19 @@ def _range(values: pd.Series[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _worst(rows: pd.DataFrame) -> list[str]:
+def _worst(rows: pd.DataFrame, worst: Behind) -> list[str]:
     if not (rows["protocol"] == WORST).any():
         return []
-    return [
-        f"{WORST}: an image counts only if none of the table's attacks fooled the network; blank where one is missing."
-    ]
+    shown = set(rows["protocol"])
+    whole = not worst.others and shown >= worst.common
+    attacks = "the table's attacks" if whole else ", ".join(protocol_order(worst.common))
+    text = f"{WORST}: an image counts only if none of {attacks} fooled the network; blank where one is missing."
+    if worst.others:
+        text += f" Left out, for most runs were not measured so on the same images: {', '.join(sorted(worst.others))}."
+    more = [f"{run} ({', '.join(attacks)})" for run, attacks in worst.over_more.items() if run in set(rows["run"])]
+    if more:
+        text += f" ¶ Over further attacks, so it can only be lower: {_named(more)}."
+    return [text]
 
 
 def _weighted(rows: pd.DataFrame) -> list[str]:

@@ -16,7 +16,9 @@ from ardbench.reports.curves import class_maps, curves
 from ardbench.reports.figures import bands, bars, image_of, png
 from ardbench.reports.files import provenance
 from ardbench.reports.results import sweeps
-from ardbench.reports.tables import Entry, Row, Table, tables
+from ardbench.reports.tables import Entry, Row, Table, cut, tables
+from ardbench.reports.tradeoff import BARS, tradeoffs
+from ardbench.reports.view import WHOLE, View
 from ardbench.runs import Run
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ def page(
     kept: Sequence[Kept] = (),
     unseen: Sequence[str] = (),
     costs: Sizes | None = None,
+    view: View = WHOLE,
 ) -> str:
     """Return the page; the same runs give the same bytes.
 
@@ -111,16 +114,21 @@ def page(
         kept: images for the grids.
         unseen: why images that were kept are not among them, and what to type instead.
         costs: parameters and multiply-accumulates of each architecture on each data set.
+        view: what the tables show.
     """
     from jinja2 import Environment
 
     there = [run for run in runs if (run.path / "config.json").is_file()]
     evaluated = read_evaluated(there)
+    measured = tables(frame, view)
+    shown = cut([*(_with_sizes(table, costs or {}) for table in measured), *class_tables(evaluated, view)], view)
+    titles = {table.title for table in measured}
     sections = [
-        *(Section(table.title, table=_with_sizes(table, costs or {})) for table in tables(frame)),
+        *(Section(table.title, table=table) for table in shown if table.title in titles),
         *_trust(there),
-        *(Section(table.title, table=table) for table in class_tables(evaluated)),
+        *(Section(table.title, table=table) for table in shown if table.title not in titles),
         *_by_class(evaluated),
+        *_tradeoffs(frame, view),
         *_curves(there),
         *_sweeps(there),
         *_transfer(matrix),
@@ -205,11 +213,21 @@ def _shares(rows: pd.DataFrame) -> dict[str, float]:
     return dict(zip(rows["class"], rows["value"], strict=True))
 
 
+def _tradeoffs(frame: pd.DataFrame, view: View) -> Iterator[Section]:
+    """Yield clean against attacked accuracy, a figure for each table that has both of two settings or more."""
+    figures = [
+        Figure(image_of(drawn), f"Clean against {attack}, {about}")
+        for (attack, about), drawn in tradeoffs(frame, view, least=2).items()
+    ]
+    if figures:
+        yield Section("Clean against attacked accuracy", texts=[BARS], figures=figures)
+
+
 def _curves(runs: Sequence[Run]) -> Iterator[Section]:
     figures = []
     for run in runs:
         if run.metrics:
-            figures.append(Figure(image_of(curves([run])), run.path.name, folded=True))
+            figures.append(Figure(image_of(curves({run.path.name: [run]})), run.path.name, folded=True))
         if maps := class_maps(run):
             figures.append(Figure(image_of(maps), f"{run.path.name}, its teachers by class", folded=True))
     if figures:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
+from pathlib import Path
 
 from ardbench.campaigns.suites import benchmarks_folder
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
+from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
 UNNAMED = {"iad-i": "iad", "iad-ii": "iad"}
 """From a method to the name under which papers print its numbers without saying which variant they ran."""
+FIELDS = ("method", "student", "teacher", "dataset", "checkpoint", "metric", "value_percent", "kind", "paper")
+"""The columns of a file of published numbers that are read; it may have more."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,17 @@ class Number:
     paper: str
 
 
-def published_beside(recipe: Recipe, protocols: Collection[str]) -> list[Number]:
-    """Return what others published of a recipe's method, student and data set, by any checkpoint and teacher.
+def published_beside(recipe: Recipe, protocols: Collection[str], own: Sequence[Number] = ()) -> list[Number]:
+    """Return what was published of a recipe's method, student and data set, by any checkpoint and teacher.
 
-    Nothing stands beside a level recipe: nobody publishes that table.
+    Of the numbers that come with ardbench none stands beside a level recipe: nobody publishes that table. The user's
+    own stand beside any.
     """
-    if recipe.family == "level":
-        return []
     name = recipe.method["name"]
     wanted = {name, UNNAMED.get(name, name)}
     return [
         number
-        for number in numbers()
+        for number in (*(() if recipe.family == "level" else numbers()), *own)
         if number.method in wanted
         and (number.student, number.dataset) == (recipe.student, recipe.data.name)
         and number.protocol in protocols
@@ -62,18 +67,48 @@ def published_beside(recipe: Recipe, protocols: Collection[str]) -> list[Number]
 
 @cache
 def numbers() -> tuple[Number, ...]:
-    """Return every published number, in the order of the file."""
+    """Return every published number that comes with ardbench, in the order of the file."""
     path = benchmarks_folder() / "published.csv"
-    texts = ("method", "student", "teacher", "dataset", "checkpoint", "kind", "paper")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return tuple(
-                Number(
-                    protocol=row["metric"].replace("_", "-"),
-                    value=float(row["value_percent"]) / 100,
-                    **{name: row[name] for name in texts},
-                )
-                for row in csv.DictReader(file)
-            )
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        return _parsed(path)
+    except (OSError, ValueError, csv.Error) as error:
         raise ArdbenchError(f"{path} holds no published numbers ({error}): restore it or reinstall ardbench.") from None
+
+
+def own_numbers(path: Path) -> tuple[Number, ...]:
+    """Return the published numbers in a file of the user's, which is written as benchmarks/published.csv is.
+
+    Raises:
+        ArdbenchError: it cannot be read, lacks a column, or has a value that is no accuracy in per cent.
+    """
+    try:
+        found = _parsed(path)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ArdbenchError(
+            f"--published {path} holds no published numbers ({error}): give a CSV with the columns {', '.join(FIELDS)}."
+        ) from None
+    if not found:
+        raise ArdbenchError(f"--published {path} holds no numbers: write one a line below its header.")
+    return found
+
+
+def _parsed(path: Path) -> tuple[Number, ...]:
+    reader = csv.DictReader(StringIO(read_bytes(path, TEXT_LIMIT).decode("utf-8-sig"), newline=""))
+    if absent := [name for name in FIELDS if name not in (reader.fieldnames or ())]:
+        raise ValueError(f"it has no column {absent[0]!r}")
+    return tuple(_number(row, place) for place, row in enumerate(reader, 1))
+
+
+def _number(row: dict[str, str | None], place: int) -> Number:
+    """Return the number of a row; `place` counts rows from 1 below the header."""
+    if short := next((name for name in FIELDS if row[name] is None), None):
+        raise ValueError(f"row {place} ends before its {short}")
+    texts = {name: str(row[name]).strip() for name in FIELDS}
+    value, metric = texts.pop("value_percent"), texts.pop("metric")
+    try:
+        share = float(value) / 100
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"row {place}: value_percent is {value[:40]!r}, which is no accuracy from 0 to 100")
+    return Number(protocol=metric.replace("_", "-"), value=share, **texts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from rich.box import SIMPLE_HEAD
@@ -18,8 +19,10 @@ from ardbench.reports.tables import Entry, Row, Table
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "§": r"$\S$",
-    "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    "¶": r"\P{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
 }  # fmt: skip
+FITTED = r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\tabcolsep=3pt"
+"""Opens a box that is as wide as it is, and no wider than the line."""
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -27,9 +30,16 @@ def markdown(tables: Sequence[Table]) -> str:
     return "\n".join(_markdown_table(table) for table in tables)
 
 
-def latex(tables: Sequence[Table]) -> str:
-    """Return the tables as LaTeX floats; they need the package booktabs and nothing else."""
-    return "% \\usepackage{booktabs}\n" + "\n".join(_latex_table(table) for table in tables)
+def latex(tables: Sequence[Table], fit_width: bool = False) -> str:
+    """Return the tables as LaTeX floats; they need the package booktabs and nothing else.
+
+    Args:
+        tables: what is shown.
+        fit_width: stack words and intervals, and scale what is still wider than the line; needs graphicx as well.
+    """
+    packages = "booktabs,graphicx" if fit_width else "booktabs"
+    made = [_latex_table(_folded(table), True) if fit_width else _latex_table(table, False) for table in tables]
+    return f"% \\usepackage{{{packages}}}\n" + "\n".join(made)
 
 
 def escaped(text: str) -> str:
@@ -71,12 +81,14 @@ def marked(text: str) -> str:
     return re.sub(r"[\\`<|*]|\](?=[(\[:])|&(?=[#\w]+;)", r"\\\g<0>", printable(text))
 
 
-def _latex_table(table: Table) -> str:
+def _latex_table(table: Table, fits: bool) -> str:
     columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
+    opened, closed = (FITTED, "  }") if fits else ("", "")
     lines = [
         r"\begin{table}",
         r"  \centering",
         f"  \\caption{{{escaped(table.title)}}}",
+        *([opened] if fits else []),
         f"  \\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
         r"    \toprule",
         f"    {_joined(map(escaped, table.header))}",
@@ -84,10 +96,13 @@ def _latex_table(table: Table) -> str:
     ]
     for index, row in enumerate(table.rows):
         lines += [r"    \addlinespace"] if row.opens and index else []
-        lines.append(f"    {_joined(_latex_entry(entry, row) for entry in row.entries)}")
+        lines.append(
+            f"    {_joined(_latex_entry(entry, row, 'lr'[i >= table.labels] * fits) for i, entry in enumerate(row.entries))}"
+        )
     lines += [
         r"    \bottomrule",
         r"  \end{tabular}",
+        *([closed] if fits else []),
         "",
         r"  \smallskip",
         r"  \begin{minipage}{\linewidth}\footnotesize",
@@ -96,15 +111,36 @@ def _latex_table(table: Table) -> str:
     return "\n".join([*lines, r"  \end{minipage}", r"\end{table}", ""])
 
 
+def _folded(table: Table) -> Table:
+    """Return a table whose student and teachers stand below the run, as on the screen."""
+    words = table.header[: table.labels]
+    if words[:1] != ("run",) or not {"student", "teachers"} & set(words):
+        return table
+    kept = [i for i, name in enumerate(table.header) if i >= table.labels or name not in ("student", "teachers")]
+    rows = []
+    for row in table.rows:
+        below = _below(dict(zip(words, (entry.text for entry in row.entries), strict=False)))
+        run = replace(row.entries[0], detail=below)
+        rows.append(replace(row, entries=(run, *(row.entries[i] for i in kept if i))))
+    header = tuple(table.header[i] for i in kept)
+    return replace(table, header=header, labels=sum(i < table.labels for i in kept), rows=tuple(rows))
+
+
 def _joined(cells: Iterable[str]) -> str:
     line = " & ".join(cells)
     return f"{'{}' * line.startswith(('[', '*'))}{line} \\\\"  # which would belong to the \\\\ of the row above
 
 
-def _latex_entry(entry: Entry, row: Row) -> str:
+def _latex_entry(entry: Entry, row: Row, stacked: str) -> str:
+    """Return a cell; `stacked` is the side, l or r, at which its detail stands below its text."""
     text = escaped(entry.text + entry.mark)
     text = f"\\textit{{{text}}}" if row.quoted and text else f"\\textbf{{{text}}}" if entry.bold else text
-    return f"{text} {{\\scriptsize {escaped(entry.detail)}}}" if entry.detail else text
+    if not entry.detail:
+        return text
+    if stacked:
+        detail = f"\\tiny {escaped(entry.detail)}"
+        return f"\\begin{{tabular}}[t]{{@{{}}{stacked}@{{}}}}{text}\\\\[-3pt]{detail}\\end{{tabular}}"
+    return f"{text} {{\\scriptsize {escaped(entry.detail)}}}"
 
 
 class _Screen:
@@ -115,7 +151,8 @@ class _Screen:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = self.table
-        words = [_stacked([entry.text for entry in row.entries[: table.labels]]) for row in table.rows]
+        named = table.header[: table.labels]
+        words = [_stacked(named, [entry.text for entry in row.entries[: table.labels]]) for row in table.rows]
         columns = [
             [Text(table.header[i]), *(_console_entry(row.entries[i]) for row in table.rows)]
             for i in range(table.labels, len(table.header))
@@ -147,11 +184,18 @@ def _width(text: Text) -> int:
     return max(len(line) for line in text.plain.split("\n"))
 
 
-def _stacked(words: Sequence[str]) -> Text:
-    """Return "run, checkpoint" over "student from teachers"."""
-    first, student, teachers, last = words
-    below = " ".join(filter(None, (student, teachers and f"from {teachers}")))
-    return Text.assemble(", ".join(filter(None, (first, last))), (f"\n{below}" if below else "", "dim"))
+def _stacked(names: Sequence[str], words: Sequence[str]) -> Text:
+    """Return "run, checkpoint" over "student from teachers", as far as the table has them."""
+    about = dict(zip(names, words, strict=True))
+    below = _below(about)
+    first = ", ".join(word for name, word in about.items() if word and name not in ("student", "teachers"))
+    return Text.assemble(first, (f"\n{below}" if below else "", "dim"))
+
+
+def _below(about: Mapping[str, str]) -> str:
+    """Return "student from teachers"."""
+    teachers = about.get("teachers")
+    return " ".join(filter(None, (about.get("student"), teachers and f"from {teachers}")))
 
 
 def _console_entry(entry: Entry) -> Text:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ardbench import data
-from ardbench.campaigns.suites import Cell, of_present_weights, state_of
+from ardbench.campaigns.suites import Cell, of_present_weights
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
@@ -18,7 +18,8 @@ from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, worst_case
 from ardbench.reports import judging
-from ardbench.reports.published import published_beside
+from ardbench.reports.published import Number, published_beside
+from ardbench.reports.settings import cells_of, differences, setting_of, teachers_in_words
 from ardbench.runs import CHECKPOINTS, Run, remembered
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
@@ -42,6 +43,7 @@ COLUMNS = {
     "teachers": TEXT,
     "seed": WHOLE,
     "setting": TEXT,
+    "differs": TEXT,
     "checkpoint": TEXT,
     "selection": TEXT,
     "protocol": TEXT,
@@ -75,32 +77,36 @@ COLUMNS = {
     "notes": TEXT,
 }
 """Every column and its type. value, low, high and published are fractions; eps is in pixel units; hours are of training;
-`setting` is the hash of everything that decides a run but its seed; status is done, partial, stale or missing; `winner` is
+`setting` is the hash of everything that decides a run but its seed, and `differs` tells it from others of its name and
+teachers ("alpha 0.9"); status is done, partial, stale or missing; `winner` is
 true where a value is significantly the best of its column (`judging.winners`); verdict, difference, tolerance and assumed tell
 whether a published number was reached (`judging.Judgement`). A row has a value, or a published number beside its run (at the
 published checkpoint), or neither: it is still to be measured."""
 
 
-def collect(runs: Sequence[Run]) -> pd.DataFrame:
+def collect(runs: Sequence[Run], published: Sequence[Number] = ()) -> pd.DataFrame:
     """Return the tidy results of runs, teachers of other runs first.
 
     A run without any evaluation has one row without a value.
 
+    Args:
+        runs: in any order.
+        published: numbers that stand beside runs besides those of published.csv.
+
     Raises:
         ArdbenchError: a file of a run is damaged.
     """
-    teaching = {teacher.identity.partition("@")[0] for run in runs for teacher in run.teachers}
-    ordered = sorted(runs, key=lambda run: run.identity not in teaching)
-    return collect_suite([Cell("", run, run.recipe, run.teachers, state_of(run), ()) for run in ordered])
+    return collect_suite(cells_of(runs), published)
 
 
-def collect_suite(cells: Sequence[Cell]) -> pd.DataFrame:
+def collect_suite(cells: Sequence[Cell], published: Sequence[Number] = ()) -> pd.DataFrame:
     """Return the tidy results of a plan in its order, with a row for everything that is still to be measured.
 
     Raises:
         ArdbenchError: a file of a run is damaged.
     """
-    rows = [row for cell in cells for row in _rows(cell)]
+    words = differences(cells)
+    rows = [row | {"differs": words[row["setting"]]} for cell in cells for row in _rows(cell, published)]
     flags = [(row, row.pop(ROBUST)) for row in rows if ROBUST in row]
     for row in judging.winners((row, robust) for row, robust in flags if row["status"] == "done"):
         row["winner"] = True
@@ -118,6 +124,7 @@ def read(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(BytesIO(read_bytes(path, TEXT_LIMIT)), dtype=dict(COLUMNS))
     except (OSError, ValueError, TypeError, OverflowError) as error:
         raise ArdbenchError(f"{path} cannot be read as a table of results: {error}.") from None
+    frame = frame.assign(**{name: "" for name in LATER if name not in frame})
     absent = [name for name in COLUMNS if name not in frame]
     if absent:
         raise ArdbenchError(f"{path} is no table of results: it has no column {absent[0]!r}.")
@@ -171,6 +178,8 @@ _known_verdicts = remembered(load_verdicts)
 
 MEASURED, JUDGED = ("protocol_version", "n", "total", "low", "high", "subset"), ("assumed", "tolerance")
 """Columns that are filled beside a value, and beside a verdict."""
+LATER = ("differs",)
+"""Columns that results written before they came have not."""
 LARGEST = 1e9
 """No number in a table of results comes near it."""
 Points = list[tuple[float, float, float, float]]
@@ -233,7 +242,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(COLUMNS)
 
 
-def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
+def _rows(cell: Cell, published: Sequence[Number]) -> Iterator[dict[str, Any]]:
     """Yield the rows of one run: evaluations, what is derived from them, what is missing, what was published."""
     about, run = _about(cell), cell.run
     found = [
@@ -257,7 +266,7 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
     blank = about | {"status": "missing" if cell.state == "done" else cell.state}
     for checkpoint, name in missing if there or missing else [("", "")]:
         yield blank | ({"checkpoint": checkpoint, "protocol": name} | _threat(cell.recipe) if name else {})
-    yield from (about | row for row in _quoted(cell.recipe, {name for _, name in there.union(missing)}))
+    yield from (about | row for row in _quoted(cell.recipe, {name for _, name in there.union(missing)}, published))
 
 
 def _about(cell: Cell) -> dict[str, Any]:
@@ -266,7 +275,6 @@ def _about(cell: Cell) -> dict[str, Any]:
     done, known = run.done or {}, run.environment
     seconds = training_seconds(run)
     images = done.get("images") or sum(row.get("images", 0) for row in run.metrics)
-    identities = [teacher.identity for teacher in cell.teachers]
     return {
         "run": run.path.name,
         "suite_name": cell.name,
@@ -275,9 +283,9 @@ def _about(cell: Cell) -> dict[str, Any]:
         "method": recipe.method["name"],
         "dataset": recipe.data.name,
         "student": recipe.student,
-        "teachers": " + ".join(Path(teacher.source).name for teacher in cell.teachers),
+        "teachers": teachers_in_words(cell.teachers),
         "seed": recipe.seed,
-        "setting": recipe.model_copy(update={"seed": 0}).identity(identities)[:8],
+        "setting": setting_of(cell),
         "selection": recipe.selection.by,
         "images_per_second": images / seconds if images and seconds else None,
         "hours": seconds / 3600 if seconds else None,
@@ -364,9 +372,9 @@ def _threat(recipe: Recipe) -> dict[str, Any]:
     return {"norm": recipe.evaluation.norm, "eps": recipe.evaluation.eps}
 
 
-def _quoted(recipe: Recipe, protocols: Collection[str]) -> Iterator[dict[str, Any]]:
+def _quoted(recipe: Recipe, protocols: Collection[str], own: Sequence[Number]) -> Iterator[dict[str, Any]]:
     """Yield the columns of the published numbers beside a run, under the threat that its recipe measures."""
-    for number in published_beside(recipe, protocols):
+    for number in published_beside(recipe, protocols, own):
         yield _threat(recipe) | {
             "checkpoint": number.checkpoint,
             "protocol": number.protocol,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from ardbench.reports import footnotes
-from ardbench.reports.results import WEIGHTED, WORST, protocol_order, threat_name
+from ardbench.reports.results import WORST, protocol_order, threat_name
 from ardbench.reports.results import written_eps as written_eps
+from ardbench.reports.view import WHOLE, View
+from ardbench.reports.worst import Behind, behind
 
-SUBSET, UNFINISHED, ASSUMED = "†", "‡", "§"
+SUBSET, UNFINISHED, ASSUMED, FURTHER = "†", "‡", "§", "¶"
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,41 @@ class Table:
     footnotes: tuple[str, ...]
 
 
-def tables(frame: pd.DataFrame) -> list[Table]:
+def tables(frame: pd.DataFrame, view: View = WHOLE) -> list[Table]:
     """Return a table of accuracies per data set and threat, and one of training costs.
 
     Args:
         frame: what `collect` or `read` returned.
+        view: what of them is shown.
     """
-    found = [_accuracies(part, dataset, threat) for dataset, threat, part in _parts(frame)]
+    found = [_accuracies(part, dataset, threat, view) for dataset, threat, part in parts(frame)]
     return [*found, *_costs(frame)]
 
 
-def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def cut(made: Iterable[Table], view: View) -> list[Table]:
+    """Return tables with the columns of a view alone, and with numbers alone where it shows no intervals.
+
+    A table of which no number is left is left out.
+
+    Raises:
+        ArdbenchError: no table has a column that the view names.
+    """
+    every = list(made)
+    view.check_columns(table.header for table in every)
+    found = []
+    for table in every:
+        if places := view.places(table.header, table.labels):
+            lines = [replace(row, entries=tuple(_shown(row.entries[i], view) for i in places)) for row in table.rows]
+            header, labels = tuple(table.header[i] for i in places), sum(i < table.labels for i in places)
+            found.append(replace(table, header=header, labels=labels, rows=tuple(lines)))
+    return found
+
+
+def _shown(entry: Entry, view: View) -> Entry:
+    return entry if view.intervals or not entry.detail.startswith("[") else replace(entry, detail="")
+
+
+def parts(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield (data set, threat, rows); clean accuracies stand in every table of their run."""
     for dataset in dict.fromkeys(frame["dataset"]):
         rows = frame[frame["dataset"] == dataset]
@@ -76,23 +102,24 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
             yield dataset, "", rows
 
 
-def _accuracies(rows: pd.DataFrame, dataset: str, threat: str) -> Table:
+def _accuracies(rows: pd.DataFrame, dataset: str, threat: str, view: View) -> Table:
+    worst, checked, rows = behind(rows), replace(view, protocols=(), columns=()).of(rows), view.of(rows)
     protocols = protocol_order(rows.loc[rows["protocol"] != "", "protocol"])
     decimals = 2 if (rows["n"].max() if rows["n"].notna().any() else 0) >= 5000 else 1
     lines: list[Row] = []
-    names = _names(rows)
-    for key, group in _groups(rows):
-        lines += _block(group, names[key], protocols, decimals)
+    called = names(rows)
+    for key, group in groups(rows):
+        lines += _block(group, called[key], protocols, decimals, worst)
     return Table(
         f"Accuracy in % on {dataset}" + (f" ({threat})" if threat else ""),
         ("run", "student", "teachers", "checkpoint", *protocols),
         4,
         tuple(lines),
-        tuple(footnotes.of_accuracies(rows)),
+        tuple(footnotes.of_accuracies(rows, worst, checked, view.intervals)),
     )
 
 
-def _groups(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+def groups(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """Yield the runs that differ in nothing but the seed; unfinished and stale ones apart from finished ones."""
     standing = rows["status"].where(rows["status"].isin(["partial", "stale"]), "")
     label = rows["suite_name"].where(rows["suite_name"] != "", rows["recipe"].where(rows["recipe"] != "", rows["run"]))
@@ -101,21 +128,22 @@ def _groups(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]
         yield tuple(str(part) for part in key), group
 
 
-def _names(rows: pd.DataFrame) -> dict[tuple[str, ...], str]:
-    """Return how each group is called; settings that share every visible name are told apart by their hash."""
+def names(rows: pd.DataFrame) -> dict[tuple[str, ...], str]:
+    """Return how each group is called; settings that share every visible name are told apart by what differs."""
     seen: dict[tuple[str, str, str], set[str]] = {}
-    keys = [(key, group.iloc[0]) for key, group in _groups(rows)]
+    keys = [(key, group.iloc[0]) for key, group in groups(rows)]
     for (label, setting, _), first in keys:
         seen.setdefault((label, first["student"], first["teachers"]), set()).add(setting)
-    names: dict[tuple[str, ...], str] = {}
+    found: dict[tuple[str, ...], str] = {}
     for (label, setting, standing), first in keys:
         several = len(seen[label, first["student"], first["teachers"]]) > 1
         mark = f" {UNFINISHED} ({standing})" if standing else ""
-        names[label, setting, standing] = f"{label} #{setting}{mark}" if several else f"{label}{mark}"
-    return names
+        about = f" ({first['differs'] or f'#{setting}'})" if several else ""
+        found[label, setting, standing] = f"{label}{about}{mark}"
+    return found
 
 
-def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int) -> list[Row]:
+def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int, worst: Behind) -> list[Row]:
     """Return the lines of one run: each checkpoint, and below it what was published; last what fits none of them."""
     first = group.iloc[0]
     labels = (name, first["student"], first["teachers"])
@@ -126,19 +154,24 @@ def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int) 
         rows = measured[measured["checkpoint"] == checkpoint]
         shown = labels if not lines else ("", "", "")
         tested = checkpoint == "best" and (rows["selection"] == "best-test").any()
-        cells = _entries(rows, protocols, decimals)
+        cells = _entries(rows, protocols, decimals, worst)
         words = (*shown, f"{checkpoint} (by test!)" if tested else checkpoint)
         lines.append(Row((*(Entry(word) for word in words), *cells), opens=not lines))
         lines += _published(quoted[quoted["checkpoint"] == checkpoint], protocols)
     return lines + _published(quoted[~quoted["checkpoint"].isin(checkpoints)], protocols)
 
 
-def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int) -> list[Entry]:
-    """Return the cells of a line; its worst case is blank unless it is over all attacks of the table."""
+def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int, worst: Behind) -> list[Entry]:
+    """Return the cells of a line; its worst case is blank where it lacks an attack that most lines have."""
     cells = [_entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
-    attacks = [cell for cell, name in zip(cells, protocols, strict=True) if name not in ("clean", WEIGHTED, WORST)]
-    whole = len({cell.mark for cell in attacks}) == 1 and all(cell.text for cell in attacks)
-    return [Entry() if name == WORST and not whole else cell for cell, name in zip(cells, protocols, strict=True)]
+    if WORST in protocols and cells[place := protocols.index(WORST)].text:
+        shown = rows[(rows["protocol"] == WORST) & rows["value"].notna()]
+        over = {worst.of(run, checkpoint) for run, checkpoint in zip(shown["run"], shown["checkpoint"], strict=True)}
+        if not all(attacks >= worst.common for attacks in over):
+            cells[place] = Entry()
+        elif over != {worst.common}:
+            cells[place] = replace(cells[place], mark=cells[place].mark + FURTHER)
+    return cells
 
 
 def _entry(rows: pd.DataFrame, decimals: int) -> Entry:
@@ -190,12 +223,12 @@ def _costs(frame: pd.DataFrame) -> list[Table]:
     runs = runs[runs["hours"].notna()]
     if runs.empty:
         return []
-    names = _names(runs)
+    called = names(runs)
     lines = []
-    for key, group in _groups(runs):
+    for key, group in groups(runs):
         first = group.iloc[0]
         kinds = " and ".join(sorted({"GPU" if kind == "cuda" else kind.upper() for kind in group["device_kind"]}))
-        words = (names[key], first["student"], first["teachers"], kinds)
+        words = (called[key], first["student"], first["teachers"], kinds)
         speed, hours = group["images_per_second"].mean(), group["hours"].mean()
         numbers = (str(len(group)), f"{speed:.0f}" if pd.notna(speed) else "", f"{hours:.3g}")
         lines.append(Row(tuple(Entry(word) for word in (*words, *numbers)), opens=True))

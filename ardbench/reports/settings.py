@@ -1,0 +1,75 @@
+"""Which runs are one setting, that is alike but for the seed, and how settings of one name are told apart. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ardbench.campaigns.suites import Cell, state_of
+from ardbench.recipes.differences import differing
+from ardbench.runs import Run, Teacher
+
+
+def cells_of(runs: Sequence[Run]) -> list[Cell]:
+    """Return runs as cells of no suite, teachers of other runs first."""
+    teaching = {teacher.identity.partition("@")[0] for run in runs for teacher in run.teachers}
+    ordered = sorted(runs, key=lambda run: run.identity not in teaching)
+    return [Cell("", run, run.recipe, run.teachers, state_of(run), ()) for run in ordered]
+
+
+def setting_of(cell: Cell) -> str:
+    """Return the hash of everything that decides a run but its seed."""
+    identities = [teacher.identity for teacher in cell.teachers]
+    return cell.recipe.model_copy(update={"seed": 0}).identity(identities)[:8]
+
+
+def teachers_in_words(teachers: Sequence[Teacher]) -> str:
+    """Return the teachers' names as tables have them."""
+    return " + ".join(Path(teacher.source).name for teacher in teachers)
+
+
+def differences(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return by setting what tells it from the others of its name, student and teachers; "" where it is the only one."""
+    alike: dict[tuple[str, ...], dict[str, Cell]] = {}
+    for cell in cells:
+        name = cell.name or cell.recipe.name
+        place = (name, cell.recipe.data.name, cell.recipe.student, teachers_in_words(cell.teachers))
+        alike.setdefault(place, {}).setdefault(setting_of(cell), cell)
+    return {setting: words for several in alike.values() for setting, words in _told_apart(several).items()}
+
+
+def _told_apart(several: Mapping[str, Cell]) -> dict[str, str]:
+    if len(several) == 1:
+        return dict.fromkeys(several, "")
+    recipes = differing([cell.recipe for cell in several.values()])
+    taught = [[teacher.identity for teacher in cell.teachers] for cell in several.values()]
+    others = [i for i, found in enumerate(zip(*taught, strict=False)) if len(set(found)) > 1]
+    words = [
+        ", ".join(filter(None, [text, *(f"teacher {i + 1} #{identities[i].partition('@')[0][:8]}" for i in others)]))
+        for text, identities in zip(recipes, taught, strict=True)
+    ]
+    return {
+        setting: text if text and words.count(text) == 1 else ", ".join(filter(None, [text, f"#{setting}"]))
+        for setting, text in zip(several, words, strict=True)
+    }
+
+
+def by_setting(cells: Sequence[Cell]) -> dict[str, list[Run]]:
+    """Return the runs of each setting by its name for people; a run without others of its setting has its own name.
+
+    In a suite settings are called as the suite calls them.
+    """
+    words, found = differences(cells), dict[tuple[str, str], list[Cell]]()
+    for cell in cells:
+        found.setdefault((cell.name, setting_of(cell)), []).append(cell)
+    return {_called(group, words[setting]): [cell.run for cell in group] for (_, setting), group in found.items()}
+
+
+def _called(group: Sequence[Cell], words: str) -> str:
+    first = group[0]
+    if not first.name and len(group) == 1:
+        return first.run.path.name
+    own = first.name or f"{first.recipe.name}, {first.recipe.student}"
+    seeds = f"{len(group)} seeds" if len(group) > 1 else ""
+    about = ", ".join(filter(None, [words, seeds]))
+    return f"{own} ({about})" if about else own

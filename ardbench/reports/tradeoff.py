@@ -1,0 +1,117 @@
+"""Clean accuracy against accuracy under attack, with intervals: a point for each line of a table that has both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from ardbench.errors import ArdbenchError
+from ardbench.reports.figures import MARKERS, PALETTE, figure
+from ardbench.reports.results import WEIGHTED, WORST, protocol_order
+from ardbench.reports.tables import groups, names, parts
+from ardbench.reports.view import WHOLE, View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BARS = (
+    "Bars are the 95 % Wilson intervals of the test images; of several seeds, the mean with the standard deviation "
+    "between them."
+)
+
+
+class Share(NamedTuple):
+    """An accuracy and the ends of its bar, as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+
+def tradeoffs(frame: pd.DataFrame, view: View = WHOLE, least: int = 1) -> dict[tuple[str, str], Figure]:
+    """Return a figure for each data set and threat by (attack, "data set (threat)").
+
+    The attack is AutoAttack where it was measured, else the last of the table's columns; of the protocols and checkpoints
+    of a view alone, if it names any.
+
+    Args:
+        frame: the tidy results.
+        view: what is shown.
+        least: points without which there is no figure.
+    """
+    found = {}
+    for dataset, threat, rows in parts(frame):
+        attack = _telling(rows, view)
+        points = dict(_points(rows, attack, view)) if attack else {}
+        if len(points) >= least:
+            found[attack, f"{dataset} ({threat})"] = _drawn(points, attack, f"{dataset} ({threat})")
+    return found
+
+
+def required(frame: pd.DataFrame, view: View = WHOLE) -> dict[tuple[str, str], Figure]:
+    """Return the figures of `tradeoffs`, of which there is one at least.
+
+    Raises:
+        ArdbenchError: nothing has been measured both clean and under attack.
+    """
+    found = tradeoffs(frame, view)
+    if not found:
+        raise ArdbenchError(
+            "No run was measured both clean and under attack: type `ardbench eval RUN --protocol clean --protocol aa` first."
+        )
+    return found
+
+
+def _telling(rows: pd.DataFrame, view: View) -> str:
+    measured = set(rows.loc[rows["value"].notna(), "protocol"]) - {"clean", WEIGHTED, WORST}
+    attacks = [name for name in protocol_order(measured) if view.shows(name, "")]
+    return "aa" if "aa" in attacks else attacks[-1] if attacks else ""
+
+
+def _points(rows: pd.DataFrame, attack: str, view: View) -> Iterator[tuple[str, tuple[Share, Share]]]:
+    """Yield name and (clean, attacked) of every line that has both."""
+    called = names(rows)
+    measured = rows[rows["value"].notna()]
+    lines = [
+        (called[key], checkpoint, group[group["checkpoint"] == checkpoint])
+        for key, group in groups(measured)
+        for checkpoint in ("best", "last", "averaged")
+        if view.shows("", checkpoint)
+    ]
+    pairs = [(name, checkpoint, _share(line, "clean"), _share(line, attack)) for name, checkpoint, line in lines]
+    both = [(name, checkpoint, clean, robust) for name, checkpoint, clean, robust in pairs if clean and robust]
+    several = len({checkpoint for _, checkpoint, *_ in both}) > 1
+    for name, checkpoint, clean, robust in both:
+        yield (f"{name}, {checkpoint}" if several else name), (clean, robust)
+
+
+def _share(line: pd.DataFrame, protocol: str) -> Share | None:
+    """Return what a table prints: the newest version on the most images, over seeds mean and deviation."""
+    rows = line[line["protocol"] == protocol]
+    rows = rows[rows["protocol_version"] == rows["protocol_version"].max()]
+    rows = rows[rows["n"] == rows["n"].max()]
+    if rows.empty:
+        return None
+    mean = float(rows["value"].mean())
+    if len(rows) == 1:
+        return Share(mean, float(rows["low"].iloc[0]), float(rows["high"].iloc[0]))
+    deviation = float(rows["value"].std())
+    return Share(mean, mean - deviation, mean + deviation)
+
+
+def _drawn(points: dict[str, tuple[Share, Share]], attack: str, about: str) -> Figure:
+    drawn = figure(6.4, 4.4)
+    axes = drawn.subplots()
+    for place, (name, shares) in enumerate(points.items()):
+        (x, left, right), (y, low, high) = ((100 * share for share in one) for one in shares)
+        axes.errorbar(
+            x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], label=name, capsize=2, linewidth=1,
+            color=PALETTE[place % len(PALETTE)], marker=MARKERS[place // len(PALETTE) % len(MARKERS)], linestyle="none",
+        )  # fmt: skip
+    axes.set(xlabel="clean accuracy in %", ylabel=f"accuracy under {attack} in %", title=about)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    drawn.legend(loc="outside right upper", fontsize=9, frameon=False)
+    return drawn

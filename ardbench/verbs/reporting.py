@@ -1,0 +1,290 @@
+"""`ardbench.results` and `ardbench.report`: from run directories to a tidy table, tables for people, figures, a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ardbench.errors import ArdbenchError
+from ardbench.runs import Run, all_runs, write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ardbench.campaigns.suites import Cell
+    from ardbench.reports import Table, View
+    from ardbench.reports.page import Kept
+    from ardbench.reports.transfer import Matrix
+
+What = str | Path | Run
+"""A folder of runs, a run, a suite by name or file, or a CSV that a report wrote."""
+SHOWN = 10
+"""Images in a grid."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was made.
+
+    Args:
+        frame: the tidy results (`ardbench.reports.results.COLUMNS`).
+        runs: that it tells of.
+        view: what tables show.
+        paths: files that were written.
+        remarks: what could not be shown, and why.
+    """
+
+    frame: pd.DataFrame
+    runs: Sequence[Run]
+    view: View
+    paths: tuple[Path, ...]
+    remarks: tuple[str, ...]
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The tables for people."""
+        from ardbench.reports.classes import read_evaluated
+        from ardbench.reports.files import made_tables
+
+        return made_tables(self.frame, read_evaluated(self.runs), self.view)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What was named: a name for files, the cells of a plan or of single runs, or results that were read."""
+
+    name: str
+    cells: Sequence[Cell] = ()
+    suite: bool = False
+    frame: pd.DataFrame | None = None
+
+    @property
+    def runs(self) -> list[Run]:
+        return [cell.run for cell in self.cells]
+
+
+def results(
+    what: What | Sequence[What] = "runs", *, runs: str | Path = "runs", published: str | Path | None = None
+) -> pd.DataFrame:
+    """Return the tidy results: a row for each run, checkpoint and protocol, and for each published number beside it.
+
+    Args:
+        what: a folder of runs, one run or several, a suite (with a row for all that is still to be measured), or a CSV
+            that `report` wrote.
+        runs: the folder in which a suite's runs lie.
+        published: a CSV of numbers like benchmarks/published.csv, which stand beside runs as well.
+
+    Raises:
+        ArdbenchError: there is nothing of that name, or a file is damaged.
+    """
+    several = [what] if isinstance(what, str | Path | Run) else list(what)
+    return _frame(_chosen(several, Path(runs)), published)
+
+
+def report(
+    what: What | Sequence[What] = (),
+    *,
+    runs: str | Path = "runs",
+    out: str | Path | None = None,
+    html: str | Path | None = None,
+    view: View | None = None,
+    published: str | Path | None = None,
+    data_root: str | Path | None = None,
+    matrix: Matrix | None = None,
+) -> Report:
+    """Return tables of what was measured, and write them where told.
+
+    Args:
+        what, runs, published: as in `results`; () takes every run in `runs`.
+        out: a folder for the tables as Markdown, CSV and LaTeX with their provenance.
+        html: a file for one page that needs no other.
+        view: what tables show (`ardbench.reports.View`).
+        data_root: where the page finds clean images beside those that an evaluation has kept.
+        matrix: how the teachers of a suite transfer, for the page.
+
+    Raises:
+        ArdbenchError: as `results`; or the view names what there is not.
+    """
+    from ardbench.reports import View, write
+
+    shown = view or View()
+    chosen = _several(what, Path(runs))
+    frame = _frame(chosen, published)
+    shown.check(frame)
+    paths, remarks = list[Path](), list[str]()
+    if out is not None:
+        paths += write(frame, Path(out), chosen.name, chosen.runs, view=shown)
+    if html is not None:
+        remarks = _page(Path(html), chosen, frame, shown, matrix, None if data_root is None else Path(data_root))
+        paths.append(Path(html))
+    return Report(frame, chosen.runs, shown, tuple(paths), tuple(remarks))
+
+
+def draw(
+    what: What | Sequence[What] = (),
+    *,
+    runs: str | Path = "runs",
+    out: str | Path | None = None,
+    curves: bool = False,
+    tradeoff: bool = False,
+    view: View | None = None,
+) -> list[Path]:
+    """Write figures as PNG, SVG and PDF: in `out`, else in a single run's directory or beside the runs of a suite.
+
+    Args:
+        what, runs: as in `report`.
+        out: the folder.
+        curves: what runs told over their epochs; runs that differ in the seed alone are a mean in a band.
+        tradeoff: clean accuracy against accuracy under attack, with intervals.
+        view: protocols and checkpoints of the tradeoff.
+
+    Raises:
+        ArdbenchError: nothing to draw, or several runs and no folder.
+    """
+    from ardbench.reports import View
+    from ardbench.reports.curves import draw as draw_curves
+    from ardbench.reports.figures import save
+    from ardbench.reports.settings import by_setting
+    from ardbench.reports.tradeoff import required
+
+    chosen, shown = _several(what, Path(runs)), view or View()
+    stem = f"{chosen.name}-" if chosen.suite else ""
+    if out is not None:
+        folder = Path(out)
+    elif chosen.suite:
+        folder = Path(runs)
+    elif len(chosen.cells) == 1:
+        folder = chosen.runs[0].path
+    else:
+        raise ArdbenchError("Figures of several runs belong to none of them: say where with --out FOLDER.")
+    paths: list[Path] = []
+    if curves:
+        # of a suite the runs that have begun: the others are nobody's mistake
+        begun = [cell for cell in chosen.cells if cell.run.metrics or not chosen.suite]
+        if not begun:
+            raise ArdbenchError(
+                f"No run of {chosen.name} has a finished epoch yet: type ardbench reproduce {chosen.name}."
+            )
+        paths += draw_curves(by_setting(begun), folder / f"{stem}curves")
+    if tradeoff:
+        frame = _frame(chosen, None)
+        shown.check(frame)
+        found = required(frame, shown)
+        for (attack, about), figure in found.items():
+            where = "".join(letter if letter.isalnum() or letter == "." else "-" for letter in about).strip("-")
+            name = f"{stem}clean-{attack}" + (f"-{where}" if len(found) > 1 else "")
+            paths += save(figure, folder / name)
+    return paths
+
+
+def _several(what: What | Sequence[What], runs: Path) -> _Chosen:
+    several = [what] if isinstance(what, str | Path | Run) else list(what)
+    return _chosen(several or [runs], runs)
+
+
+def _chosen(what: Sequence[What], root: Path) -> _Chosen:
+    """Return what was named: a suite, results that were written, a folder of runs, or runs."""
+    from ardbench.reports.settings import cells_of
+
+    first = what[0]
+    if len(what) == 1 and not isinstance(first, Run):
+        path = Path(first)
+        if path.suffix == ".csv":
+            from ardbench.reports import read
+
+            return _Chosen(path.stem, frame=read(path))
+        folder = path.is_dir() and not (path / "config.json").is_file()
+        if folder or path == root:
+            if found := all_runs(path):
+                return _Chosen("report", cells_of(found))
+            if path == root:
+                raise ArdbenchError(
+                    f"There is no run under {root}: train one first, or give --runs with the folder of runs."
+                )
+        elif not path.is_dir():
+            from ardbench.campaigns.suites import planned
+
+            suite, cells = planned(str(first), root)
+            return _Chosen(suite.name, cells, suite=True)
+    opened = dict.fromkeys(one if isinstance(one, Run) else Run.open(Path(one)) for one in what)
+    return _Chosen("report", cells_of(list(opened)))
+
+
+def _frame(chosen: _Chosen, published: str | Path | None) -> pd.DataFrame:
+    from ardbench.reports import collect_suite
+    from ardbench.reports.published import own_numbers
+
+    if chosen.frame is None:
+        return collect_suite(chosen.cells, own_numbers(Path(published)) if published is not None else ())
+    if published is not None:
+        raise ArdbenchError(
+            "--published stands beside runs, and a CSV of results has its published numbers in it: name runs or a suite."
+        )
+    return chosen.frame
+
+
+def _page(
+    path: Path, chosen: _Chosen, frame: pd.DataFrame, view: View, matrix: Matrix | None, data_root: Path | None
+) -> list[str]:
+    """Write the page, and return what it cannot show; only sizes of networks and images that were kept load torch."""
+    from ardbench import data
+    from ardbench.models.cost import cost
+    from ardbench.reports.page import page
+
+    there = [run for run in chosen.runs if run.metrics]
+    costs: dict[str, dict[str, tuple[int, int]]] = {}
+    for model, dataset in dict.fromkeys((run.recipe.student, run.recipe.data.name) for run in there):
+        costs.setdefault(model, {})[dataset] = cost(model, data.info(dataset))
+    kept: list[Kept] = []
+    unseen: dict[str, None] = {}
+    for run in there:
+        try:
+            kept += _kept(run, data_root)
+        except ArdbenchError as error:
+            unseen[f"Images were kept, and the clean ones to show beside them are not at hand: {error}"] = None
+    text = page(chosen.name, frame, chosen.runs, matrix=matrix, kept=kept, unseen=list(unseen), costs=costs, view=view)
+    write_atomic(path, text.encode(errors="backslashreplace"))
+    return list(unseen)
+
+
+def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
+    """Yield some of the images with which each attack fooled a run's network, as far as they were kept."""
+    ending = ".adversarial.safetensors"
+    found = [
+        (path, path.with_name(path.name.replace(ending, ".json")))
+        for path in sorted(run.path.glob(f"eval/*/*{ending}"))
+    ]
+    finished = [(images, file) for images, file in found if file.is_file()]
+    if not finished:
+        return
+    import torch
+
+    from ardbench.campaigns.suites import of_present_weights
+    from ardbench.data.load import load
+    from ardbench.evaluation.adversarial import read_images
+    from ardbench.reports.page import Kept
+    from ardbench.reports.results import verdicts_of
+
+    split = load(run.recipe.data.name, torch.device("cpu"), data_root, download=False).test
+    names = split.info.classes or tuple(map(str, range(split.info.num_classes)))
+    for path, file in finished:
+        verdicts = verdicts_of(run, file)
+        if not of_present_weights(run, path.parent.name, verdicts):
+            continue
+        x_adv, index = read_images(path)["x_adv"], torch.tensor(verdicts.index)
+        if len(x_adv) != len(index) or x_adv.shape[1:] != split.images.shape[1:] or int(index.max()) >= len(split):
+            raise ArdbenchError(f"{path} holds other images than its verdicts are of; delete it to measure again.")
+        x = split.pixels(index)  # (n, C, H, W)
+        moved = ((x_adv - x).abs().flatten(1).amax(dim=1) > 0).tolist()
+        rows = [i for i, robust in enumerate(verdicts.robust) if moved[i] and not robust][:SHOWN]
+        if rows:
+            yield Kept(
+                f"{run.path.name}, {path.parent.name}, {verdicts.protocol}",
+                x[rows].permute(0, 2, 3, 1).numpy(),
+                x_adv[rows].permute(0, 2, 3, 1).numpy(),
+                [names[verdicts.labels[i]] for i in rows],
+                [names[verdicts.predictions[i]] for i in rows],
+            )

@@ -157,11 +157,11 @@ def test_a_board_that_cannot_be_written_does_not_stop_the_work(tmp_path: Path) -
     folder.touch()
     result = call(*words, "--tensorboard", tmp_path / "board")
     assert result.exit_code == 0 and len(rows_of(Path(with_name))) == 3
-    assert result.stderr.count(f"--tensorboard {folder} cannot be written any more (") == 1
+    assert result.stderr.count(f"--tensorboard {folder.parent} cannot be written any more for {folder.name} (") == 1
 
 
 def test_of_several_processes_the_first_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ardbench.listeners.tensorboard import Board
+    from ardbench.listeners.tracking import Tracking
 
     monkeypatch.setenv("RANK", "1")
-    assert Board.to(tmp_path).folder is None
+    assert not Tracking.to(tmp_path, None, None).trackers

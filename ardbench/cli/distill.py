@@ -27,7 +27,7 @@ from ardbench.cli import options
     help="Log for each epoch who of teachers and peer is right on x and on the student's x'; the run stays the same.",
 )
 @options.changes
-@options.tensorboard
+@options.tracking
 @options.running
 def distill(teachers: tuple[str, ...], diagnostics: bool, **words: Any) -> None:
     """Distill a student from one or several trained teachers, or together with a peer.

@@ -19,7 +19,7 @@ from ardbench.cli.output import Output, console, table
 
 PACKAGES = (
     "ardbench", "torch", "torchvision", "timm", "pyautoattack", "numpy", "pandas", "pydantic", "safetensors", "filelock",
-    "click", "rich", "matplotlib", "tensorboard", "ray",
+    "click", "rich", "matplotlib", "tensorboard", "wandb", "mlflow", "ray",
 )  # fmt: skip
 VARIABLES = (
     "ARDBENCH_DATA", "ARDBENCH_TEACHERS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",

@@ -18,7 +18,7 @@ from ardbench.cli.output import clock
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
-from ardbench.listeners.tensorboard import Board
+from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
     from ardbench.campaigns.graph import Outcome
@@ -106,7 +106,7 @@ class Engine:
             raise ArdbenchError("--engine ray needs Ray: pip install 'ardbench[ray]'.")
 
     def execute(
-        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board
+        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, tracking: Tracking
     ) -> tuple[Outcome, str]:
         """Do what is missing; return how it ended, and how long it was predicted to take and took, if that is known.
 
@@ -119,10 +119,10 @@ class Engine:
             say("Nothing is missing: the tables are made again from what is there.")
             return graph.Outcome(), ""
         work = self._on_ray if self.engine == "ray" else self._here
-        return work(suite, cells, runs, quiet, log, board, count)
+        return work(suite, cells, runs, quiet, log, tracking, count)
 
     def _here(
-        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board, count: int
+        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, tracking: Tracking, count: int
     ) -> tuple[Outcome, str]:
         import torch
 
@@ -147,14 +147,14 @@ class Engine:
         pool = Processes(jobs, settings, gpus) if jobs > 1 else None
         watch = Watch(cells)
         with listening(suite, cells, runs, quiet) as listen:
-            hear = log.hearing(cells, board.hearing(cells, listen))
+            hear = log.hearing(cells, tracking.hearing(cells, listen))
             outcome = graph.reproduce(cells, settings, hear, pool, time_limit=self.time_limit)
         if outcome.stopped or outcome.failed:
             return outcome, ""
         return outcome, _compared(expected, watch.read(), jobs) if expected else f"No prediction: {reason}."
 
     def _on_ray(
-        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, board: Board, count: int
+        self, suite: str, cells: Sequence[Cell], runs: Path, quiet: bool, log: Log, tracking: Tracking, count: int
     ) -> tuple[Outcome, str]:
         from ardbench import data
         from ardbench.campaigns import cluster, graph
@@ -175,7 +175,7 @@ class Engine:
         with listening(suite, cells, runs, quiet) as listen:
             retries = RETRIES if self.retries is None else self.retries
             pool = cluster.Cluster(settings, board_file(suite, runs), share, retries, self.jobs)
-            hear = log.hearing(cells, board.hearing(cells, listen))
+            hear = log.hearing(cells, tracking.hearing(cells, listen))
             return graph.reproduce(whole, settings, hear, pool, time_limit=self.time_limit), ""
 
 

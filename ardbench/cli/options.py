@@ -104,6 +104,16 @@ tensorboard = click.option(
     metavar="FOLDER",
     help="Draw every epoch in this folder for `tensorboard --logdir FOLDER`; wants pip install 'ardbench[tensorboard]'.",
 )
+wandb = click.option(
+    "--wandb",
+    metavar="PROJECT",
+    help="Follow every epoch in this project of Weights & Biases; wants pip install 'ardbench[wandb]'.",
+)
+mlflow = click.option(
+    "--mlflow",
+    metavar="URI",
+    help="Follow every epoch by MLflow at this URI, such as sqlite:///mlflow.db; wants pip install 'ardbench[mlflow]'.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and everything else on stderr."
 )
@@ -134,6 +144,7 @@ def together(*options: Decorator) -> Decorator:
 
 
 changes = together(student, dataset, seed, epochs, fast, sets)
+tracking = together(tensorboard, wandb, mlflow)
 running = together(device, data_root, runs, time_limit, quiet, log_file, as_json)
 
 

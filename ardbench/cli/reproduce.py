@@ -17,7 +17,7 @@ from ardbench.cli.output import Output, clock, table, typed_again
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
-from ardbench.listeners.tensorboard import Board
+from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
     from ardbench.campaigns.graph import Outcome
@@ -55,11 +55,17 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.time_limit
 @options.quiet
 @options.log_file
-@options.tensorboard
+@options.tracking
 def reproduce(
+<<<<<<< HEAD
     suite: str, dry_run: bool, status: bool, tflops: float | None, beside: tuple[Path, ...], keep: Path | None,
     unfinished: bool, out: Path, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
     log_file: Path | None, tensorboard: Path | None, **engine: Any,
+=======
+    suite: str, dry_run: bool, status: bool, tflops: float | None, out: Path, device: str, data_root: Path | None,
+    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None, tensorboard: Path | None, wandb: str | None,
+    mlflow: str | None, **engine: Any,
+>>>>>>> 25427cd (wip tracking, tests)
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
@@ -101,9 +107,9 @@ def reproduce(
     if keep is not None:
         copying.leave(cells, keep, unfinished)  # of a call that was killed
     output = Output(as_json=False)
-    log, board = Log.to(log_file), Board.to(tensorboard)
-    board.draw([cell.run for cell in cells if cell.state == "done"])
-    outcome, comparison = where.execute(found.name, cells, runs, quiet, log, board)
+    log, tracking = Log.to(log_file), Tracking.to(tensorboard, wandb, mlflow)
+    tracking.draw([cell.run for cell in cells if cell.state == "done"])
+    outcome, comparison = where.execute(found.name, cells, runs, quiet, log, tracking)
     found, cells = planned(suite, runs)
     if keep is not None:
         copying.leave(cells, keep, unfinished)

@@ -12,7 +12,7 @@ from ardbench.cli import options
 @click.command()
 @options.recipe_argument
 @options.changes
-@options.tensorboard
+@options.tracking
 @options.running
 def train(**words: Any) -> None:
     """Train a network that needs no teacher, such as a robust teacher itself.

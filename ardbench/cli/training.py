@@ -15,7 +15,7 @@ from ardbench.cli.output import Output, speaking_once, typed_again
 from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
 from ardbench.listeners.screen import shown
-from ardbench.listeners.tensorboard import Board
+from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
     from ardbench.config import Recipe
@@ -41,6 +41,8 @@ class Wanted:
     quiet: bool
     log_file: Path | None
     tensorboard: Path | None
+    wandb: str | None
+    mlflow: str | None
     as_json: bool
 
     def resolved(self) -> Recipe:
@@ -64,7 +66,8 @@ def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[str]) -> None:
     from ardbench.recipes import moved
     from ardbench.verbs.training import prepared
 
-    output, log, board = Output(wanted.as_json), Log.to(wanted.log_file), Board.to(wanted.tensorboard)
+    output, log = Output(wanted.as_json), Log.to(wanted.log_file)
+    tracking = Tracking.to(wanted.tensorboard, wanted.wandb, wanted.mlflow)
     training = prepared(recipe, teachers, wanted.runs)
     run, before = training.run, training.run.done is not None
     output.line(str(run.path))
@@ -72,8 +75,8 @@ def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[str]) -> None:
         say(note)
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
-        board.draw([run])
-    elif not _train(wanted, training, output, log, board):
+        tracking.draw([run])
+    elif not _train(wanted, training, output, log, tracking):
         again = typed_again()
         output.line(f"Stopped and saved after {len(run.metrics)} of {recipe.schedule.epochs} epochs.")
         output.line(f"To go on, type the same command again: {again}")
@@ -85,7 +88,7 @@ def _execute(wanted: Wanted, recipe: Recipe, teachers: Sequence[str]) -> None:
     output.document(_facts(run, finished=True, already_done=before, following=following))
 
 
-def _train(wanted: Wanted, training: Training, output: Output, log: Log, board: Board) -> bool:
+def _train(wanted: Wanted, training: Training, output: Output, log: Log, tracking: Tracking) -> bool:
     from ardbench import processes
     from ardbench.engine.device import choose, describe
 
@@ -96,7 +99,7 @@ def _train(wanted: Wanted, training: Training, output: Output, log: Log, board: 
         output.working(),
         shown(wanted.quiet) as screen,
         log.of(run.path.name, screen) as logged,
-        board.of(run, logged) as progress,
+        tracking.of(run, logged) as progress,
     ):
         together = processes.size()
         say(f"Device: {describe(device)}{f', {together} processes' if together > 1 else ''}")

@@ -62,14 +62,18 @@ def by_setting(cells: Sequence[Cell]) -> dict[str, list[Run]]:
     words, found = differences(cells), dict[tuple[str, str], list[Cell]]()
     for cell in cells:
         found.setdefault((cell.name, setting_of(cell)), []).append(cell)
-    return {_called(group, words[setting]): [cell.run for cell in group] for (_, setting), group in found.items()}
+    called = [_called(group, words[setting]) for (_, setting), group in found.items()]
+    return {
+        f"{name} #{setting}" if called.count(name) > 1 else name: [cell.run for cell in group]
+        for name, ((_, setting), group) in zip(called, found.items(), strict=True)
+    }
 
 
 def _called(group: Sequence[Cell], words: str) -> str:
     first = group[0]
     if not first.name and len(group) == 1:
         return first.run.path.name
-    own = first.name or f"{first.recipe.name}, {first.recipe.student}"
-    seeds = f"{len(group)} seeds" if len(group) > 1 else ""
-    about = ", ".join(filter(None, [words, seeds]))
+    taught = f" from {teachers_in_words(first.teachers)}" if first.teachers else ""
+    own = first.name or f"{first.recipe.name}, {first.recipe.student}{taught}"
+    about = ", ".join(filter(None, [words, f"{len(group)} seeds" if len(group) > 1 else ""]))
     return f"{own} ({about})" if about else own

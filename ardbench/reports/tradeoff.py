@@ -23,11 +23,12 @@ BARS = (
 
 
 class Share(NamedTuple):
-    """An accuracy and the ends of its bar, as fractions."""
+    """An accuracy and the ends of its bar, as fractions, and what the bar is."""
 
     value: float
     low: float
     high: float
+    told: str
 
 
 def tradeoffs(frame: pd.DataFrame, view: View = WHOLE, least: int = 1) -> dict[tuple[str, str], Figure]:
@@ -72,19 +73,21 @@ def _telling(rows: pd.DataFrame, view: View) -> str:
 
 def _points(rows: pd.DataFrame, attack: str, view: View) -> Iterator[tuple[str, tuple[Share, Share]]]:
     """Yield name and (clean, attacked) of every line that has both."""
-    called = names(rows)
-    measured = rows[rows["value"].notna()]
-    lines = [
-        (called[key], checkpoint, group[group["checkpoint"] == checkpoint])
-        for key, group in groups(measured)
-        for checkpoint in ("best", "last", "averaged")
-        if view.shows("", checkpoint)
-    ]
-    pairs = [(name, checkpoint, _share(line, "clean"), _share(line, attack)) for name, checkpoint, line in lines]
-    both = [(name, checkpoint, clean, robust) for name, checkpoint, clean, robust in pairs if clean and robust]
-    several = len({checkpoint for _, checkpoint, *_ in both}) > 1
-    for name, checkpoint, clean, robust in both:
-        yield (f"{name}, {checkpoint}" if several else name), (clean, robust)
+    measured, found = rows[rows["value"].notna()], []
+    called = names(measured)
+    for key, group in groups(measured):
+        first = group.iloc[0]
+        below = " from ".join(filter(None, (first["student"], first["teachers"])))
+        for checkpoint in filter(lambda one: view.shows("", one), ("best", "last", "averaged")):
+            line = group[group["checkpoint"] == checkpoint]
+            clean, robust = _share(line, "clean"), _share(line, attack)
+            if clean and robust:
+                found.append((called[key], below, checkpoint, (clean, robust)))
+    labels, checkpoints = [name for name, *_ in found], {checkpoint for _, _, checkpoint, _ in found}
+    alike = {name: len({below for other, below, *_ in found if other == name}) for name in labels}
+    for name, below, checkpoint, shares in found:
+        words = (name, below if alike[name] > 1 else "", checkpoint if len(checkpoints) > 1 else "", shares[1].told)
+        yield ", ".join(filter(None, words)), shares
 
 
 def _share(line: pd.DataFrame, protocol: str) -> Share | None:
@@ -96,16 +99,18 @@ def _share(line: pd.DataFrame, protocol: str) -> Share | None:
         return None
     mean = float(rows["value"].mean())
     if len(rows) == 1:
-        return Share(mean, float(rows["low"].iloc[0]), float(rows["high"].iloc[0]))
+        return Share(
+            mean, float(rows["low"].iloc[0]), float(rows["high"].iloc[0]), f"95 % of {rows['n'].iloc[0]} images"
+        )
     deviation = float(rows["value"].std())
-    return Share(mean, mean - deviation, mean + deviation)
+    return Share(mean, mean - deviation, mean + deviation, f"± s of {len(rows)} seeds")
 
 
 def _drawn(points: dict[str, tuple[Share, Share]], attack: str, about: str) -> Figure:
-    drawn = figure(6.4, 4.4)
+    drawn = figure(6.4, 3.6 + 0.2 * len(points))
     axes = drawn.subplots()
     for place, (name, shares) in enumerate(points.items()):
-        (x, left, right), (y, low, high) = ((100 * share for share in one) for one in shares)
+        (x, left, right), (y, low, high) = ((100 * share for share in one[:3]) for one in shares)
         axes.errorbar(
             x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], label=name, capsize=2, linewidth=1,
             color=PALETTE[place % len(PALETTE)], marker=MARKERS[place // len(PALETTE) % len(MARKERS)], linestyle="none",
@@ -113,5 +118,5 @@ def _drawn(points: dict[str, tuple[Share, Share]], attack: str, about: str) -> F
     axes.set(xlabel="clean accuracy in %", ylabel=f"accuracy under {attack} in %", title=about)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    drawn.legend(loc="outside right upper", fontsize=9, frameon=False)
+    drawn.legend(loc="outside lower center", fontsize=9, frameon=False)
     return drawn

@@ -47,7 +47,7 @@ def behind(rows: pd.DataFrame) -> Behind:
             (measured["protocol"] == WORST) & (measured["run"] == line[0]) & (measured["checkpoint"] == line[1])
         ]
         if not worst.empty:
-            largest = worst.loc[worst["n"].idxmax()]
+            largest = worst.sort_values("n").iloc[-1]
             same = group[(group["n"] == largest["n"]) & (group["status"] == largest["status"])]
             lines[str(line[0]), str(line[1])] = frozenset(map(str, same["protocol"]))
     counted = Counter(lines.values())

@@ -276,6 +276,16 @@ def test_seeds_are_one_curve_in_a_band(tmp_path: Path) -> None:
     assert corners == {(1.0, 3.0), (1.0, 5.0), (2.0, 2.0)}  # 4 ± 1, 2 ± 0
 
 
+def test_a_loss_that_was_no_number_leaves_a_gap(tmp_path: Path) -> None:
+    losses = ((1.0, math.nan, math.inf), (2.0, 2.0, math.inf))
+    seeds = [
+        told(make_run(tmp_path, of("rslad", seed=i)), [{"loss": one} for one in some]) for i, some in enumerate(losses)
+    ]
+    (axes,) = curves({"rslad": seeds}).axes
+    means = list(map(float, axes.lines[0].get_data()[1]))
+    assert means[0] == 1.5 and math.isnan(means[1]) and means[2] == math.inf
+
+
 def test_every_setting_is_drawn_however_many_they_are(tmp_path: Path) -> None:
     runs = [
         told(make_run(tmp_path / "runs", of("rslad", schedule={"epochs": 4 + i, "kind": "constant"})), [{"loss": 1.0}])
@@ -308,7 +318,8 @@ def test_the_curves_of_a_suite_lie_beside_its_runs(tmp_path: Path) -> None:
     words = ["report", suite, "--runs", runs, "--curves"]
     nothing = call(*words)
     assert (
-        nothing.exit_code == 2 and "No run of small has a finished epoch yet: type ardbench reproduce" in nothing.stderr
+        nothing.exit_code == 2
+        and "No run there has a finished epoch yet: type ardbench reproduce small." in nothing.stderr
     )
     for cell_ in planned(str(suite), runs)[1][:2]:
         told(make_run(runs, cell_.recipe), [{"loss": 1.0}])
@@ -374,3 +385,11 @@ def test_the_verbs_give_what_the_command_gives(tmp_path: Path) -> None:
         ardbench.report(runs=tmp_path / "nowhere")
     with pytest.raises(ArdbenchError, match="name runs or a suite"):
         ardbench.results(tmp_path / "api" / "report.csv", published=tmp_path / "mine.csv")
+    for words, said in (
+        (["--curves", "--out", tmp_path], "name runs or a suite for"),
+        (["--tradeoff"], "--out FOLDER"),
+    ):
+        refused = call("report", tmp_path / "api" / "report.csv", *words)
+        assert refused.exit_code == 2 and said in refused.stderr
+    drawn = call("report", tmp_path / "api" / "report.csv", "--tradeoff", "--out", tmp_path / "figures").stdout.split()
+    assert [Path(path).name for path in drawn] == ["clean-aa.png", "clean-aa.svg", "clean-aa.pdf"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -224,8 +225,10 @@ def test_the_real_wandb_takes_it_offline(tmp_path: Path, monkeypatch: pytest.Mon
     grow(run, 1)
     sit(run, Tracking.to(None, "project", None), 3)
     (kept,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    text = kept.read_bytes()
-    assert b"method.name" in text and b"diagnostics/peer/adv" in text and run.identity[:32].encode() in text
+    expected, until = (b"method.name", b"diagnostics/peer/adv", run.identity[:32].encode()), time.monotonic() + 60
+    while not all(one in kept.read_bytes() for one in expected) and time.monotonic() < until:
+        time.sleep(0.2)  # a process of wandb's own writes
+    assert [one for one in expected if one not in kept.read_bytes()] == []
 
 
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")

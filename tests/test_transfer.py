@@ -245,7 +245,7 @@ def test_a_second_call_measures_nothing_and_gives_the_same_files(
     monkeypatch.setattr("ardbench.evaluation.transfer.transfer", None)
     again = measured(*words, "--out", tmp_path / "b")["files"]
     assert "commit" in (tmp_path / "a" / "transfer.md").read_text()
-    assert sorted(Path(file).suffix for file in first) == [".csv", ".md", ".png", ".svg"]
+    assert sorted(Path(file).suffix for file in first) == [".csv", ".md", ".pdf", ".png", ".svg"]
     for one, other in zip(first, again, strict=True):
         assert Path(one).read_bytes() == Path(other).read_bytes()
 

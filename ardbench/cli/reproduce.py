@@ -57,15 +57,9 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.log_file
 @options.tracking
 def reproduce(
-<<<<<<< HEAD
     suite: str, dry_run: bool, status: bool, tflops: float | None, beside: tuple[Path, ...], keep: Path | None,
     unfinished: bool, out: Path, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
-    log_file: Path | None, tensorboard: Path | None, **engine: Any,
-=======
-    suite: str, dry_run: bool, status: bool, tflops: float | None, out: Path, device: str, data_root: Path | None,
-    runs: Path, time_limit: float | None, quiet: bool, log_file: Path | None, tensorboard: Path | None, wandb: str | None,
-    mlflow: str | None, **engine: Any,
->>>>>>> 25427cd (wip tracking, tests)
+    log_file: Path | None, tensorboard: Path | None, wandb: str | None, mlflow: str | None, **engine: Any,
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 

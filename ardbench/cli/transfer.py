@@ -48,7 +48,7 @@ Norm = Literal["linf", "l2"]
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Write transfer.csv, transfer.md and the heat map as PNG and SVG there.",
+    help="Write transfer.csv, transfer.md and the heat map as PNG, SVG and PDF there.",
 )
 @options.device
 @options.data_root
@@ -157,7 +157,7 @@ def answered(
 
 
 def show(matrix: Matrix, output: Output, out: Path | None) -> list[str]:
-    """Print a matrix, and write it to OUT.csv, OUT.md, OUT.png and OUT.svg; return these paths."""
+    """Print a matrix, and write it to OUT.csv, OUT.md, OUT.png, OUT.svg and OUT.pdf; return these paths."""
     made = matrix.table()
     output.line(made.title)
     output.show(table(made.header, [[entry.text for entry in row.entries] for row in made.rows], made.header[1:]))

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ardbench.data import info
@@ -112,9 +111,15 @@ def _over_seeds(seeds: Sequence[Mapping[Panel, Mapping[str, Points]]]) -> dict[P
         several = [dict(zip(*one[panel][quantity], strict=True)) for one in seeds if quantity in one.get(panel, {})]
         epochs = sorted(set.intersection(*(set(one) for one in several)))
         values = [[one[epoch] for one in several] for epoch in epochs]
-        deviations = [stdev(some) for some in values] if len(several) > 1 else None
-        found.setdefault(panel, {})[quantity] = Line(epochs, [fmean(some) for some in values], deviations)
+        means = [sum(some) / len(some) if len(some) > 1 else some[0] for some in values]
+        deviations = [_deviation(some, mean) for some, mean in zip(values, means, strict=True)]
+        found.setdefault(panel, {})[quantity] = Line(epochs, means, deviations if len(several) > 1 else None)
     return found
+
+
+def _deviation(values: Sequence[float], mean: float) -> float:
+    """Return the standard deviation of values that need not be finite, as those of `statistics` must."""
+    return math.sqrt(sum((value - mean) * (value - mean) for value in values) / max(1, len(values) - 1))
 
 
 def class_maps(run: Run) -> Figure | None:

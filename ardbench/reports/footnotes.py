@@ -11,7 +11,7 @@ import pandas as pd
 
 from ardbench.evaluation.statistics import LIMITS
 from ardbench.reports.results import TRUST, WEIGHTED, WORST, protocol_order, threat_name
-from ardbench.reports.worst import Behind
+from ardbench.reports.worst import Behind, behind
 
 ALIKE = ["suite_name", "setting", "status", "checkpoint", "protocol", "protocol_version", "n"]
 """What rows share that differ in nothing but the seed."""
@@ -23,13 +23,15 @@ SINGLE_SEED = (
 )
 
 
-def of_accuracies(rows: pd.DataFrame, worst: Behind, checked: pd.DataFrame, intervals: bool = True) -> list[str]:
+def of_accuracies(
+    rows: pd.DataFrame, worst: Behind | None = None, checked: pd.DataFrame | None = None, intervals: bool = True
+) -> list[str]:
     """Return the footnotes of a table of accuracies.
 
     Args:
         rows: that it shows.
-        worst: the attacks behind its worst cases.
-        checked: rows of the same checkpoints, shown or not: what trust checks say holds of all.
+        worst: the attacks behind its worst cases; those of `rows` unless given.
+        checked: rows of the same checkpoints, shown or not: what trust checks say holds of all; `rows` unless given.
         intervals: whether it shows them.
     """
     measured = rows[rows["value"].notna()]
@@ -42,7 +44,7 @@ def of_accuracies(rows: pd.DataFrame, worst: Behind, checked: pd.DataFrame, inte
         *_resolution(measured),
         *_seeds(measured),
         *_winners(measured),
-        *_worst(measured, worst),
+        *_worst(measured, behind(rows) if worst is None else worst),
         *_weighted(measured),
         *_selection(measured),
         *_subsets(measured),
@@ -50,7 +52,7 @@ def of_accuracies(rows: pd.DataFrame, worst: Behind, checked: pd.DataFrame, inte
         *_sources(rows),
         *_trees(measured),
         *_evaluations(measured),
-        *_trust(checked),
+        *_trust(measured if checked is None else checked),
     ]
     return [*notes, "A blank cell was not measured."]
 

@@ -19,7 +19,7 @@ from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, worst_case
 from ardbench.reports import judging
 from ardbench.reports.published import Number, published_beside
-from ardbench.reports.settings import cells_of, differences, setting_of, teachers_in_words
+from ardbench.reports.settings import cells_of, settings_of, teachers_in_words
 from ardbench.runs import CHECKPOINTS, Run, remembered
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
@@ -105,8 +105,11 @@ def collect_suite(cells: Sequence[Cell], published: Sequence[Number] = ()) -> pd
     Raises:
         ArdbenchError: a file of a run is damaged.
     """
-    words = differences(cells)
-    rows = [row | {"differs": words[row["setting"]]} for cell in cells for row in _rows(cell, published)]
+    rows = [
+        row | {"setting": setting, "differs": words}
+        for cell, (setting, words) in zip(cells, settings_of(cells), strict=True)
+        for row in _rows(cell, published)
+    ]
     flags = [(row, row.pop(ROBUST)) for row in rows if ROBUST in row]
     for row in judging.winners((row, robust) for row, robust in flags if row["status"] == "done"):
         row["winner"] = True
@@ -285,7 +288,6 @@ def _about(cell: Cell) -> dict[str, Any]:
         "student": recipe.student,
         "teachers": teachers_in_words(cell.teachers),
         "seed": recipe.seed,
-        "setting": setting_of(cell),
         "selection": recipe.selection.by,
         "images_per_second": images / seconds if images and seconds else None,
         "hours": seconds / 3600 if seconds else None,

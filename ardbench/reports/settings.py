@@ -28,14 +28,19 @@ def teachers_in_words(teachers: Sequence[Teacher]) -> str:
     return " + ".join(Path(teacher.source).name for teacher in teachers)
 
 
-def differences(cells: Sequence[Cell]) -> dict[str, str]:
-    """Return by setting what tells it from the others of its name, student and teachers; "" where it is the only one."""
+def settings_of(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """Return for each cell its setting, and what tells that from others of its name, student and teachers.
+
+    The second is "" where there is no other.
+    """
+    settings = [setting_of(cell) for cell in cells]
     alike: dict[tuple[str, ...], dict[str, Cell]] = {}
-    for cell in cells:
+    for cell, setting in zip(cells, settings, strict=True):
         name = cell.name or cell.recipe.name
         place = (name, cell.recipe.data.name, cell.recipe.student, teachers_in_words(cell.teachers))
-        alike.setdefault(place, {}).setdefault(setting_of(cell), cell)
-    return {setting: words for several in alike.values() for setting, words in _told_apart(several).items()}
+        alike.setdefault(place, {}).setdefault(setting, cell)
+    words = {setting: text for several in alike.values() for setting, text in _told_apart(several).items()}
+    return [(setting, words[setting]) for setting in settings]
 
 
 def _told_apart(several: Mapping[str, Cell]) -> dict[str, str]:
@@ -59,13 +64,13 @@ def by_setting(cells: Sequence[Cell]) -> dict[str, list[Run]]:
 
     In a suite settings are called as the suite calls them.
     """
-    words, found = differences(cells), dict[tuple[str, str], list[Cell]]()
-    for cell in cells:
-        found.setdefault((cell.name, setting_of(cell)), []).append(cell)
-    called = [_called(group, words[setting]) for (_, setting), group in found.items()]
+    found: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell, told in zip(cells, settings_of(cells), strict=True):
+        found.setdefault((cell.name, *told), []).append(cell)
+    called = [_called(group, words) for (_, _, words), group in found.items()]
     return {
         f"{name} #{setting}" if called.count(name) > 1 else name: [cell.run for cell in group]
-        for name, ((_, setting), group) in zip(called, found.items(), strict=True)
+        for name, ((_, setting, _), group) in zip(called, found.items(), strict=True)
     }
 
 

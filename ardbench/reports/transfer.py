@@ -130,7 +130,7 @@ class Matrix:
         return [f"Measured at {known['started']}, {commit}, torch {known['torch']}, {known['device_name']}."]
 
     def write(self, out: Path) -> list[Path]:
-        """Write OUT.csv, OUT.md, OUT.png and OUT.svg; return their paths."""
+        """Write OUT.csv, OUT.md, OUT.png, OUT.svg and OUT.pdf; return their paths."""
         texts = {
             "csv": pd.DataFrame(self.rows()).to_csv(index=False, lineterminator="\n"),
             "md": markdown([self.table()]),

@@ -41,15 +41,17 @@ class Behind:
 def behind(rows: pd.DataFrame) -> Behind:
     """Return the attacks behind the worst cases among the rows of one table."""
     measured = rows[rows["value"].notna() & ~rows["protocol"].isin(["clean", WEIGHTED])]
-    attacks, lines = measured[measured["protocol"] != WORST], {}
-    for line, group in attacks.groupby(["run", "checkpoint"], sort=False):
-        worst = measured[
-            (measured["protocol"] == WORST) & (measured["run"] == line[0]) & (measured["checkpoint"] == line[1])
-        ]
-        if not worst.empty:
-            largest = worst.sort_values("n").iloc[-1]
-            same = group[(group["n"] == largest["n"]) & (group["status"] == largest["status"])]
-            lines[str(line[0]), str(line[1])] = frozenset(map(str, same["protocol"]))
+    alike: dict[Line, dict[tuple[int, str], set[str]]] = {}
+    for run, checkpoint, n, status, name in measured[["run", "checkpoint", "n", "status", "protocol"]].itertuples(
+        False
+    ):
+        alike.setdefault((run, checkpoint), {}).setdefault((n, status), set()).add(name)
+    lines = {
+        line: frozenset(max((place, some) for place, some in found.items() if WORST in some)[1] - {WORST})
+        for line, found in alike.items()
+        if any(WORST in some for some in found.values())
+    }
     counted = Counter(lines.values())
     common = min(counted, key=lambda one: (-counted[one], len(one), sorted(one)), default=frozenset[str]())
-    return Behind(lines, common, frozenset(map(str, attacks["protocol"])) - common)
+    attacks = {name for found in alike.values() for some in found.values() for name in some} - {WORST}
+    return Behind(lines, common, frozenset(attacks) - common)

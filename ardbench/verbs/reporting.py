@@ -54,11 +54,12 @@ class Report:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What was named: a name for files, the cells of a plan or of single runs, or results that were read."""
+    """A name for files, the cells of a suite, of a folder or of runs that were named one by one, or results that were read."""
 
     name: str
     cells: Sequence[Cell] = ()
     suite: bool = False
+    named: bool = False
     frame: pd.DataFrame | None = None
 
     @property
@@ -80,8 +81,7 @@ def results(
     Raises:
         ArdbenchError: there is nothing of that name, or a file is damaged.
     """
-    several = [what] if isinstance(what, str | Path | Run) else list(what)
-    return _frame(_chosen(several, Path(runs)), published)
+    return _frame(_several(what, Path(runs)), published)
 
 
 def report(
@@ -152,6 +152,9 @@ def draw(
 
     chosen, shown = _several(what, Path(runs)), view or View()
     stem = f"{chosen.name}-" if chosen.suite else ""
+    if chosen.frame is not None and (curves or out is None):
+        what_to_do = "name runs or a suite for --curves" if curves else "say where with --out FOLDER"
+        raise ArdbenchError(f"A CSV of results has no epochs and no directory of its own: {what_to_do}.")
     if out is not None:
         folder = Path(out)
     elif chosen.suite:
@@ -162,12 +165,11 @@ def draw(
         raise ArdbenchError("Figures of several runs belong to none of them: say where with --out FOLDER.")
     paths: list[Path] = []
     if curves:
-        # of a suite the runs that have begun: the others are nobody's mistake
-        begun = [cell for cell in chosen.cells if cell.run.metrics or not chosen.suite]
+        # of a suite or a folder the runs that have begun: the others are nobody's mistake
+        begun = [cell for cell in chosen.cells if chosen.named or cell.run.metrics]
         if not begun:
-            raise ArdbenchError(
-                f"No run of {chosen.name} has a finished epoch yet: type ardbench reproduce {chosen.name}."
-            )
+            following = f"type ardbench reproduce {chosen.name}" if chosen.suite else "go on with one of them"
+            raise ArdbenchError(f"No run there has a finished epoch yet: {following}.")
         paths += draw_curves(by_setting(begun), folder / f"{stem}curves")
     if tradeoff:
         frame = _frame(chosen, None)
@@ -210,7 +212,7 @@ def _chosen(what: Sequence[What], root: Path) -> _Chosen:
             suite, cells = planned(str(first), root)
             return _Chosen(suite.name, cells, suite=True)
     opened = dict.fromkeys(one if isinstance(one, Run) else Run.open(Path(one)) for one in what)
-    return _Chosen("report", cells_of(list(opened)))
+    return _Chosen("report", cells_of(list(opened)), named=True)
 
 
 def _frame(chosen: _Chosen, published: str | Path | None) -> pd.DataFrame:

@@ -57,11 +57,11 @@ test-avx2: $(STAMP) ## Run them with the kernels of a processor that has nothing
 test-gpu: $(STAMP) ## Run the tests that need a CUDA device; ARGS goes to pytest
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-reproduce-tables: $(STAMP) ## Train and measure what is missing of SUITE, and make its tables; ARGS goes to ardbench
+reproduce-tables: $(STAMP) ## Train and measure what is missing of SUITE, make its tables in runs/tables and hold them against results/; ARGS goes to ardbench
 	$(BIN)/ardbench reproduce $(SUITE) $(ARGS)
 
-tables: $(STAMP) ## Make the tables of SUITE again from the runs that are there
-	$(BIN)/ardbench report $(SUITE) --out results $(ARGS)
+tables: $(STAMP) ## Make the tables of SUITE again in runs/tables from the runs that are there
+	$(BIN)/ardbench report $(SUITE) --out runs/tables $(ARGS)
 
 evidence-gpu: $(STAMP) ## Train a robust ResNet-18, then cells of cifar10-level, in calls of nine minutes; ARGS names the folder of the results
 	PYTHON=$(BIN)/python benchmarks/evidence_gpu.sh $(ARGS)

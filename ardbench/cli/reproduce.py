@@ -20,9 +20,12 @@ from ardbench.listeners.log_file import Log
 from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ardbench.campaigns.graph import Outcome
     from ardbench.campaigns.suites import Cell, Choice, Suite
     from ardbench.planning.estimate import Estimate
+    from ardbench.reports.reference import Reference
 
 COSTS = ("M images", "PFLOP", "hours")
 """The columns of what is missing."""
@@ -44,10 +47,8 @@ COSTS = ("M images", "PFLOP", "hours")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("results"),
-    show_default=True,
     metavar="FOLDER",
-    help="Where the tables are written.",
+    help="Where the tables are written; without it in tables/ below --runs.",
 )
 @options.device
 @options.data_root
@@ -58,13 +59,19 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.tracking
 def reproduce(
     suite: str, dry_run: bool, status: bool, tflops: float | None, beside: tuple[Path, ...], keep: Path | None,
-    unfinished: bool, out: Path, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
+<<<<<<< HEAD
+    unfinished: bool, out: Path | None, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
     log_file: Path | None, tensorboard: Path | None, wandb: str | None, mlflow: str | None, **engine: Any,
+=======
+    unfinished: bool, out: Path | None, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
+    log_file: Path | None, tensorboard: Path | None, **engine: Any,
+>>>>>>> 4375b08 (Keep the reference: reproduce writes beside the runs and says what agrees)
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 
     SUITE is a name from `ardbench list suites` or a TOML file. A second call does nothing but make the tables again. A
-    run that is refused or fails is reported at the end, and those that do not learn from it go on.
+    run that is refused or fails is reported at the end, and those that do not learn from it go on. Where results/SUITE.csv
+    is there, every number is held against it: match, within noise or off.
 
     `--from results/SUITE/runs --keep results/SUITE/runs` begins with the committed runs and leaves new ones beside them.
 
@@ -92,9 +99,11 @@ def reproduce(
         return
     if tflops is not None:
         raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
-    check_makeable("--out", out)
-    if any(cell.state != "done" for cell in cells):
+    if out is not None:
+        check_makeable("--out", out)
+    if out is None or any(cell.state != "done" for cell in cells):
         check_makeable("--runs", runs)
+    out, reference = out or runs / "tables", _reference(found.name)  # read before --out may write it
     if beside:
         copying.take(cells, runs, beside)
         found, cells = planned(suite, runs)
@@ -107,10 +116,12 @@ def reproduce(
     found, cells = planned(suite, runs)
     if keep is not None:
         copying.leave(cells, keep, unfinished)
-    _tables(found.name, cells, out, output)
+    frame = _tables(found.name, cells, out, output)
     if found.transfer and not (outcome.stopped or outcome.failed):
         here = "auto" if where.engine == "ray" else device  # the nodes may have other devices
         _transfer(found, found.transfer, cells, here, data_root, runs, out, quiet, output, log)
+    if reference is not None:
+        _compare(frame, reference, output)
     if comparison:
         output.line(comparison)
     output.line(f"This call took {clock(time.monotonic() - began)}; {_spent(cells)}.")
@@ -201,7 +212,8 @@ def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> None:
+def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> pd.DataFrame:
+    """Write and print the tables; return the results that they are made of."""
     from ardbench.reports import collect_suite, console, write
 
     frame = collect_suite(cells)
@@ -209,6 +221,28 @@ def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> Non
     output.show(console(frame, [cell.run for cell in cells]))
     for path in paths:
         output.line(str(path))
+    return frame
+
+
+def _reference(suite: str) -> Reference | None:
+    """Return the results that the suite's are held against, if they are there and can be read."""
+    from ardbench.reports.reference import Reference
+
+    try:
+        return Reference.of(suite)
+    except ArdbenchError as error:
+        say(f"No comparison: {error}")
+        return None
+
+
+def _compare(frame: pd.DataFrame, reference: Reference, output: Output) -> None:
+    """Print each number's difference from the reference, and how many agree."""
+    comparison = reference.hold(frame)
+    if comparison.held:
+        header, *rows = comparison.table()
+        output.line(f"Difference from {comparison.path} in points")
+        output.show(table(header, rows, [header[1], *header[3:]]))
+    output.line(comparison.sentence())
 
 
 def _transfer(

@@ -32,12 +32,20 @@ class Published(Section):
     seeds: Annotated[int, Field(ge=2)]
 
 
+class Reference(Section):
+    """Deviations between networks of one recipe, on the clean and on attacked images, where a reference has too few seeds."""
+
+    clean: Share
+    attacked: Share
+
+
 class Limits(Section):
     """The file of limits."""
 
     significant: Share
     bootstrap: Bootstrap
     published: Published
+    reference: Reference
 
 
 LIMITS = Limits.model_validate(
@@ -132,13 +140,13 @@ def welch(first: Sequence[float], second: Sequence[float], confidence: float = 0
 
 
 def tolerance(accuracy: float, n: int, deviation: float, seeds: int) -> float:
-    """Return how far a published accuracy may lie from a measured one by chance: 2 sqrt(p (1 - p) / n + s^2 (1 + 1/k)).
+    """Return how far a quoted accuracy may lie from a measured one by chance: 2 sqrt(p (1 - p) / n + s^2 (1 + 1/k)).
 
     Args:
         accuracy: p, measured, the mean over the seeds.
         n: test images.
         deviation: s, between seeds.
-        seeds: k that were measured; the published number is taken to be one more.
+        seeds: k that were measured; the quoted number, published or of a reference, is taken to be one more.
     """
     return 2 * sqrt(accuracy * (1 - accuracy) / n + deviation**2 * (1 + 1 / seeds))
 

@@ -77,17 +77,19 @@ def _p(first: Sequence[tuple[Result, Answers]], second: Sequence[tuple[Result, A
     return mcnemar(pairs.count((1, 0)), pairs.count((0, 1)))
 
 
-def judgement(published: float, measured: Sequence[float], n: int) -> Judgement:
-    """Return whether a published accuracy was reached.
+def judgement(published: float, measured: Sequence[float], n: int, deviation: float | None = None) -> Judgement:
+    """Return whether a published accuracy was reached, or one of a reference.
 
     Args:
         published: as a fraction.
         measured: one accuracy a seed.
         n: test images.
+        deviation: between seeds, where it is known; None takes that of `measured`, or with few seeds assumes one.
     """
     limits = LIMITS.published
-    assumed = len(measured) < limits.seeds
-    deviation = limits.deviation if assumed else stdev(measured)
+    assumed = deviation is None and len(measured) < limits.seeds
+    if deviation is None:
+        deviation = limits.deviation if assumed else stdev(measured)
     allowed = tolerance(fmean(measured), n, deviation, len(measured))
     difference = fmean(measured) - published
     gap = round(abs(difference), 9)  # 0.8388 - 0.8338 is more than 0.005

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ardbench"
 
 LAYERS = (
     ("config", "errors"),
-    ("untrusted",),
+    ("faults", "untrusted"),
     ("draws", "processes", "progress", "evaluation.protocols", "written"),
     ("losses", "data"),
     ("attacks", "models"),
@@ -40,8 +40,8 @@ LAYERS = (
 TORCH_FREE = (
     "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "cli", "cli.*", "config",
     "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics",
-    "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "losses", "methods", "methods.*", "models",
-    "models.normalisation", "models.sealed",
+    "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "faults", "losses", "methods", "methods.*",
+    "models", "models.normalisation", "models.sealed",
     "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs",
     "verbs.reporting", "verbs.training", "written", "__main__",
 )  # fmt: skip

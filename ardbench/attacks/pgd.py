@@ -134,8 +134,15 @@ def input_gradient(objective: Objective, net: Net, x_adv: Tensor, aux: tuple[Ten
     """Return the gradient of the objective's sum with respect to x' alone, shaped as x'."""
     x_adv = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
-        value = objective(net, x_adv, *aux).sum()
-    return torch.autograd.grad(value, x_adv)[0]
+        value = objective(net, x_adv, *aux)
+        if getattr(value, "shape", None) != x_adv.shape[:1]:  # a mean would climb too, and nothing would tell
+            given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            name = getattr(objective, "__name__", "objective")
+            raise ValueError(
+                f"{name} returns {given} for {len(x_adv)} images: an objective returns one number each, (B,)"
+            )
+        total = value.sum()
+    return torch.autograd.grad(total, x_adv)[0]
 
 
 def _value(objective: Objective, net: Net, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ardbench.campaigns.suites import Cell
 from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
+from ardbench.faults import behind, raised
 from ardbench.models import zoo
 from ardbench.progress import Progress
 from ardbench.runs import Teacher, sha256_of
@@ -297,13 +298,12 @@ def attend(
     try:
         done = work(cell, settings, tell, _Relay(index, send), time_limit)
     except ArdbenchError as error:
+        if text := behind(error):
+            send(Event(index, "note", text, node=node))
         return Event(index, "failed", str(error), node=node)
     except Exception as error:  # a fault in somebody's code ends one run, and not the campaign
         send(Event(index, "note", "".join(traceback.format_exception(error)), node=node))
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return Event(
-            index, "failed", f"{type(error).__name__} in {where.filename}, line {where.lineno}: {error}", node=node
-        )
+        return Event(index, "failed", raised(error), node=node)
     return Event(index, "finished" if done else "stopped", node=node)
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from ardbench import __version__
 from ardbench.errors import ArdbenchError, printable, unknown
+from ardbench.faults import SHOW
 
 COMMANDS = {
     "train": "ardbench.cli.train:train",
@@ -107,6 +109,8 @@ def _refuse(error: Exception) -> int:
     if isinstance(error, NoArgsIsHelpError):
         click.echo(error.message)
         return 2
+    if os.environ.get(SHOW) and (behind := error.__cause__):
+        click.echo("".join(traceback.format_exception(behind)), err=True)
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     click.echo(f"Error: {printable(' '.join(text.split()))}", err=True)
     return 2

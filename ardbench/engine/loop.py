@@ -20,6 +20,7 @@ from ardbench.data.batches import Batch, Splits, TrainBatches
 from ardbench.draws import seed_operations
 from ardbench.engine.averaging import Trailing
 from ardbench.engine.checkpoints import all_finite, load_state, load_weights, save_state, save_weights
+from ardbench.engine.contract import Contract
 from ardbench.engine.device import peak_memory
 from ardbench.engine.diagnostics import Diagnostics
 from ardbench.engine.distribution import average_statistics, check_shares, reduce
@@ -85,7 +86,8 @@ class Loop:
             world=processes.size(),
         )
         check_shares(self.batches)
-        self.trainables = method.trainables()
+        self.contract = Contract(method)
+        self.trainables = self.contract.trainables()
         self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}
         self.averaged = _average(method.student, recipe)
         self.cache: TeacherCache | None = None
@@ -119,7 +121,7 @@ class Loop:
     def _epoch(self, epoch: int) -> bool:
         """Train the rest of one epoch; return False if it was stopped before its end."""
         if self.at.step == 0:  # not when resuming inside the epoch: the state was saved after it had begun
-            self.method.begin_epoch(epoch)
+            self.contract.begin_epoch(epoch)
         for net in self.trainables.values():
             net.train()
         total = len(self.batches.split.labels)
@@ -144,8 +146,7 @@ class Loop:
             self.recipe.schedule, epoch * len(self.batches) + index, len(self.batches)
         )
         share = len(batch.y) / batch.draws.rows
-        step = self.method.step(batch, epoch)
-        (share * step.loss).backward()  # type: ignore[no-untyped-call]
+        step = self.contract.step(batch, epoch, share)
         self.ledger.add(reduce(step, share, self.trainables.values()), index, batch.draws.rows)
         for name, optimizer in self.optimizers.items():
             if self.recipe.optimizer.clip is not None:
@@ -187,7 +188,7 @@ class Loop:
         due = epoch >= epoch_at(selection.start, recipe.schedule.epochs) and (epoch + 1) % selection.every == 0
         if split is None or not (due or epoch + 1 == recipe.schedule.epochs):
             return {}
-        net = self.method.deployed(self.method.student)
+        net = self.contract.deployed(self.method.student)
         threat = selection.threat or recipe.evaluation
         measured = {
             name: evaluate(net, split, protocol(name), threat, batch=max(recipe.data.batch, 500))
@@ -211,13 +212,13 @@ class Loop:
 
     def _finish(self) -> None:
         """Write the weights of the last epoch and of the average."""
-        self._export("last", self.method.deployed(self.method.student))
+        self._export("last", self.contract.deployed(self.method.student))
         if self.averaged is not None:
             epochs = self.recipe.schedule.epochs
             clean = (self.batches.batch(epochs, index).x for index in range(len(self.batches)))
             update_bn(clean, self.averaged)
             average_statistics(1 / processes.size(), [self.averaged])
-            self._export("averaged", self.method.deployed(self.averaged.module))
+            self._export("averaged", self.contract.deployed(self.averaged.module))
 
     def _averages(self, epoch: int) -> bool:
         return epoch >= epoch_at(self.recipe.average.start, self.recipe.schedule.epochs)
@@ -241,7 +242,7 @@ class Loop:
             "nets": {name: net.state_dict() for name, net in self.trainables.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "method": self.method.state(),
+            "method": self.contract.state(),
             "ledger": self.ledger.state(),
             "diagnostics": None if self.diagnostics is None else self.diagnostics.counts,
         }

@@ -24,6 +24,7 @@ from ardbench.engine.stopping import stopping
 from ardbench.engine.teacher_checks import check_teachers
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Paused
+from ardbench.faults import blamed
 from ardbench.methods.base import Context, Method
 from ardbench.models.network import notes_of
 from ardbench.progress import Progress
@@ -138,9 +139,10 @@ def build_method(
         return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 
     kind = methods.method_class(recipe.method["name"])
-    return kind(
-        Context(recipe, build(recipe.student, "student"), tuple(taught), build, progress.note if progress else None)
-    )
+    with blamed(kind, "__init__"):
+        return kind(
+            Context(recipe, build(recipe.student, "student"), tuple(taught), build, progress.note if progress else None)
+        )
 
 
 def environment(device: torch.device) -> dict[str, Any]:

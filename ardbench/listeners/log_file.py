@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ardbench.errors import ArdbenchError, whole
+from ardbench.faults import behind
 from ardbench.listeners import say
 from ardbench.progress import EPOCH, Progress, Several
 
@@ -33,7 +34,7 @@ class Log:
     and end have `node`. Further keys by event:
 
         started, finished, stopped, trained    nothing more
-        failed      text: the refusal
+        failed      text: the refusal; traceback: of what the code of a method from outside raised
         retried     text: what was lost, and how often
         task        task, total, unit; epoch (from 1) and epochs while training
         update      task, done, total, unit, epoch where it trains, and numbers; about one a second, and the task's last
@@ -80,7 +81,8 @@ class Log:
         try:
             yield Several(screen, Writing(self, run))
         except ArdbenchError as error:
-            self.write("failed", run, text=str(error))
+            facts = {"traceback": text} if (text := behind(error)) else {}
+            self.write("failed", run, text=str(error), **facts)
             raise
 
     def hearing(self, cells: Sequence[Cell], screen: Callable[[Event], None]) -> Callable[[Event], None]:

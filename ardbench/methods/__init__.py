@@ -6,7 +6,9 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from ardbench.config import MethodConfig
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.faults import outside, refused
 
 if TYPE_CHECKING:
     from ardbench.methods.base import Method
@@ -54,4 +56,20 @@ def method_class(name: str) -> type[Method[Any]]:
             f"The method {name} of an installed package cannot be loaded from {methods[name]} "
             f"({type(error).__name__}: {said}): mend or uninstall that package."
         ) from error
+    if outside(found):
+        _check_class(found)
     return found
+
+
+def _check_class(kind: Any) -> None:
+    """Refuse a class from outside that says in another form who it is, what it is configured by, and who teaches it."""
+    from ardbench.methods.base import Method
+
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise refused(kind, "is no Method", "derive it from ardbench.methods.base.Method", "")
+    if not (isinstance(kind.Config, type) and issubclass(kind.Config, MethodConfig)):
+        wanted = "derive it from ardbench.config.MethodConfig, with a field for each constant"
+        raise refused(kind, "has a Config that is no MethodConfig", wanted, "Config")
+    names = kind.roles[:-1] if isinstance(kind.roles, tuple) and kind.roles[-1:] == (...,) else kind.roles
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names) or (kind.roles and not names):
+        raise refused(kind, f"has roles = {kind.roles!r}", 'give a tuple of names, such as roles = ("robust",)', "")

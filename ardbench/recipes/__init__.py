@@ -15,6 +15,7 @@ from ardbench import data, methods, models
 from ardbench.config import Recipe, in_pixels
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
+from ardbench.faults import blamed, outside, place
 from ardbench.untrusted import read_toml
 
 DEEP = 20
@@ -264,5 +265,9 @@ def _checked(recipe: Recipe) -> Recipe:
         raise ArdbenchError(
             f"The method {recipe.method['name']} attacks while it trains: recipe {recipe.name} needs an [attack] section."
         )
-    section = _validated(kind.Config, recipe.method, f"recipe {recipe.name}, section method", "method")
+    where = f"recipe {recipe.name}, section method"
+    if outside(kind):
+        where += f" ({kind.Config.__name__}, {place(kind.Config)})"
+    with blamed(kind, "Config"):
+        section = _validated(kind.Config, recipe.method, where, "method")
     return recipe.model_copy(update={"method": section.model_dump(mode="json")})

@@ -128,4 +128,4 @@ def _asked(row: Result) -> tuple[Any, ...]:
 def _counted(frame: pd.DataFrame) -> list[Result]:
     """Return the rows of accuracies that were counted on present weights; what is derived from them differs as they do."""
     counted = frame["value"].notna() & (frame["status"] == "done") & ~frame["protocol"].isin([WORST, WEIGHTED])
-    return frame[counted].to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in frame[counted].to_dict("records")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
+from ardbench.faults import outside, place
 from ardbench.methods import method_class
 from ardbench.recipes import resolve
 from ardbench.runs import Run, Teacher, check_makeable
@@ -215,7 +216,8 @@ def check_taught(recipe: Recipe, typed: str) -> None:
     method = recipe.method["name"]
     kind = method_class(method)
     if not (kind.roles or kind.peer):
-        raise ArdbenchError(f"{method} takes no teacher: type `ardbench train {typed}` instead.")
+        why = f" (its class has roles = (): {place(kind)})" if outside(kind) else ""
+        raise ArdbenchError(f"{method} takes no teacher{why}: type `ardbench train {typed}` instead.")
 
 
 def _told(teacher: str | Path | Run) -> str:

@@ -72,7 +72,7 @@ def test_a_number_is_judged_by_the_deviation_of_its_seeds_or_the_measured_one(tm
         assert one.judged.verdict == verdict and one.judged.difference == pytest.approx(difference)
         assert one.judged.tolerance == pytest.approx(2 * sqrt(p * (1 - p) / N + 2 * s**2))
     assert found.sentence() == (
-        f"4 of 4 numbers agree with {tmp_path / 'kept.csv'} (1 match, 3 within noise); 1 are not in it."
+        f"4 of 4 numbers agree with {tmp_path / 'kept.csv'} (1 match, 3 within noise); not in it: 1."
     )
     assert found.table()[0] == ["run", "seed", "checkpoint", "clean", "aa"]
     assert found.table()[-1] == ["one", "0", "last", "-2.5", "-8.0"]

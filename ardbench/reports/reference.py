@@ -77,7 +77,7 @@ class Comparison:
         text += f" ({said})" if said else ""
         if off:
             text += f"; off: {'; '.join(off[:NAMED])}" + (f"; and {len(off) - NAMED} more" if off[NAMED:] else "")
-        return text + (f"; {self.alone} are not in it." if self.alone else ".")
+        return text + (f"; not in it: {self.alone}." if self.alone else ".")
 
 
 class Reference:

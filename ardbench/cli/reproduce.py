@@ -59,13 +59,8 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.tracking
 def reproduce(
     suite: str, dry_run: bool, status: bool, tflops: float | None, beside: tuple[Path, ...], keep: Path | None,
-<<<<<<< HEAD
     unfinished: bool, out: Path | None, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
     log_file: Path | None, tensorboard: Path | None, wandb: str | None, mlflow: str | None, **engine: Any,
-=======
-    unfinished: bool, out: Path | None, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
-    log_file: Path | None, tensorboard: Path | None, **engine: Any,
->>>>>>> 4375b08 (Keep the reference: reproduce writes beside the runs and says what agrees)
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
 

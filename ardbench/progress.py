@@ -7,6 +7,8 @@ from typing import Any
 
 EPOCH = re.compile(r"epoch (\d+)/(\d+)")
 """What the task of an epoch is called."""
+BETWEEN = " · "
+"""Stands between numbers in words."""
 
 
 class Progress:
@@ -63,4 +65,4 @@ class Several(Progress):
 
 def in_words(numbers: dict[str, float]) -> str:
     """Return numbers as "loss 1.234 · left 87"."""
-    return " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
+    return BETWEEN.join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import click
+import sys
 
 
 def say(text: str) -> None:
-    """Print a line about the work, as opposed to its result, on stderr."""
-    click.echo(text, err=True)
+    """Print a line about the work, as opposed to its result, on stderr; where bars are drawn there, above them."""
+    print(text, file=sys.stderr, flush=True)  # click would write to the stream beneath the one that keeps the bars

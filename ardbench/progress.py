@@ -18,7 +18,8 @@ class Progress:
         """A new piece of work begins: `total` counts `unit`s."""
 
     def update(self, done: int, **numbers: float) -> None:
-        """`done` units of the current task are finished; `numbers` stand beside the bar (loss terms, points left)."""
+        """`done` units of the current task are finished (within a batch as far as it is, if that is known); `numbers` stand
+        beside the bar (loss terms, points left)."""
 
     def note(self, text: str) -> None:
         """A line that stays on the screen."""

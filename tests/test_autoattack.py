@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from attacked import KEY, LINF, data, killed_at_every_save, trained
 from pyautoattack import autoattack as package
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ardbench.config import Threat
 from ardbench.data.batches import Split
@@ -334,9 +337,44 @@ def test_progress_is_told_attack_by_attack(net: nn.Module) -> None:
     split = data(30, 10, seed=2)
     verdicts = evaluate(net, split, "aa:apgd-ce,square", LINF, batch=10, progress=Ears())
     left = 30 - verdicts.taken["clean"]
-    assert told[0] == ("clean", 30) and told[4:6] == [("apgd-ce", left), (0, left / 30)]
+    assert told[0] == ("clean", 30) and told[4:6] == [("apgd-ce (1/2)", left), (0, left / 30)]
     left -= verdicts.taken["apgd-ce"]
-    assert ("square", left) in told and told[-1] == (left, verdicts.accuracy)
+    assert ("square (2/2)", left) in told and told[-1] == (left, verdicts.accuracy)
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "fab-t", "fab"])
+def test_one_batch_of_all_images_moves_the_bar_to_its_last_image_as_it_works(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network that nothing fools, each attack makes as many forwards as its price says, but the one that confirms."""
+    split = data(20, 10, seed=2)
+    weights = torch.linalg.pinv(split.pixels(slice(None)).flatten(1)) @ functional.one_hot(split.labels, 10).float()
+    done, spent = list[int](), dict[int, int]()
+
+    class Linear(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ weights
+
+    class Ears(Progress):
+        def task(self, description: str, total: int, unit: str = "images") -> None:
+            done.clear()
+
+        def update(self, finished: int, **numbers: float) -> None:
+            done.append(finished)
+
+    original = autoattack.Driver._tell
+
+    def tell(driver: autoattack.Driver, *words: Any) -> None:
+        spent[driver._price] = driver._spent
+        original(driver, *words)
+
+    ticking = SimpleNamespace(monotonic=count(0, 2).__next__, perf_counter=time.perf_counter)
+    monkeypatch.setattr(autoattack, "time", ticking)  # every forward is a second after the one before
+    monkeypatch.setattr(autoattack.Driver, "_tell", tell)
+    tiny = Threat(norm="linf", eps=1e-6)
+    assert evaluate(Linear(), split, f"aa:{name}", tiny, batch=100, progress=Ears()).accuracy == 1
+    assert all(price - 1 == made for price, made in spent.items())
+    assert done == sorted(done) and set(done) == set(range(21))
 
 
 @pytest.mark.usefixtures("short")

@@ -25,6 +25,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation.adversarial import Images
 from ardbench.evaluation.batch_size import fitting, halved
 from ardbench.evaluation.confirm import check_allowed, finite_logits, logits_of, predict
+from ardbench.evaluation.cost import of_attack
 from ardbench.evaluation.ensemble import Listener, add, configured, perturb, refuse_few_classes
 from ardbench.evaluation.protocols import AutoAttack
 from ardbench.evaluation.verdicts import Paused
@@ -131,6 +132,8 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._done, self._robust, self._forwards, self._told = 0, 0.0, 0, inf
+        self._rows, self._spent = 0, 0  # of the batches at hand: images, and forwards as in `cost.forwards`
+        self._price, self._backwards = 1, 1  # of the attack: such forwards to expect, and backwards to a forward
 
     def finish(self, path: Path | None, key: dict[str, Any]) -> State:
         """Begin or continue, run every attack on what stands, and return the last state; the global RNG is forked.
@@ -229,8 +232,10 @@ class Driver:
         if not state.position:
             state.pending = _standing(state.predictions, labels)
             state.taken[name] = 0
-        self.progress.task(name, len(state.pending))
-        self._forwards = 0
+        self.progress.task(f"{name} ({state.current + 1}/{len(self.protocol.attacks)})", len(state.pending))
+        classes = self.split.info.num_classes
+        self._forwards, self._price = 0, of_attack(name, self.protocol, classes)
+        self._backwards = classes if name == "fab" else 1
         self._tell(state, labels)
         while rows := state.pending[state.position :] or state.again:
             if processes.anybody(self.stop):
@@ -239,6 +244,7 @@ class Driver:
             first = state.position < len(state.pending)
             size = state.batch
             batches = [rows[at : at + size] for at in range(0, len(rows), size)][: processes.size()]
+            self._rows, self._spent = sum(map(len, batches)) if first else 0, 0
             fool = partial(self._fooled, form if first else plain, name, not first)
             fooled = fitting(partial(processes.share, batches, fool))
             if fooled is None:
@@ -290,13 +296,18 @@ class Driver:
         checks.check_square_sr(shares, logger=Listener(state.notes))
 
     def _heard(self, net: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return a network's fp32 logits, and tell once a second that one batch of 5,000 forwards is alive."""
+        """Return a network's fp32 logits, and tell once a second how far one batch of 5,000 forwards is.
+
+        Of its images so many count as done as the share of forwards that were made, but for the last, whatever was expected.
+        """
 
         def logits(x: Tensor) -> Tensor:
             self._forwards += 1
+            self._spent += 1 + self._backwards * (x.requires_grad and torch.is_grad_enabled())
             if time.monotonic() > self._told + 1:
                 self._told = time.monotonic()
-                self.progress.update(self._done, robust=self._robust, forwards=self._forwards)
+                within = min(self._rows * self._spent // self._price, max(self._rows - 1, 0))
+                self.progress.update(self._done + within, robust=self._robust, forwards=self._forwards)
             return logits_of(net, x)
 
         return logits

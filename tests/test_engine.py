@@ -25,14 +25,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ardbench.config import Recipe, Schedule
 from ardbench.data.load import load
 from ardbench.draws import derive, seed_operations
+from ardbench.engine import stopping as stops
 from ardbench.engine.averaging import Trailing
 from ardbench.engine.checkpoints import load_state, load_weights, save_state
 from ardbench.engine.ledger import Ledger
 from ardbench.engine.loop import Loop
 from ardbench.engine.schedules import factor
-from ardbench.engine.stopping import stopping
 from ardbench.engine.train import environment
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.measure import evaluate
 from ardbench.methods.base import Step
 from ardbench.progress import Progress
 from ardbench.runs import Run
@@ -63,16 +64,52 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("name", OURS)
 def test_a_resumed_run_equals_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     whole, parts = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    assert loop_of(name, whole).fit()
-    for after in (2, 3, 7):  # in the first epoch of five steps, at its end, and in the third epoch
+    undisturbed = loop_of(name, whole)
+    assert undisturbed.fit()
+    steps, stopped = len(undisturbed.batches), []
+    for asked in (
+        2,
+        steps - 1,
+        1,
+        steps + 2,
+        3,
+    ):  # the first epoch, as it is measured, its end; the second's attack; the third
         count = itertools.count(1)
-        assert not loop_of(name, parts, lambda count=count, after=after: next(count) >= after).fit()
+        assert not loop_of(name, parts, lambda count=count, asked=asked: next(count) >= asked).fit()
+        at = load_state(parts / "last.state")["at"]
+        stopped.append((at["epoch"], at["step"]))
+    assert stopped == [(0, 2), (0, steps), (1, 0), (1, steps), (2, 2)]
     assert loop_of(name, parts).fit()
     assert rows(whole) == rows(parts)
     assert len(rows(whole)) == 3
     for checkpoint in ("last", "best"):
         assert equal(weights(whole, checkpoint), weights(parts, checkpoint))
         assert (whole / f"{checkpoint}.safetensors").read_bytes() == (parts / f"{checkpoint}.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["swa", "ema"])
+def test_a_run_stopped_while_it_is_measured_averages_once(kind: str, tmp_path: Path) -> None:
+    sets = {"average__kind": kind, "average__start": "1/3"} | ({"average__decay": 0.9} if kind == "ema" else {})
+    whole, parts = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    assert loop_of("pgd-at", whole, **sets).fit()
+    count = itertools.count(1)
+    assert not loop_of("pgd-at", parts, lambda: next(count) >= 14, **sets).fit()
+    at = load_state(parts / "last.state")["at"]
+    assert (at["epoch"], at["step"]) == (1, 5)
+    assert loop_of("pgd-at", parts, **sets).fit()
+    assert equal(weights(whole, "averaged"), weights(parts, "averaged")) and rows(whole) == rows(parts)
+
+
+def test_without_validation_images_the_last_epoch_alone_is_measured_on_test_images(tmp_path: Path) -> None:
+    loop = loop_of("pgd-at", tmp_path, selection__by="last", data__validation=0)
+    assert loop.fit()
+    *before, last = rows(tmp_path)
+    assert not any(key.startswith(("val_", "test_")) for row in before for key in row)
+    assert last.keys().isdisjoint(("val_clean", "val_robust"))
+    net, split, threat = loop.method.student, loop.splits.test, loop.recipe.evaluation
+    for key, name in (("test_clean", "clean"), ("test_robust", loop.recipe.selection.protocol)):
+        assert last[key] == evaluate(net, split, name, threat, batch=500).accuracy
+    assert loop.at.best_epoch == -1 and not (tmp_path / "best.safetensors").exists()
 
 
 @pytest.mark.parametrize("kind", ["swa", "ema"])
@@ -88,10 +125,10 @@ def test_averages_are_what_they_say(kind: str, tmp_path: Path) -> None:
         if kind == "ema" and epoch >= 1:
             seen.append(student.head.weight.detach().clone())
 
-    def closing(epoch: int) -> None:
+    def closing(epoch: int) -> bool:
         if kind == "swa" and epoch >= 1:
             seen.append(student.head.weight.detach().clone())
-        close(epoch)
+        return close(epoch)
 
     loop._step, loop._close = step, closing  # type: ignore[method-assign]
     loop.fit()
@@ -145,7 +182,7 @@ def test_nan_stops_with_epoch_batch_and_terms_and_keeps_the_last_state(tmp_path:
         return Step(made.loss * float("nan"), made.logs) if (epoch, batch.draws.step) == (1, 2) else made
 
     loop.method.step = poisoned  # type: ignore[method-assign]
-    with pytest.raises(ArdbenchError, match=r"epoch 1, batch 2 \(loss = nan, kl_adv = .*, kl_clean = "):
+    with pytest.raises(ArdbenchError, match=r"epoch 2, batch 3 \(loss = nan, kl_adv = .*, kl_clean = "):
         loop.fit()
     assert load_state(tmp_path / "last.state")["at"]["epoch"] == 1
     assert loop_of("rslad", tmp_path).fit()  # and it goes on from there
@@ -455,7 +492,7 @@ def test_the_ledger_names_the_first_bad_step_and_no_later_one(bad: float) -> Non
     ledger = Ledger()
     for index, step in enumerate([step_of(1, a=2), step_of(3, a=bad), step_of(math.nan, a=5), step_of(1, a=1)]):
         ledger.add(step, index, 4)
-    with pytest.raises(ArdbenchError, match=rf"epoch 7, batch 1 \(loss = 3, a = {bad:g}\): the last good checkpoint"):
+    with pytest.raises(ArdbenchError, match=rf"epoch 8, batch 2 \(loss = 3, a = {bad:g}\): the last good checkpoint"):
         ledger.check(7)
     Ledger().check(0)
 
@@ -463,15 +500,15 @@ def test_the_ledger_names_the_first_bad_step_and_no_later_one(bad: float) -> Non
 def test_sigterm_ctrl_c_and_the_time_limit_ask_once_and_a_second_ctrl_c_insists() -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for number in (signal.SIGINT, signal.SIGTERM):
-        with stopping(None) as stop:
+        with stops.stopping(None) as stop:
             assert not stop()
             os.kill(os.getpid(), number)
             assert stop()
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
-    with stopping(0) as stop:
+    with stops.stopping(0) as stop:
         assert stop()
-    with stopping(3600) as stop:
+    with stops.stopping(stops.after(3600)) as stop:
         assert not stop()
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 

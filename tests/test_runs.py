@@ -249,10 +249,10 @@ def own(method: str, **sets: Any) -> Recipe:
     return recipe(method, **{"schedule__epochs": 3, "selection__every": 1, "data__train_images": 100} | sets)
 
 
-def trained(wanted: Recipe, root: Path, teachers: tuple[Teacher, ...] = (), limit: float | None = None) -> Run | None:
+def trained(wanted: Recipe, root: Path, teachers: tuple[Teacher, ...] = (), deadline: float | None = None) -> Run | None:
     """Train a run by the front door; return it, or None where it was stopped before its end."""
     run = Run.place(root, wanted, teachers)
-    return run if train(wanted, teachers, run, CPU, time_limit=limit) else None
+    return run if train(wanted, teachers, run, CPU, deadline=deadline) else None
 
 
 def test_train_goes_from_teachers_to_a_done_marker_and_stops_and_goes_on(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_train_goes_from_teachers_to_a_done_marker_and_stops_and_goes_on(tmp_pat
     taught = (of_run(teacher, "robust"),)
     whole = trained(own("rslad"), tmp_path / "whole", taught)
     calls = 1
-    while (parts := trained(own("rslad"), tmp_path / "parts", taught, limit=0)) is None:
+    while (parts := trained(own("rslad"), tmp_path / "parts", taught, deadline=0)) is None:
         calls += 1
     assert calls == 6
     assert whole is not None and whole.done is not None and parts.done is not None

@@ -106,7 +106,7 @@ def test_a_wrong_teacher_is_warned_of_and_teaches(teacher: Path, tmp_path: Path,
 def test_a_run_that_gets_no_time_measures_its_teachers_and_trains_one_batch(teacher: Path, tmp_path: Path) -> None:
     wanted, taught = recipe("rslad", data__name="digits", data__augment="crop"), [locate(str(teacher))]
     run = Run.place(tmp_path, wanted, taught)
-    assert not train(wanted, taught, run, CPU, time_limit=0.0, progress=Heard())
+    assert not train(wanted, taught, run, CPU, deadline=0.0, progress=Heard())
     assert run.teachers_checked is not None and (run.path / "last.state").exists()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ardbench.campaigns.suites import Cell
-from ardbench.engine.stopping import stopping
+from ardbench.engine.stopping import late, stopping
 from ardbench.errors import ArdbenchError
 from ardbench.faults import behind, raised
 from ardbench.models import zoo
@@ -114,7 +114,7 @@ def reproduce(
     on_event: Listener,
     pool: Pool | None = None,
     *,
-    time_limit: float | None = None,
+    deadline: float | None = None,
 ) -> Outcome:
     """Train and measure what is missing of the cells, every teacher before its students.
 
@@ -124,7 +124,7 @@ def reproduce(
         cells: a plan, as `ardbench.campaigns.suites.plan` returns it.
         on_event: hears what every cell does, in this process.
         pool: works on several at once, and is closed at the end; None works in this process, one after the other.
-        time_limit: seconds after which everything is saved and stopped.
+        deadline: by `time.monotonic`, when everything is saved and stopped.
 
     Raises:
         ArdbenchError: a finished run learnt from a teacher that has changed since.
@@ -134,7 +134,6 @@ def reproduce(
         raise ArdbenchError(
             f"{stale.run.path} learnt from a teacher whose weights have changed: move or delete it to train it again."
         )
-    deadline = None if time_limit is None else time.monotonic() + time_limit
     campaign = _Campaign(cells, on_event, deadline)
     if pool is None:
         campaign.here(settings)
@@ -154,7 +153,7 @@ def unfinished(cells: Sequence[Cell]) -> list[int]:
 
 
 def work(
-    cell: Cell, settings: Settings, tell: Callable[[Kind], None], progress: Progress, time_limit: float | None
+    cell: Cell, settings: Settings, tell: Callable[[Kind], None], progress: Progress, deadline: float | None
 ) -> bool:
     """Train and measure one cell; return whether all of it is done (False: stopped and saved).
 
@@ -164,15 +163,13 @@ def work(
     from ardbench.engine.device import choose
     from ardbench.engine.train import train
 
-    began = time.monotonic()
     device = choose(settings.device)
     if cell.state != "done":
         root, teachers = settings.data_root, tuple(map(present, cell.teachers))
-        if not train(cell.recipe, teachers, cell.run, device, data_root=root, time_limit=time_limit, progress=progress):
+        if not train(cell.recipe, teachers, cell.run, device, data_root=root, deadline=deadline, progress=progress):
             return False
         tell("trained")
-    left = None if time_limit is None else time_limit - (time.monotonic() - began)
-    with stopping(left) as stop:
+    with stopping(deadline) as stop:
         return _measure(cell, settings, device, progress, stop)
 
 
@@ -242,9 +239,8 @@ class _Campaign:
         while not self.outcome.stopped and (ready := self._ready()):
             index = ready[0]
             self.waiting.remove(index)
-            left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            self._hear(attend(index, self.cells[index], settings, self._hear, left))
-            if self._late() and self.waiting:
+            self._hear(attend(index, self.cells[index], settings, self._hear, self.deadline))
+            if late(self.deadline) and self.waiting:
                 self.outcome.stopped = True
 
     def in_pool(self, pool: Pool) -> None:
@@ -252,7 +248,7 @@ class _Campaign:
         asked = False
         with contextlib.closing(pool), stopping(None) as stop:
             while True:
-                if not asked and (stop() or self._late()):
+                if not asked and (stop() or late(self.deadline)):
                     asked = True
                     self.outcome.stopped |= bool(pool.working or self._ready())
                     pool.stop()
@@ -276,9 +272,6 @@ class _Campaign:
     def _ready(self) -> list[int]:
         return [index for index in self.waiting if self.teachers[index] <= self.trained]
 
-    def _late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
 
 def teaching(cell: Cell, cells: Sequence[Cell]) -> set[int]:
     """Return the cells whose runs teach this one."""
@@ -287,7 +280,7 @@ def teaching(cell: Cell, cells: Sequence[Cell]) -> set[int]:
 
 
 def attend(
-    index: int, cell: Cell, settings: Settings, send: Listener, time_limit: float | None = None, *, node: str = ""
+    index: int, cell: Cell, settings: Settings, send: Listener, deadline: float | None = None, *, node: str = ""
 ) -> Event:
     """Do the work of one cell, telling what happens, and return how it ended."""
 
@@ -296,7 +289,7 @@ def attend(
 
     tell("started")
     try:
-        done = work(cell, settings, tell, _Relay(index, send), time_limit)
+        done = work(cell, settings, tell, _Relay(index, send), deadline)
     except ArdbenchError as error:
         if text := behind(error):
             send(Event(index, "note", text, node=node))

@@ -83,7 +83,7 @@ class Engine:
     retries: int | None
     device: str
     data_root: Path | None
-    time_limit: float | None
+    deadline: float | None
 
     def __post_init__(self) -> None:
         of_ray = ("address", "gpus_per_run", "cpus_per_run", "retries")
@@ -148,7 +148,7 @@ class Engine:
         watch = Watch(cells)
         with listening(suite, cells, runs, quiet) as listen:
             hear = log.hearing(cells, tracking.hearing(cells, listen))
-            outcome = graph.reproduce(cells, settings, hear, pool, time_limit=self.time_limit)
+            outcome = graph.reproduce(cells, settings, hear, pool, deadline=self.deadline)
         if outcome.stopped or outcome.failed:
             return outcome, ""
         return outcome, _compared(expected, watch.read(), jobs) if expected else f"No prediction: {reason}."
@@ -176,7 +176,7 @@ class Engine:
             retries = RETRIES if self.retries is None else self.retries
             pool = cluster.Cluster(settings, board_file(suite, runs), share, retries, self.jobs)
             hear = log.hearing(cells, tracking.hearing(cells, listen))
-            return graph.reproduce(whole, settings, hear, pool, time_limit=self.time_limit), ""
+            return graph.reproduce(whole, settings, hear, pool, deadline=self.deadline), ""
 
 
 def _compared(expected: Seconds, taken: Seconds, jobs: int) -> str:

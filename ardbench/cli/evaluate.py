@@ -168,7 +168,7 @@ class Wanted:
     device: str
     data_root: Path | None
     runs: Path
-    time_limit: float | None
+    deadline: float | None
     quiet: bool
     log_file: Path | None
     as_json: bool
@@ -263,7 +263,7 @@ def _measure(
     with (
         processes.joined(),
         output.working(),
-        stopping(wanted.time_limit) as stop,
+        stopping(wanted.deadline) as stop,
         shown(wanted.quiet) as screen,
         log.of(source.path.name, screen) as progress,
     ):

@@ -12,6 +12,8 @@ from typing import Any
 import rich_click as click
 from click.shell_completion import CompletionItem
 
+from ardbench.engine.stopping import after
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -83,11 +85,14 @@ device = click.option(
 )
 data_root = _path("--data-root", "The folder of the data sets; without it, $ARDBENCH_DATA or else ./data.")
 runs = _path("--runs", "The folder in which run directories lie.", Path("runs"))
-time_limit = click.option(
+deadline = click.option(
     "--time-limit",
+    "deadline",
     type=Duration(),
     metavar="TIME",
-    help="Save and stop after this time, such as 90s, 9m or 1.5h; the same command goes on later (exit code 3).",
+    # from here on and not from when torch is loaded, which may take longer than the limit
+    callback=lambda ctx, param, seconds: after(seconds),
+    help="Save and stop so long after the start, such as 90s, 9m or 1.5h; the same command goes on later (exit code 3).",
 )
 quiet = click.option(
     "--quiet", is_flag=True, help="Print no progress; results, warnings, refusals and the device remain."
@@ -145,7 +150,7 @@ def together(*options: Decorator) -> Decorator:
 
 changes = together(student, dataset, seed, epochs, fast, sets)
 tracking = together(tensorboard, wandb, mlflow)
-running = together(device, data_root, runs, time_limit, quiet, log_file, as_json)
+running = together(device, data_root, runs, deadline, quiet, log_file, as_json)
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

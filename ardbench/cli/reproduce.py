@@ -53,13 +53,13 @@ COSTS = ("M images", "PFLOP", "hours")
 @options.device
 @options.data_root
 @options.runs
-@options.time_limit
+@options.deadline
 @options.quiet
 @options.log_file
 @options.tracking
 def reproduce(
     suite: str, dry_run: bool, status: bool, tflops: float | None, beside: tuple[Path, ...], keep: Path | None,
-    unfinished: bool, out: Path | None, device: str, data_root: Path | None, runs: Path, time_limit: float | None, quiet: bool,
+    unfinished: bool, out: Path | None, device: str, data_root: Path | None, runs: Path, deadline: float | None, quiet: bool,
     log_file: Path | None, tensorboard: Path | None, wandb: str | None, mlflow: str | None, **engine: Any,
 ) -> None:  # fmt: skip
     """Train and measure what is missing of a suite, teachers first, and write and print its tables.
@@ -76,7 +76,7 @@ def reproduce(
     from ardbench.runs import check_makeable
 
     began = time.monotonic()
-    where = engines.Engine(**engine, device=device, data_root=data_root, time_limit=time_limit)
+    where = engines.Engine(**engine, device=device, data_root=data_root, deadline=deadline)
     if status and dry_run:
         raise ArdbenchError("--status tells what is under way and --dry-run what is missing: give one of them.")
     if status:

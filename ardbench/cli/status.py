@@ -30,7 +30,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     RUNS is `runs` unless given. A run is training while a live process on this machine holds its lock, stopped where its
     command goes on from what was saved, and begun where nothing was saved yet. The speed and the accuracies (on
-    validation images, or on test images where the recipe selects by them) are the last that its metrics tell, the memory
+    validation images, or on test images where there are none) are the last that its metrics tell, the memory
     is the most. A run whose files are damaged is named with its reason, and the others are shown all the same.
     """
     from ardbench.runs import Run, all_runs

@@ -37,7 +37,7 @@ class Wanted:
     device: str
     data_root: Path | None
     runs: Path
-    time_limit: float | None
+    deadline: float | None
     quiet: bool
     log_file: Path | None
     tensorboard: Path | None
@@ -103,7 +103,7 @@ def _train(wanted: Wanted, training: Training, output: Output, log: Log, trackin
     ):
         together = processes.size()
         say(f"Device: {describe(device)}{f', {together} processes' if together > 1 else ''}")
-        finished = training.work(device, wanted.data_root, wanted.time_limit, progress)
+        finished = training.work(device, wanted.data_root, wanted.deadline, progress)
         rows = run.metrics[begun:]
         if finished and rows:
             speed = training.speed(rows, device)
@@ -125,7 +125,7 @@ def _summary(run: Run) -> str:
     for where, words in (("val", "validation"), ("test", "test")):
         if f"{where}_clean" in row:
             clean, robust = 100 * row[f"{where}_clean"], 100 * row[f"{where}_robust"]
-            text += f"; {words} accuracy at the end {clean:.1f} % clean, {robust:.1f} % robust"
+            text += f"; {words} accuracy at the end {clean:.1f} % clean, {robust:.1f} % under {run.recipe.selection.protocol}"
     best = done.get("best_epoch", -1)
     return f"{text}; best epoch {best + 1}." if "best" in run.checkpoints else f"{text}."
 

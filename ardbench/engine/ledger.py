@@ -41,16 +41,17 @@ class Ledger:
         """Refuse to go on if a loss or term was not finite; this waits for the device.
 
         Raises:
-            ArdbenchError: with the epoch, the batch and the terms.
+            ArdbenchError: with the epoch and the batch, counted from 1, and the terms.
         """
         if self._bad is None:
             return
         at, *values = self._bad.tolist()
         if at >= 0:
             terms = ", ".join(f"{name} = {value:g}" for name, value in zip(self._names, values, strict=True))
+            where = f"epoch {epoch + 1}, batch {int(at) + 1}"
             raise ArdbenchError(
-                f"The loss is not finite in epoch {epoch}, batch {int(at)} ({terms}): the last good checkpoint is kept; "
-                "lower optimizer.lr or set optimizer.clip."
+                f"The loss is not finite in {where} ({terms}): the last good checkpoint is kept; lower optimizer.lr or set "
+                "optimizer.clip."
             )
 
     def state(self) -> dict[str, object]:

@@ -30,6 +30,7 @@ from ardbench.engine.teacher_cache import TeacherCache
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.protocols import protocol
+from ardbench.evaluation.verdicts import Paused
 from ardbench.methods.base import Method
 from ardbench.progress import Progress
 from ardbench.runs import Run, write_atomic
@@ -59,7 +60,7 @@ class Loop:
         run: its directory; the caller holds the lock. The first process writes it.
         method: on its device.
         splits: the data, on the same device.
-        stop: asked after every batch; True in any process saves and ends the loop.
+        stop: asked after every batch and while an epoch is measured; True in any process saves and ends the loop.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Loop:
         progress: Progress,
     ) -> None:
         self.run, self.recipe, self.method, self.splits = run, recipe, method, splits
-        self.stop, self.progress = partial(processes.anybody, stop), progress
+        self.asked, self.stop, self.progress = stop, partial(processes.anybody, stop), progress
+        self.trained = False  # a batch, since it was made
         self.device = splits.train.images.device
         self.batches = TrainBatches(
             splits.train,
@@ -109,10 +111,13 @@ class Loop:
 
     def _train(self) -> bool:
         for epoch in range(self.at.epoch, self.recipe.schedule.epochs):
-            if not self._epoch(epoch):
+            try:
+                whole = self._epoch(epoch) and self._close(epoch)
+            except Paused:  # all batches are made, and `_resume` begins with measuring
+                whole = False
+            if not whole:
                 self._save()
                 return False
-            self._close(epoch)
             if epoch + 1 < self.recipe.schedule.epochs and self.stop():
                 return False
         self._finish()
@@ -126,10 +131,13 @@ class Loop:
             net.train()
         total = len(self.batches.split.labels)
         self.progress.task(f"epoch {epoch + 1}/{self.recipe.schedule.epochs}", total)
+        if self.at.step:
+            self.progress.update(min(self.at.step * self.recipe.data.batch, total), **self.ledger.means())
         began, before = time.perf_counter(), self.at.seconds
         for index in range(self.at.step, len(self.batches)):
             batch = self.batches.batch(epoch, index)
             self._step(batch, epoch, index)
+            self.trained = True
             self.at.step, self.at.images = index + 1, self.at.images + batch.draws.rows
             last = index + 1 == len(self.batches)
             if self.device.type == "cpu" or last or index % LOOK_EVERY == LOOK_EVERY - 1:
@@ -161,16 +169,20 @@ class Loop:
         if self.averaged is not None and average.kind == "ema" and self._averages(epoch):
             self.averaged.update_parameters(self.method.student)
 
-    def _close(self, epoch: int) -> None:
-        """End an epoch: average, validate, keep the best, write the row and the state."""
-        if self.averaged is not None and self.recipe.average.kind == "swa" and self._averages(epoch):
-            self.averaged.update_parameters(self.method.student)
+    def _close(self, epoch: int) -> bool:
+        """End an epoch: measure, keep the best, average, write the row and the state; return True.
+
+        Raises:
+            Paused: asked to stop while it was measured; everything is as before.
+        """
         if not all_finite(list(self.trainables.values())):
             raise ArdbenchError(
-                f"A weight is not finite after epoch {epoch}: the last good checkpoint is kept; lower optimizer.lr."
+                f"A weight is not finite after epoch {epoch + 1}: the last good checkpoint is kept; lower optimizer.lr."
             )
         rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
-        row: dict[str, Any] = {"epoch": epoch, **self.ledger.means(), **self._validate(epoch), "learning_rate": rate}
+        row: dict[str, Any] = {"epoch": epoch, **self.ledger.means(), **self._measured(epoch), "learning_rate": rate}
+        if self.averaged is not None and self.recipe.average.kind == "swa" and self._averages(epoch):
+            self.averaged.update_parameters(self.method.student)
         row |= self._cost()
         if self.diagnostics is not None:
             row["diagnostics"] = self.diagnostics.close()
@@ -180,18 +192,27 @@ class Loop:
         processes.once(lambda: write_atomic(self.run.path / "metrics.jsonl", text.encode()))
         self._save()
         self.progress.row(row)
+        return True
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        """Measure the deployed network where the recipe says, and keep it if it is the best so far."""
+    def _measured(self, epoch: int) -> dict[str, float]:
+        """Measure the deployed network where the recipe says, and keep it if it is the best so far.
+
+        After the last epoch it is measured in any case: where there are no validation images, on the test images, which
+        then choose nothing. A call that has trained nothing yet does not stop here, so that each comes further.
+        """
         selection, recipe = self.recipe.selection, self.recipe
+        final = epoch + 1 == recipe.schedule.epochs
         split = self.splits.test if selection.by == "best-test" else self.splits.validation
         due = epoch >= epoch_at(selection.start, recipe.schedule.epochs) and (epoch + 1) % selection.every == 0
-        if split is None or not (due or epoch + 1 == recipe.schedule.epochs):
+        if final and split is None:
+            split = self.splits.test
+        if split is None or not (due or final):
             return {}
         net = self.contract.deployed(self.method.student)
         threat = selection.threat or recipe.evaluation
+        words = {"batch": max(recipe.data.batch, 500), "stop": self.asked if self.trained else None}
         measured = {
-            name: evaluate(net, split, protocol(name), threat, batch=max(recipe.data.batch, 500))
+            name: evaluate(net, split, protocol(name), threat, **words)  # type: ignore[arg-type]
             for name in ("clean", selection.protocol)
         }
         for note in (note for verdicts in measured.values() for note in verdicts.notes):
@@ -200,7 +221,7 @@ class Loop:
         if selection.by != "last" and robust > self.at.best:
             self.at.best, self.at.best_epoch = robust, epoch
             self._export("best", net)
-        where = "test" if selection.by == "best-test" else "val"
+        where = "test" if split is self.splits.test else "val"
         return {f"{where}_clean": measured["clean"].accuracy, f"{where}_robust": robust}
 
     def _cost(self) -> dict[str, float]:
@@ -269,7 +290,8 @@ class Loop:
         if self.at.best_epoch >= 0:
             load_weights(self.run.weights("best"))  # refuses a damaged one now, not after days of training
         self.rows = [row for row in self.run.metrics if row["epoch"] < self.at.epoch]
-        self.progress.note(f"Resuming at epoch {self.at.epoch + 1}, batch {self.at.step + 1}.")
+        where = f"batch {self.at.step + 1}" if self.at.step < len(self.batches) else "where it is measured"
+        self.progress.note(f"Resuming at epoch {self.at.epoch + 1}, {where}.")
 
 
 def _optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:

@@ -1,4 +1,4 @@
-"""Asking long work to stop: Ctrl-C, SIGTERM and the time limit, in one question."""
+"""Asking long work to stop: Ctrl-C, SIGTERM and the deadline, in one question."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+def after(seconds: float | None) -> float | None:
+    """Return the deadline so many seconds from now, by `time.monotonic`; None where there is no limit."""
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def late(deadline: float | None) -> bool:
+    """Return whether a deadline is over."""
+    return deadline is not None and time.monotonic() >= deadline
+
+
 @contextmanager
-def stopping(time_limit: float | None) -> Iterator[Callable[[], bool]]:
-    """Yield a question that turns True at Ctrl-C, SIGTERM or the time limit; a second Ctrl-C stops at once."""
-    deadline = None if time_limit is None else time.monotonic() + time_limit
+def stopping(deadline: float | None) -> Iterator[Callable[[], bool]]:
+    """Yield a question that turns True at Ctrl-C, SIGTERM or the deadline; a second Ctrl-C stops at once."""
     asked = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -24,7 +33,7 @@ def stopping(time_limit: float | None) -> Iterator[Callable[[], bool]]:
     main = threading.current_thread() is threading.main_thread()
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
-        yield lambda: asked.is_set() or (deadline is not None and time.monotonic() >= deadline)
+        yield lambda: asked.is_set() or late(deadline)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

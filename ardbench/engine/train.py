@@ -38,7 +38,7 @@ def train(
     device: torch.device,
     *,
     data_root: Path | None = None,
-    time_limit: float | None = None,
+    deadline: float | None = None,
     progress: Progress | None = None,
 ) -> bool:
     """Train the run, or what is missing of it; return whether it is finished. Every process of `processes.joined` calls it.
@@ -48,14 +48,14 @@ def train(
         teachers: in the order of the method's roles.
         run: where `Run.place` puts it.
         data_root: where data sets lie; None takes the default.
-        time_limit: seconds after which the loop saves and stops.
+        deadline: by `time.monotonic`, when the loop saves and stops.
         progress: listens.
 
     Raises:
         ArdbenchError: whatever the user can mend; what was saved before stays.
     """
     listener = progress or Progress()
-    with processes.held(run.lock()), stopping(time_limit) as stop:
+    with processes.held(run.lock()), stopping(deadline) as stop:
         if run.done is not None:
             return True
         decided, note = with_graphs(recipe, device)

@@ -125,9 +125,11 @@ def _measures(cell: Cell) -> Counter[str]:
 
 
 def _validated(recipe: Recipe, epochs: range) -> int:
-    """Return the images that a run classifies to select its checkpoint at the ends of these epochs, as the loop does."""
-    selection, total = recipe.selection, recipe.schedule.epochs
-    images = data.info(recipe.data.name).test_images if selection.by == "best-test" else recipe.data.validation
+    """Return the images that a run classifies at the ends of these epochs, as the loop does."""
+    selection, total, tested = recipe.selection, recipe.schedule.epochs, data.info(recipe.data.name).test_images
+    images = tested if selection.by == "best-test" else recipe.data.validation
+    if not images:
+        return tested * (total - 1 in epochs)
     start = epoch_at(selection.start, total)
     due = [e for e in epochs if (e >= start and (e + 1) % selection.every == 0) or e + 1 == total]
     return len(due) * images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ardbench.config import Recipe
+from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.faults import outside, place
 from ardbench.methods import method_class
@@ -59,11 +59,12 @@ def train(
         ArdbenchError: one sentence on what can be mended.
         KeyboardInterrupt: after everything was saved; the same call goes on.
     """
+    deadline = after(time_limit)
     words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
     asked = resolved(recipe, fast, set, words)
     check_untaught(asked, recipe)
     job = prepared(asked, (), runs)
-    return job.finished(device, data_root, time_limit, progress)
+    return job.finished(device, data_root, deadline, progress)
 
 
 def distill(
@@ -94,11 +95,12 @@ def distill(
     Raises:
         ArdbenchError, KeyboardInterrupt: as `train`.
     """
+    deadline = after(time_limit)
     words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
     asked = resolved(recipe, fast, set, words)
     check_taught(asked, recipe)
     job = prepared(asked.model_copy(update={"diagnostics": asked.diagnostics or diagnostics}), teachers, runs)
-    return job.finished(device, data_root, time_limit, progress)
+    return job.finished(device, data_root, deadline, progress)
 
 
 def resolved(recipe: str, fast: bool, sets: Sequence[str] | Mapping[str, Any], words: Mapping[str, Any]) -> Recipe:
@@ -124,16 +126,16 @@ class Training:
     teachers: tuple[Teacher, ...]
     run: Run
 
-    def work(self, device: torch.device, data_root: Path | None, time_limit: float | None, progress: Progress) -> bool:
+    def work(self, device: torch.device, data_root: Path | None, deadline: float | None, progress: Progress) -> bool:
         """Train what is missing; return whether the run is finished (False: stopped and saved)."""
         from ardbench.engine.train import train
 
         return train(
-            self.recipe, self.teachers, self.run, device, data_root=data_root, time_limit=time_limit, progress=progress
+            self.recipe, self.teachers, self.run, device, data_root=data_root, deadline=deadline, progress=progress
         )
 
     def finished(
-        self, device: str, data_root: str | Path | None, time_limit: float | None, progress: Progress | None
+        self, device: str, data_root: str | Path | None, deadline: float | None, progress: Progress | None
     ) -> Run:
         """Train what is missing and return the run; what was stopped by hand raises, and what ran out of time does not."""
         from ardbench.engine.device import choose
@@ -142,10 +144,9 @@ class Training:
         if self.run.done is not None:
             return self.run
         root = None if data_root is None else Path(data_root)
-        began = time.monotonic()
         with shown(quiet=False) if progress is None else nullcontext(progress) as listener:
-            whole = self.work(choose(device), root, time_limit, listener)
-        if not whole and (time_limit is None or time.monotonic() - began < time_limit):
+            whole = self.work(choose(device), root, deadline, listener)
+        if not whole and not late(deadline):
             raise KeyboardInterrupt(f"{self.run.path} is saved: the same call goes on.")
         return self.run
 

@@ -204,6 +204,39 @@ def test_compare_takes_the_checkpoint_and_the_images_that_both_have(tmp_path: Pa
     assert json.loads(call("compare", a.path, b.path, "--json").stdout)["checkpoint"] == "best"
 
 
+def test_a_small_measurement_of_both_does_not_change_what_the_sentence_is_about(tmp_path: Path) -> None:
+    a, b = sides(tmp_path, 16, 10)
+
+    def about() -> tuple[str, int, str]:
+        document = json.loads(call("compare", a.path, b.path, "--json").stdout)
+        (one,) = (one for one in document["differences"] if one["protocol"] == document["about"])
+        return document["about"], one["n"], document["checkpoint"]
+
+    for protocol, n, checkpoint in (
+        ("clean", 5, "best"),
+        ("pgd20", 5, "best"),
+        ("pgd20", 5, "last"),
+        ("aa", 5, "best"),
+    ):
+        for run in (a, b):
+            verdict(run, protocol, 0, n=n, total=20, checkpoint=checkpoint)  # lower than all that was measured before
+        assert about() == ("aa", 20, "last")
+    for run in (a, b):
+        verdict(run, "aa", 9, n=20, total=20, checkpoint="best")
+    assert about() == ("aa", 20, "best")
+    one = json.loads(call("compare", a.path, b.path, "--protocol", "pgd20", "--json").stdout)
+    assert (one["about"], one["checkpoint"]) == ("pgd20", "best")
+
+
+def test_among_attacks_the_sentence_is_about_the_one_on_the_most_images_that_fools_most(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path, recipe(method={"name": name})) for name in ("rslad", "pgd-at"))
+    for protocol, right, n in (("clean", 1, 20), ("fgsm", 1, 5), ("pgd20", 8, 20), ("cw20", 7, 20)):
+        for run in (a, b):
+            verdict(run, protocol, right, n=n, total=20)
+    sentence = call("compare", a.path, b.path).stdout.splitlines()[0]
+    assert "under cw20 at n = 20" in sentence
+
+
 def test_clean_accuracies_are_compared_whatever_the_threat(tmp_path: Path) -> None:
     a, b = sides(tmp_path, 16, 10)
     for protocol in ("clean", "aa"):

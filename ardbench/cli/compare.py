@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from ardbench.runs import Run
 
 CHECKPOINTS = ("best", "last", "averaged")
-"""The first at which both were measured is compared."""
+"""Where both were measured as strictly and on as many images at several, the first of them is compared."""
 COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "only B", "p")
 
 
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--protocol", metavar="NAME", help="What the sentence is about; without it the strictest that both have.")
+@click.option(
+    "--protocol",
+    metavar="NAME",
+    help="What the sentence is about; without it AutoAttack, or else another attack, or else clean, on the most images that "
+    "both have.",
+)
 @click.option(
     "--checkpoint",
     type=click.Choice(["last", "best", "averaged"]),
-    help="Which checkpoint of both; without it best, or else last, where both were measured at it.",
+    help="Which checkpoint of both; without it the one where the sentence's protocol was measured, best before last.",
 )
 @click.option(
     "--n",
@@ -54,7 +59,7 @@ def compare(
     differences, refused = _differences(sides, where, shared)
     if protocol in refused or not differences:
         raise refused.get(protocol or "", next(iter(refused.values())))
-    about = protocol or min(differences, key=lambda name: differences[name].a + differences[name].b)
+    about = protocol or max(differences, key=lambda name: _standing(sides[0], where, differences[name]))
     sentence = differences[about].sentence(sides[0].name, sides[1].name)
     output = Output(as_json)
     output.line(sentence)
@@ -120,8 +125,14 @@ def _shared(
     for place, name, count in sorted(first.found.keys() & second.found.keys()):
         if place in found and n in (None, count):
             found[place][name] = count  # the most images come last
-    where = next((place for place, names in found.items() if names and protocol in (None, *names)), None)
-    if where:
+    places = [place for place, names in found.items() if names and protocol in (None, *names)]
+    if places:
+
+        def most(place: str) -> tuple[int, int]:
+            named = {protocol: found[place][protocol]} if protocol else found[place]
+            return max((_strictness(first.found[place, name, count][0]), count) for name, count in named.items())
+
+        where = max(places, key=most)  # of equals the first
         return where, {name: found[where][name] for name in protocol_order(found[where])}
     names = {name for protocols in found.values() for name in protocols}
     if protocol and names:
@@ -131,6 +142,19 @@ def _shared(
         f"{f' at checkpoint {checkpoint}' if checkpoint else ''} on {n or 'as many'} images: "
         "evaluate both alike with ardbench eval."
     )
+
+
+def _strictness(verdicts: Verdicts) -> int:
+    """Return 2 for an ensemble of attacks, 1 for an attack, 0 for clean images."""
+    from ardbench.evaluation.protocols import PROTOCOLS
+
+    attacks = verdicts.attack.get("attacks", getattr(PROTOCOLS.get(verdicts.protocol), "attacks", ()))
+    return 2 if isinstance(attacks, list | tuple) and len(attacks) > 1 else int(verdicts.protocol != "clean")
+
+
+def _standing(side: Side, where: str, one: Difference) -> tuple[int, int, float]:
+    """Return what the sentence's protocol is chosen by: strictness, images, and how few stay right."""
+    return _strictness(side.found[where, one.protocol, one.n][0]), one.n, -(one.a + one.b)
 
 
 def _differences(

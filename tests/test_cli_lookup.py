@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from cli_call import call
+from rich.console import Console
 
 
 def test_what_show_prints_trains_the_same_run(tmp_path: Path) -> None:
@@ -40,6 +42,27 @@ def test_show_says_where_a_value_comes_from() -> None:
 def test_list_names_what_there_is(kind: str, name: str) -> None:
     assert name in call("list", kind).stdout.split()
     assert name in {row["name"] for row in json.loads(call("list", kind, "--json").stdout)[kind]}
+
+
+def test_list_recipes_keeps_to_a_data_set_and_a_method() -> None:
+    every = json.loads(call("list", "recipes", "--json").stdout)["recipes"]
+    words = ("--dataset", "cifar100", "--method", "rslad")
+    some = json.loads(call("list", "recipes", *words, "--json").stdout)["recipes"]
+    assert some == [one for one in every if (one["dataset"], one["method"]) == ("cifar100", "rslad")] and len(some) > 1
+    assert (
+        "Unknown dataset of a recipe: 'cifar11': did you mean 'cifar10'?"
+        in call("list", "recipes", "--dataset", "cifar11").stderr
+    )
+    assert "--method is for `list recipes`" in call("list", "models", "--method", "rslad").stderr
+
+
+def test_names_in_a_list_are_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ardbench.cli.output.console", lambda err=False: Console(width=80, force_terminal=True))
+    for kind in ("recipes", "suites", "protocols", "teachers"):
+        names = [one["name"] for one in json.loads(call("list", kind, "--json").stdout)[kind]]
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", call("list", kind).stdout).splitlines()
+        assert set(names) <= {line.split()[0] for line in lines if line.strip()}
+        assert kind != "recipes" or len(lines) <= len(names) + 6
 
 
 def test_list_models_counts_what_the_papers_print() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_call import call
+from rich.console import Console
 
 SMALL = ["--dataset", "fake", "--epochs", "2", "--device", "cpu", "--quiet"]
 SETS = ["data.train_images=64", "data.validation=20", "data.batch=16", "attack.steps=1", "selection.protocol=fgsm"]
@@ -52,6 +54,26 @@ def test_what_is_told_is_what_the_files_hold(trained: Path) -> None:
     assert [line.split()[1:3] for line in table.splitlines()[2:]] == [["done", "2/2"], ["stopped", "0/2"]]
     assert f"last: clean {100 * right / 64:.1f}" in table
     assert f" {last['peak_memory'] / 2**30:.1f} " in table
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_a_terminal_shows_one_line_a_run_and_names_what_it_has_no_room_for(
+    columns: int, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ardbench.cli.output.console", lambda err=False: Console(width=columns, force_terminal=True))
+    shown = call("status", trained).stdout
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    names = sorted(run.name for run in trained.glob("pgd-at-*"))
+    assert [line.split()[0] for line in plain if line.strip().startswith("pgd-at")] == names
+    assert any("No room for" in line and "evaluations: --details" in line for line in plain) == (columns < 200)
+    assert ("last: clean" in shown) == (columns == 200)
+
+
+def test_details_are_a_block_of_lines_for_each_run(trained: Path) -> None:
+    done, stopped = told(trained).values()
+    lines = call("status", trained, "--details").stdout.splitlines()
+    assert lines[0] == done["run"] and lines[lines.index(str(stopped["run"])) + 1] == "  state: stopped"
+    assert any(line.startswith("  evaluations: last: clean ") for line in lines)
 
 
 def test_one_run_may_be_named(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import rich_click as click
 
 from ardbench.cli import options
 from ardbench.cli.output import Output, table
-from ardbench.errors import ArdbenchError
+from ardbench.errors import ArdbenchError, unknown
 from ardbench.listeners import say
 
 if TYPE_CHECKING:
@@ -24,7 +24,12 @@ Rows = list[dict[str, Any]]
 @click.argument(
     "kind", type=click.Choice(["recipes", "methods", "models", "teachers", "datasets", "protocols", "suites"])
 )
-@click.option("--dataset", metavar="NAME", help="Whose images `list models` counts on; without it cifar10.")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="The recipes of this data set alone; for `list models`, whose images count, else cifar10.",
+)
+@click.option("--method", metavar="NAME", help="The recipes of this method alone.")
 @click.option(
     "--verify",
     is_flag=True,
@@ -33,17 +38,37 @@ Rows = list[dict[str, Any]]
 @options.device
 @options.data_root
 @options.as_json
-def listing(kind: str, dataset: str | None, verify: bool, device: str, data_root: Path | None, as_json: bool) -> None:
+def listing(
+    kind: str,
+    dataset: str | None,
+    method: str | None,
+    verify: bool,
+    device: str,
+    data_root: Path | None,
+    as_json: bool,
+) -> None:
     """List the recipes, methods, models, teachers of the zoo, data sets, protocols or suites.
 
     Each with what decides a choice between them.
     """
     if verify and kind != "teachers":
         raise ArdbenchError(f"--verify measures teachers, not {kind}: type `ardbench list teachers --verify`.")
-    if dataset is not None and kind != "models":
-        raise ArdbenchError(f"--dataset says on whose images `list models` counts: leave it out of `list {kind}`.")
+    if dataset is not None and kind not in ("models", "recipes"):
+        raise ArdbenchError(f"--dataset is for `list recipes` and `list models`: leave it out of `list {kind}`.")
+    if method is not None and kind != "recipes":
+        raise ArdbenchError(f"--method is for `list recipes`: leave it out of `list {kind}`.")
     output = Output(as_json)
     rows = _models(dataset or "cifar10") if kind == "models" else ROWS[kind]()
+    for column, given in (("dataset", dataset), ("method", method)):
+        if kind == "recipes" and given is not None:
+            there = sorted({row[column] for row in rows})
+            rows = [row for row in rows if row[column] == given]
+            if not rows:
+                raise unknown(
+                    f"{column} of a recipe{' of ' + str(dataset) if column == 'method' and dataset else ''}:",
+                    given,
+                    there,
+                )
     if verify:
         from ardbench.cli import teachers
 
@@ -54,7 +79,11 @@ def listing(kind: str, dataset: str | None, verify: bool, device: str, data_root
         return
     columns = list(rows[0]) if rows else ["name"]
     numbers = [name for name in columns if rows and isinstance(rows[0][name], int | float)]
-    output.show(table(columns, [[_short(row[name]) for name in columns] for row in rows], numbers))
+    cells = [[_short(row[name]) for name in columns] for row in rows]
+    if kind in ("recipes", "teachers"):
+        output.show_rows(columns, cells, numbers, "--json")
+    else:
+        output.show(table(columns, cells, numbers, whole="name"))
 
 
 def _short(cell: object) -> object:
@@ -68,10 +97,10 @@ def _recipes() -> Rows:
     return [
         {
             "name": name,
-            "family": recipe.family,
+            "student": recipe.student,
             "method": recipe.method["name"],
             "dataset": recipe.data.name,
-            "student": recipe.student,
+            "family": recipe.family,
             "title": recipe.title,
         }
         for name in recipe_names()

@@ -54,8 +54,10 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> Table:
-    """Return a plain table; the columns called `numbers` stand to the right, None is a blank cell."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), whole: str = ""
+) -> Table:
+    """Return a plain table; the columns `numbers` stand to the right, `whole` is not broken, None is a blank cell."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -63,7 +65,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Seq
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for name in columns:
         right = name in numbers
-        grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        grid.add_column(name, justify="right" if right else "left", no_wrap=right or name == whole, overflow="fold")
     for row in rows:
         grid.add_row(*("" if cell is None else escape(printable(str(cell))) for cell in row))
     return grid
@@ -89,6 +91,25 @@ class Output:
             screen.print(thing)
         lines = captured.get().strip("\n").splitlines()
         self.line("\n".join(line.rstrip() for line in lines).strip("\n"))
+
+    def show_rows(
+        self, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str], otherwise: str
+    ) -> None:
+        """Print a table of one line a row: on a terminal without the last columns, if those do not fit, which are named.
+
+        Args:
+            otherwise: where they are shown, such as "--details".
+        """
+        screen, fits = console(err=self.as_json), len(columns)
+        wide = screen.options.update(width=UNBOUNDED)
+        while True:
+            grid = table(columns[:fits], [row[:fits] for row in rows], numbers)
+            if fits == 1 or screen.measure(grid, options=wide).maximum <= screen.width:
+                break
+            fits -= 1
+        self.show(grid)
+        if fits < len(columns):
+            self.line(f"No room for {', '.join(columns[fits:])}: {otherwise} has them, as has a wider terminal.")
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Print the document, if that was asked for."""

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, table
+from ardbench.cli.output import Output
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
     from ardbench.runs import Run
 
-COLUMNS = ("run", "state", "epoch", "images/s", "peak GiB", "accuracy %", "evaluations", "written")
+COLUMNS = ("run", "state", "epoch", "accuracy %", "written", "images/s", "peak GiB", "evaluations")
+"""The first are what one looks for first: a narrow terminal has no room for the last."""
+NUMBERS = ("epoch", "images/s", "peak GiB", "written")
 FACTS = ("epoch", "epochs", "images_per_second", "peak_memory", "accuracy", "split")
 HELD = ("clean", "robust")
 """What `val_` and `test_` stand before in a row of metrics."""
@@ -24,8 +26,9 @@ HELD = ("clean", "robust")
 
 @click.command()
 @click.argument("folder", metavar="[RUNS]", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"))
+@click.option("--details", is_flag=True, help="Show a block of lines for each run, whatever the width.")
 @options.as_json
-def status(folder: Path, as_json: bool) -> None:
+def status(folder: Path, details: bool, as_json: bool) -> None:
     """Show how far each run of a folder is, or one run: done, training, stopped, begun, or damaged.
 
     RUNS is `runs` unless given. A run is training while a live process on this machine holds its lock, stopped where its
@@ -40,7 +43,13 @@ def status(folder: Path, as_json: bool) -> None:
         raise ArdbenchError(f"There is no run under {folder}: train one first, or give the folder of runs.")
     facts = [_facts(run) for run in runs]
     output = Output(as_json)
-    output.show(table(COLUMNS, [_row(one) for one in facts], ["epoch", "images/s", "peak GiB", "written"]))
+    rows = [_row(one) for one in facts]
+    if details:
+        for name, *row in rows:
+            told = [f"  {column}: {cell}" for column, cell in zip(COLUMNS[1:], row, strict=True) if cell]
+            output.line("\n".join([str(name), *told]))
+    else:
+        output.show_rows(COLUMNS, rows, NUMBERS, "--details")
     for one in facts:
         if one["reason"]:
             output.line(f"{one['run']}: {one['reason']}")
@@ -116,8 +125,8 @@ def _row(facts: dict[str, Any]) -> tuple[str | None, ...]:
     held = f"{facts['split']} " + " / ".join(f"{100 * value:.1f}" for value in accuracy.values()) if accuracy else None
     counted = None if facts["epochs"] is None else f"{facts['epoch']}/{facts['epochs']}"
     return (
-        facts["run"], facts["state"], counted, f"{speed:,.0f}" if speed else None,
-        f"{memory / 2**30:.1f}" if memory else None, held, _measured(facts["evaluations"]), f"{ago(facts['age'])} ago",
+        facts["run"], facts["state"], counted, held, f"{ago(facts['age'])} ago", f"{speed:,.0f}" if speed else None,
+        f"{memory / 2**30:.1f}" if memory else None, _measured(facts["evaluations"]),
     )  # fmt: skip
 
 

@@ -131,6 +131,34 @@ def measure(cell: Cell, checkpoint: str, name: str, version: int = 1, eps: float
     verdicts.save(cell.run.path / "eval" / checkpoint / file_name(name))
 
 
+def test_files_of_recipes_and_teachers_are_those_beside_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, here = tmp_path / "suite", tmp_path / "here"
+    for folder, epochs in ((beside, 3), (here, 5)):
+        (folder / "parts").mkdir(parents=True)
+        text = (
+            f'extends = "pgd-at-digits"\n[schedule]\nepochs = {epochs}\n[variants.long]\nschedule = {{ epochs = 9 }}\n'
+        )
+        (folder / "own.toml").write_text(text)
+        (folder / "parts" / "weights#1.pt").write_bytes(folder.name.encode())
+    (here / "only.toml").write_text('extends = "pgd-at-digits"\n[schedule]\nepochs = 6\n')
+    named = {"a": "own.toml", "b": "own.toml@long", "c": "only.toml", "d": "pgd-at-digits", "e": str(here / "own.toml")}
+    runs = "".join(f'[[runs]]\nname = "{name}"\nrecipe = "{recipe}"\n' for name, recipe in named.items())
+    given = ["parts/weights#1.pt:resnet8-tiny", "zoo:none", "a", "elsewhere/w.pt:resnet18", "x/" * 3000]
+    (beside / "mine.toml").write_text(
+        f"{HEAD}{runs}[[runs]]\nname = 's'\nrecipe = 'rslad-digits'\nteachers = {given}\n"
+    )
+    (beside / "zoo").mkdir()  # of no concern to the zoo
+    monkeypatch.chdir(here)
+    for path in (beside / "mine.toml", Path("..") / "suite" / "mine.toml"):
+        *cells, student = load_suite(str(path)).runs
+        recipes = [resolve(run.recipe, dataset="digits") for run in cells]
+        assert [recipe.schedule.epochs for recipe in recipes[:3]] == [3, 9, 6] and recipes[4].schedule.epochs == 5
+        assert recipes[0].name == "own" and cells[3].recipe == "pgd-at-digits"
+        assert student.teachers == (str(path.parent / given[0]), *given[1:])
+
+
 def test_teachers_come_first_once_and_students_at_every_seed(suite_file: Any, tmp_path: Path) -> None:
     cells = planned(load_suite(suite_file(CHAIN)), tmp_path)
     assert [(cell.name, cell.recipe.seed) for cell in cells] == [

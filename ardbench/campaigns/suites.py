@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import reprlib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -179,7 +181,7 @@ def load_suite(name_or_path: str) -> Suite:
             f"Suite {path} cannot be read ({error}): give a TOML file in UTF-8 or a name from `ardbench list suites`."
         ) from None
     try:
-        suite = Suite.model_validate({"name": path.stem} | document)
+        suite = _beside(Suite.model_validate({"name": path.stem} | document), path.parent)
     except ValidationError as error:
         raise _explained(error, path.stem) from None
     for protocol_name in suite.protocols:
@@ -343,6 +345,28 @@ def _teacher_run(cell: Cell, role: str) -> Teacher:
         return teachers.of_run(cell.run, role, source=cell.name)
     identity = cell.recipe.identity([teacher.identity for teacher in cell.teachers])
     return replace(teachers.planned(cell.run, cell.recipe, identity, role), source=cell.name)
+
+
+def _beside(suite: Suite, folder: Path) -> Suite:
+    """Return a suite whose files of recipes and teachers are those beside it, if they are there, wherever it is used from."""
+
+    def found(text: str, ends: str) -> str:
+        names = [text[: at.start()] for at in re.finditer(ends, text)]
+        return str(folder / text) if any(name and os.path.exists(folder / name) for name in names) else text
+
+    def file(teacher: str) -> bool:
+        return _is_outside(teacher) and not teacher.startswith((zoo.PREFIX, teachers.ROBUSTBENCH))
+
+    runs = [
+        run.model_copy(
+            update={
+                "recipe": found(run.recipe, r"(?<=\.toml)(@|$)"),
+                "teachers": tuple(found(one, "[:@#]|$") if file(one) else one for one in run.teachers),
+            }
+        )
+        for run in suite.runs
+    ]
+    return suite.model_copy(update={"runs": tuple(runs)})
 
 
 def _missing(suite: Suite, run: Run, recipe: Recipe, images: int) -> tuple[tuple[str, str, int | None], ...]:

@@ -7,12 +7,15 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import rich_click as click
 from cli_call import call
+from click.testing import CliRunner
 
-from ardbench.cli import COMMANDS, ardbench
+from ardbench.cli import COMMANDS, ardbench, options
 from ardbench.listeners.screen import Bars, bars
 
 SMALL = ["--epochs", "1", "--set", "data.train_images=64", "--set", "data.validation=20", "--dataset", "fake"]
@@ -112,6 +115,33 @@ def test_train_json_is_one_document(tmp_path: Path) -> None:
     assert document["finished"] and not document["already_done"] and len(document["metrics"]) == 1
     assert document["next"] == f"ardbench eval {document['run']}"
     assert document["done"]["weights"].keys() == set(document["checkpoints"]) == {"last", "best"}
+
+
+def test_a_time_limit_counts_from_when_the_command_was_read() -> None:
+    seen: list[float] = []
+
+    @click.command()
+    @options.deadline
+    def shown(deadline: float) -> None:
+        time.sleep(0.1)  # as long as torch takes to load
+        seen.append(deadline)
+
+    before = time.monotonic()
+    assert CliRunner().invoke(shown, ["--time-limit", "1h"]).exit_code == 0
+    assert before + 3600 <= seen[0] < time.monotonic() + 3600 - 0.1
+
+
+def test_the_accuracies_of_eval_come_last_and_checks_that_are_ok_are_counted(teacher: Path) -> None:
+    words = ("eval", teacher, "--protocol", "clean", "--protocol", "pgd20", "--checkpoint", "last", "--device", "cpu")
+    document, lines = json.loads(call(*words, "--json").stdout), call(*words).stdout.splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [["last", "clean"], ["last", "pgd20"]]
+    levels = [one["verdict"] for one in document["trust"]]
+    (counted,) = (line for line in lines if line.startswith("Trust checks: "))
+    assert counted == f"Trust checks: {levels.count('ok')} of {len(levels)} ok, but" and 0 < levels.count("ok") < len(
+        levels
+    )
+    told = {(line.split()[0], line.split()[1]) for line in lines if line.split()[:1] and line.split()[0] in levels}
+    assert told == {(one["verdict"], one["check"]) for one in document["trust"] if one["verdict"] != "ok"}
 
 
 def test_a_run_stopped_by_its_time_limit_goes_on_with_the_same_command(tmp_path: Path) -> None:

@@ -128,7 +128,6 @@ def _evaluate(wanted: Wanted) -> None:
     finished = _measure(where, wanted, threat, results, trusted, output, log)
     log.write("finished" if finished else "stopped", where.path.name)
     output.line(_heading(where, threat))
-    output.show(_table(results))
     for row in results:
         if len(row["taken"]) > 2:
             taken = ", ".join(f"{attack} {points}" for attack, points in row["taken"].items())
@@ -136,7 +135,11 @@ def _evaluate(wanted: Wanted) -> None:
     for text in dict.fromkeys(f"{row['protocol']}: {note}" for row in results for note in row["notes"]):
         output.line(text)
     if trusted:
-        output.show(table(list(trusted[0]), [list(row.values()) for row in trusted]))
+        doubtful = [row for row in trusted if row["verdict"] != "ok"]
+        output.line(f"Trust checks: {len(trusted) - len(doubtful)} of {len(trusted)} ok{', but' if doubtful else '.'}")
+        if doubtful:
+            output.show(table(list(trusted[0]), [list(row.values()) for row in doubtful]))
+    output.show(_table(results))  # last, where the eye is
     facts = {"source": str(wanted.source), "model": where.model, "dataset": where.dataset, "threat": vars(threat)}
     output.document({**facts, "finished": finished, "results": results, "trust": trusted})
     if not finished:

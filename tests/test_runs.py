@@ -249,7 +249,9 @@ def own(method: str, **sets: Any) -> Recipe:
     return recipe(method, **{"schedule__epochs": 3, "selection__every": 1, "data__train_images": 100} | sets)
 
 
-def trained(wanted: Recipe, root: Path, teachers: tuple[Teacher, ...] = (), deadline: float | None = None) -> Run | None:
+def trained(
+    wanted: Recipe, root: Path, teachers: tuple[Teacher, ...] = (), deadline: float | None = None
+) -> Run | None:
     """Train a run by the front door; return it, or None where it was stopped before its end."""
     run = Run.place(root, wanted, teachers)
     return run if train(wanted, teachers, run, CPU, deadline=deadline) else None

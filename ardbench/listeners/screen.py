@@ -50,7 +50,7 @@ def bars() -> Display:
             return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed and speed >= 1 else "", style="cyan")
 
     class Numbers(ProgressColumn):
-        def render(self, task: Task) -> Terms:  # type: ignore[override]
+        def render(self, task: Task) -> Terms:
             return Terms(task.fields["numbers"], "dim")
 
     console = Console(stderr=True, highlight=False)
@@ -170,7 +170,8 @@ class Bars(Lines):
         self.display.console.print(text, markup=False)
 
     def _over(self, text: str) -> None:
-        self.display.console.print(Terms(text))
+        console = self.display.console
+        console.print(Terms(text) if len(text.partition(BETWEEN)[0]) <= console.width else text, markup=False)
 
     def _add(self, description: str, total: int, unit: str, completed: int = 0) -> TaskID:
         return self.display.add_task(description, total=total, completed=completed, unit=unit, numbers="")

@@ -13,10 +13,12 @@ import torch
 from cli_call import call
 from test_models import settled
 
+import ardbench
 from ardbench import data, methods, models
 from ardbench.engine.train import _refuse_single_images
 from ardbench.errors import ArdbenchError
 from ardbench.models import MODELS
+from ardbench.progress import Progress
 from ardbench.recipes import moved, recipe_names, resolve
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +85,28 @@ def test_a_recipe_says_what_it_carries_to_other_data(tmp_path: Path) -> None:
     words = ("--dataset", "fake", "--epochs", 1, "--device", "cpu", "--runs", tmp_path / "runs", *sets)
     result = call("train", own, *words)
     assert result.exit_code == 0 and "was written for digits. Here it trains on fake" in result.stderr
+
+
+def test_suites_and_python_say_what_is_carried_too(tmp_path: Path) -> None:
+    own, suite = tmp_path / "my-digits.toml", tmp_path / "mine.toml"
+    own.write_text('extends = "pgd-at-digits"\n')
+    suite.write_text(
+        f'name = "mine"\ntitle = "Mine"\ndataset = "cifar10"\nseeds = [0, 1]\nprotocols = ["clean"]\n'
+        f'[[runs]]\nname = "one"\nrecipe = "{own}"\n'
+    )
+    result = call("reproduce", suite, "--dry-run", "--tflops", 1, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0 and result.stderr.count("was written for digits. Here it trains on cifar10") == 1
+    heard: list[str] = []
+
+    class Ears(Progress):
+        def warn(self, text: str) -> None:
+            heard.append(text)
+
+    small = {"data.train_images": 64, "data.validation": 10, "attack.steps": 1}
+    words = {"epochs": 1, "device": "cpu", "runs": tmp_path / "runs", "progress": Ears()}
+    ardbench.train(str(own), dataset="fake", set=small, **words)  # type: ignore[arg-type]
+    ardbench.train("pgd-at-digits", set=small, **words)  # type: ignore[arg-type]
+    assert len(heard) == 1 and "was written for digits. Here it trains on fake" in heard[0]
 
 
 def test_a_recipe_on_its_own_data_says_nothing() -> None:

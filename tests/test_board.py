@@ -16,7 +16,7 @@ from rich.console import Console
 from test_cli_reproduce import suite_file
 
 from ardbench.campaigns.board import Board, Row, Scribe, board_file
-from ardbench.campaigns.graph import Event
+from ardbench.campaigns.graph import Event, _Relay
 from ardbench.campaigns.suites import Cell, planned
 from ardbench.cli.campaign import listening, shown
 
@@ -97,6 +97,16 @@ def test_status_prints_what_another_process_works_on(cells: list[Cell], tmp_path
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "at work" in done.stdout, done.stderr
     assert not path.exists() and not list((tmp_path / "runs").iterdir())
+
+
+def test_quiet_campaigns_print_warnings_alone(cells: list[Cell], tmp_path: Path) -> None:
+    screen = io.StringIO()
+    with redirect_stderr(screen), listening("tiny", cells, tmp_path / "runs", quiet=True) as hear:
+        relay = _Relay(0, hear)
+        hear(Event(0, "started"))
+        relay.note("a note")
+        relay.warn("Warning, teacher: at chance")
+    assert screen.getvalue() == "robust s0: Warning, teacher: at chance\n"
 
 
 def test_a_board_that_nobody_writes_any_more_is_called_so(tmp_path: Path) -> None:

@@ -195,6 +195,15 @@ def test_numbers_for_pixels_up_to_255_are_divided_by_it_and_told(net: Network, r
     found = networks.of_teacher(locate(f"{path}:{MODEL}"), "digits", CPU)
     assert correct(found) == right
     assert isinstance(found, Network) and "both were divided by 255" in found.notes[0]
+    # a verdict from before they were divided has the same sha256 in its key and is not reused
+    words = (path, "--model", MODEL, "--dataset", "digits", "--out", tmp_path / "out")
+    assert counted(*words) == right
+    (kept,) = (tmp_path / "out").rglob("clean.json")
+    document = json.loads(kept.read_text())
+    assert document["key"].pop("pixels") == "255"
+    kept.write_text(json.dumps(document | {"predictions": "0" * 360}))
+    assert counted(*words) == right  # which asserts that it is measured anew
+    assert evaluated(*words)["results"][0]["stored"]
 
 
 def test_a_layer_without_weights_before_the_network_is_told_until_numbers_are_typed(
@@ -305,6 +314,17 @@ def test_the_preactresnet_of_fast_adversarial_has_our_names_and_its_own_shortcut
     with torch.no_grad():
         torch.testing.assert_close(fast(x), by_hand(fast, x))
         assert not torch.allclose(ours(x), fast(x), rtol=0.01)
+
+
+def test_a_preactresnet_that_may_be_the_other_one_is_told_of(tmp_path: Path) -> None:
+    torch.save(models.build("preactresnet18", DIGITS).state_dict(), tmp_path / "net.pt")
+    for name, other in (("preactresnet18", "preactresnet18-fast"), ("preactresnet18-fast", "preactresnet18")):
+        net = networks.of_teacher(locate(f"{tmp_path / 'net.pt'}:{name}"), "digits", CPU)
+        assert isinstance(net, Network)
+        assert any(f"fits {other} as well as {name}" in note and "ardbench identify" in note for note in net.notes)
+    save_weights(tmp_path / "own.safetensors", net, {"model": name, "dataset": "digits", "normalise": "false"})
+    own = networks.of_teacher(locate(f"{tmp_path / 'own.safetensors'}:{name}"), "digits", CPU)
+    assert isinstance(own, Network) and not own.notes  # ours says which it is
 
 
 def test_a_normalisation_that_was_made_up_in_a_file_of_ours_is_no_traceback(tmp_path: Path, net: Network) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from small import recipe
 
 from ardbench.data.load import load
 from ardbench.engine import networks
-from ardbench.engine.teacher_checks import SEARCH, _affordable
+from ardbench.engine.teacher_checks import SEARCH, _affordable, _typed
 from ardbench.engine.train import train
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.trust import LIMITS
@@ -76,12 +77,13 @@ def test_a_wrong_teacher_is_warned_of_and_teaches(teacher: Path, tmp_path: Path,
     if wrong == "labels":
         state = {name: part.roll(1, 0) if name.startswith("head") else part for name, part in state.items()}
     else:
-        state |= {"mean": torch.tensor([0.3]), "std": torch.tensor([0.35])}
+        state = dict(state)
     save_file(state, tmp_path / "wrong.safetensors")
-    source = f"{tmp_path / 'wrong.safetensors'}:resnet8-tiny"
+    seen = "" if wrong == "labels" else "+mean=0.3+std=0.35"
+    source = f"{tmp_path / 'wrong.safetensors'}:resnet8-tiny{seen}"
     done = call(
         "distill", "rslad-digits", "--teacher", source, *FLAGS, "--set", "data.validation=0", "--set",
-        "selection.by=last", "--runs", str(tmp_path),
+        "selection.by=last", "--runs", str(tmp_path), "--quiet",
     )  # fmt: skip
     run = Run.open(Path(done.stdout.splitlines()[0]))
     (kept,) = run.teachers_checked or []
@@ -91,16 +93,38 @@ def test_a_wrong_teacher_is_warned_of_and_teaches(teacher: Path, tmp_path: Path,
     assert levels["running-statistics"] == ("ok" if wrong == "labels" else "warning")
     if wrong == "labels":
         assert kept.accuracies["clean"] < 0.05
-    first, *warnings = about_teachers(done.stdout + done.stderr)
-    assert first == f"Teacher {source} (robust): {kept.said}." and len(warnings) == len(kept.warnings) > 0
-    typed = f"ardbench eval {tmp_path / 'wrong.safetensors'} --model resnet8-tiny --dataset digits"
+    warnings = about_teachers(done.stderr)  # with --quiet nothing else
+    assert len(warnings) == len(kept.warnings) > 0
+    file = tmp_path / "wrong.safetensors"
+    typed = f"ardbench eval {file} --model resnet8-tiny --dataset digits"
+    typed += "" if wrong == "labels" else " --mean 0.3 --std 0.35"
     assert all(line.endswith(typed) for line in warnings)
+    assert all(f"ardbench identify {file} --dataset digits" in line for line in warnings)
     call("eval", str(run.path), "--protocol", "clean", "--device", "cpu")
     report = call("report", str(run.path)).stdout
     check, _, reason = kept.warnings[0].partition(": ")
     assert f"Trust checks, warning, teacher (robust), {check}: {run.path.name} (last): {reason}" in report
     (run.path / "teachers.json").write_text(json.dumps({"teachers": [{}]}))
     assert "teachers.json holds no checks of teachers" in call("show", str(run.path)).stderr
+
+
+def test_what_is_typed_to_look_at_a_teacher_measures_that_teacher(teacher: Path, tmp_path: Path) -> None:
+    state = load_file(teacher / "last.safetensors")
+    torch.save({"ema": state, "model": {name: part + 1 for name, part in state.items()}}, tmp_path / "two.pt")
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')  # of a hub: no run
+    file = locate(f"{tmp_path}/two.pt#ema:resnet8-tiny+mean=0+std=1")
+    words = f"{tmp_path}/two.pt --model resnet8-tiny --dataset digits --part ema --mean 0 --std 1"
+    assert _typed(file, "digits").endswith(f"ardbench eval {words}")
+    assert f"ardbench identify {tmp_path}/two.pt --dataset digits --part ema " in _typed(file, "digits")
+    assert _typed(locate(str(teacher)), "digits").endswith(f"ardbench eval {teacher} --checkpoint last")
+    out = tmp_path / "export"
+    call("export", str(teacher), "--out", str(out))
+    assert _typed(locate(str(out)), "digits").endswith(f"ardbench eval {out}")
+    for one in (file, locate(str(teacher)), locate(str(out))):
+        typed = shlex.split(_typed(one, "digits").partition("To look at it: ")[2])[1:]
+        done = call(*typed, "--protocol", "clean", "--device", "cpu", "--runs", str(tmp_path / "runs"), "--json")
+        (row,) = json.loads(done.stdout)["results"]
+        assert done.exit_code == 0 and row["accuracy"] > 0.9
 
 
 def test_a_run_that_gets_no_time_measures_its_teachers_and_trains_one_batch(teacher: Path, tmp_path: Path) -> None:

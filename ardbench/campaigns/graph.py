@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 POLL = 0.2
 """Seconds between two looks at Ctrl-C and the time limit while a pool works."""
 
-Kind = Literal["started", "task", "update", "note", "row", "trained", "retried", "finished", "stopped", "failed"]
+Kind = Literal[
+    "started", "task", "update", "note", "warning", "row", "trained", "retried", "finished", "stopped", "failed"
+]
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Event:
     Args:
         cell: its position in the plan.
         kind: started, trained, retried (lost, and begun again from what was saved), finished, stopped (and saved),
-            failed; or task, update, note, row as in `Progress`.
-        text: of a task, a note, a retry or a failure.
+            failed; or task, update, note, warning, row as in `Progress`.
+        text: of a task, a note, a warning, a retry or a failure.
         done, total, unit, numbers: of a task.
         metrics: of a row.
         node: where it works, if there is more than one place.
@@ -323,6 +325,10 @@ class _Relay(Progress):
     def note(self, text: str) -> None:
         """Tell it."""
         self.send(Event(self.cell, "note", text))
+
+    def warn(self, text: str) -> None:
+        """Tell it."""
+        self.send(Event(self.cell, "warning", text))
 
     def row(self, metrics: dict[str, Any]) -> None:
         """Tell it."""

@@ -23,7 +23,7 @@ from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
 from ardbench.models import zoo
-from ardbench.recipes import flat, resolve
+from ardbench.recipes import flat, moved, resolve
 from ardbench.runs import CHECKPOINTS, Run, Teacher
 from ardbench.untrusted import Line, read_toml
 
@@ -229,6 +229,12 @@ def planned(name: str, root: Path, beside: Sequence[Path] = ()) -> tuple[Suite, 
     """Return a suite and its plan; teachers that are no run of the suite may still be absent from the zoo."""
     suite = load_suite(name)
     return suite, plan(suite, root, resolve, outside=teachers.planned_outside, beside=beside)
+
+
+def carried(suite: Suite, cells: Sequence[Cell]) -> list[str]:
+    """Return what recipes of unfinished runs carry to a data set that they were not written for, each sentence once."""
+    typed = {run.name: run.recipe for run in suite.runs}
+    return list(filter(None, dict.fromkeys(moved(typed[c.name], c.recipe) for c in cells if c.state != "done")))
 
 
 def plan_table(cells: Sequence[Cell]) -> list[dict[str, str]]:

@@ -49,14 +49,13 @@ def listening(suite: str, cells: Sequence[Cell], runs: Path, quiet: bool) -> Ite
     """Yield what hears the events of a campaign, shows them as stderr allows, and keeps the file for --status."""
     scribe = Scribe(suite, cells)
     with scribe.kept(board_file(suite, runs)), contextlib.ExitStack() as stack:
-        show: Callable[[Event], None] | None = None
-        if not quiet:
-            lines = CampaignLines(cells)
-            show = stack.enter_context(_live(scribe.board, lines)) if sys.stderr.isatty() else lines
+        show = lines = CampaignLines(cells)
+        if not quiet and sys.stderr.isatty():
+            show = stack.enter_context(_live(scribe.board, lines))
 
         def hear(event: Event) -> None:
             scribe.hear(event)
-            if show is not None:
+            if not quiet or event.kind == "warning":
                 show(event)
 
         yield hear
@@ -92,7 +91,7 @@ class CampaignLines:
             self.say(f"{name}: started" + (f" on {event.node}" if event.node else ""))
         if event.kind in ("trained", "finished", "stopped") and event.cell in self.began:
             self.say(f"{name}: {event.kind} after {time.monotonic() - self.began[event.cell]:.1f} s")
-        if event.kind in ("failed", "note", "retried"):
+        if event.kind in ("failed", "note", "warning", "retried"):
             self.say(f"{name}: {event.text}")
 
 

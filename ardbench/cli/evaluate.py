@@ -260,7 +260,7 @@ def _measure(
     from ardbench.evaluation.measure import evaluate as measure
     from ardbench.evaluation.network_checks import examine
     from ardbench.evaluation.verdicts import Paused, file_name
-    from ardbench.models.network import notes_of
+    from ardbench.models.network import key_of, notes_of
 
     device = choose(wanted.device)
     with (
@@ -275,7 +275,8 @@ def _measure(
         n = None if wanted.n == len(split) else wanted.n
         surrogate = _surrogate(wanted.surrogate, source.dataset, device)
         for checkpoint in source.checkpoints:
-            net, key = source.network(checkpoint, device), source.key(checkpoint)
+            net = source.network(checkpoint, device)
+            key = source.key(checkpoint) | key_of(net)
             for note in notes_of(net):
                 progress.note(note)
             store = source.store(checkpoint, threat, wanted.seed)
@@ -308,6 +309,7 @@ def _surrogate(source: str | None, dataset: str, device: torch.device) -> Surrog
     """Return the network that --surrogate names, if it does."""
     from ardbench.engine import networks
     from ardbench.evaluation.measure import Surrogate
+    from ardbench.models.network import key_of
     from ardbench.teachers import locate
 
     if source is None:
@@ -316,7 +318,8 @@ def _surrogate(source: str | None, dataset: str, device: torch.device) -> Surrog
     known = (
         teacher.identity if teacher.identity.startswith(teacher.sha256) else teacher.sha256
     )  # part and size count too
-    return Surrogate(networks.of_teacher(teacher, dataset, device), Path(source).name, known)
+    net = networks.of_teacher(teacher, dataset, device)
+    return Surrogate(net, Path(source).name, " ".join([known, *key_of(net).values()]))
 
 
 def _batch(source: Source, wanted: Wanted, device: torch.device, net: nn.Module, image: torch.Tensor) -> int:

@@ -72,7 +72,7 @@ def reproduce(
 
     On Ray a run whose worker or node is lost goes on elsewhere from what it saved.
     """
-    from ardbench.campaigns.suites import planned
+    from ardbench.campaigns.suites import carried, planned
     from ardbench.runs import check_makeable
 
     began = time.monotonic()
@@ -86,6 +86,8 @@ def reproduce(
         return
     copying.check_folders(beside, keep, unfinished)
     found, cells = planned(suite, runs, beside if dry_run else ())
+    for text in carried(found, cells):
+        say(text)
     if tflops is not None and not math.isfinite(tflops):
         raise ArdbenchError(f"--tflops {tflops} is no speed: give the TFLOP/s that the device reaches, such as 20.")
     if dry_run:

@@ -23,6 +23,9 @@ from ardbench.models.wrapping import fitted
 from ardbench.runs import Run, Teacher, sha256_of
 from ardbench.teachers import ROBUSTBENCH
 
+TWINS = {"preactresnet18": "preactresnet18-fast", "preactresnet18-fast": "preactresnet18"}
+"""Architectures whose names and shapes are those of another."""
+
 
 def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, device: torch.device) -> Network:
     """Return a newly initialised network; the weights depend on seed and purpose, not on the device."""
@@ -67,6 +70,11 @@ def of_file(
     net = models.build(model, seen.of(info) if seen else info, normalise or seen is not None)
     given = net.normalise
     net.notes = load_into(net, read_state(path), str(path), part)
+    if model in TWINS and not known:
+        net.notes += (
+            f"{path} fits {TWINS[model]} as well as {model}: their names and shapes are the same and their numbers are not; "
+            "`ardbench identify` tells which it is.",
+        )
     if seen and not _same(given, net.normalise):
         raise ArdbenchError(
             f"{path} holds another input normalisation than {seen}: leave that out, and its own is used."

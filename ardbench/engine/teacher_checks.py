@@ -23,10 +23,14 @@ from ardbench.evaluation.cost import forwards
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.running_statistics import keeps_statistics
 from ardbench.evaluation.trust import LIMITS, above_chance
+from ardbench.exports import owner
 from ardbench.models import zoo
 from ardbench.models.cost import cost
+from ardbench.models.normalisation import split_normalisation
+from ardbench.models.normalisation import typed as numbers
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher, write_json
+from ardbench.teachers import ROBUSTBENCH
 from ardbench.written import Said, TeacherChecked
 
 PROTOCOLS = ("clean", LIMITS.teachers.protocol)
@@ -66,7 +70,7 @@ def check_teachers(
             raise ArdbenchError(f"Teacher {teacher.source} cannot teach: {error}") from None
         progress.note(f"Teacher {teacher.source} ({teacher.role}): {found.said}.")
         for reason in found.warnings:
-            progress.warn(f"Warning, teacher {teacher.source}: {reason} To look at it: {_typed(teacher, recipe)}")
+            progress.warn(f"Warning, teacher {teacher.source}: {reason}{_typed(teacher, recipe.data.name)}")
         checked.append(found.model_dump(mode="json"))
     processes.once(lambda: write_json(run.path / "teachers.json", {"teachers": checked}))
 
@@ -123,11 +127,19 @@ def _affordable(recipe: Recipe, nets: Sequence[nn.Module], train: Split, there: 
     return min(max(int(limit.share * epoch / price), limit.least), limit.most, there)
 
 
-def _typed(teacher: Teacher, recipe: Recipe) -> str:
-    """Return the command that measures a teacher and makes all trust checks."""
+def _typed(teacher: Teacher, dataset: str) -> str:
+    """Return what to type to look at a teacher: what finds its normalisation, and what makes all trust checks."""
     path, model = Path(teacher.weights), teacher.model.partition("@")[0]
-    if (path.parent / "config.json").is_file():
-        return shlex.join(["ardbench", "eval", str(path.parent), "--checkpoint", path.stem])
+    if teacher.source.startswith(ROBUSTBENCH):  # in a file of its own kind
+        return ""
     if teacher.source.startswith(zoo.PREFIX):
-        return shlex.join(["ardbench", "eval", teacher.source])
-    return shlex.join(["ardbench", "eval", str(path), "--model", model, "--dataset", recipe.data.name])
+        return f" To look at it: {shlex.join(['ardbench', 'eval', teacher.source])}"
+    if (found := owner(path)) is not None:
+        chosen = ["--checkpoint", path.stem] if isinstance(found, Run) else []
+        return f" To look at it: {shlex.join(['ardbench', 'eval', str(path.parent), *chosen])}"
+    part = ["--part", teacher.part] if teacher.part else []
+    seen = split_normalisation(model + teacher.seen)[1]
+    typed = [word for name, said in vars(seen).items() for word in (f"--{name}", numbers(said))] if seen else []
+    search = shlex.join(["ardbench", "identify", str(path), "--dataset", dataset, *part])
+    look = shlex.join(["ardbench", "eval", str(path), "--model", model, "--dataset", dataset, *part, *typed])
+    return f" What it is finds: {search} To look at it: {look}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ardbench.evaluation.confirm import measuring
 from ardbench.evaluation.measure import subset_of
-from ardbench.evaluation.trust import LIMITS, Finding, Level
+from ardbench.evaluation.trust import LIMITS, NOT_NORMALISED, Finding, Level
 
 if TYPE_CHECKING:
     from ardbench.data.batches import Split
@@ -115,5 +115,5 @@ def keeps_statistics(net: nn.Module, split: Split, batch: int) -> Finding:
     allowed = limit.warning if level == "warning" else limit.note
     beyond = f"{'over' if level == 'warning' else 'not under'} {allowed:g}"
     first = next(name for name, gap in gaps.items() if gap >= allowed)
-    why = "pixels are not normalised as in training, layers differ, or averaged weights lack statistics of their own"
+    why = f"{NOT_NORMALISED}, layers differ, or averaged weights lack statistics of their own"
     return Finding(CHECK, level, f"{said}, {beyond} from {first} on: {why}.")

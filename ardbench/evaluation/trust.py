@@ -22,6 +22,9 @@ from ardbench.untrusted import Line
 Level = Literal["ok", "note", "warning", "unchecked"]
 FOR_CHECKS = ("pgd20-scaled", "unbounded")
 """Protocols that are measured for the checks alone: they stand in no table."""
+NOT_NORMALISED = (
+    "pixels are not normalised as in training (ardbench identify finds by what, --mean and --std of a file say it)"
+)
 STEM = "trust"
 """The findings lie where the verdicts do, under this name in place of a protocol's."""
 
@@ -96,7 +99,7 @@ def above_chance(clean: Verdicts | None, classes: int) -> Finding:
     chance = f"chance, {100 / classes:.3g} % (n = {clean.n})"
     if low > 1 / classes:
         return Finding("clean", "ok", f"{said}, above {chance}.")
-    why = "labels are shifted or in another order, pixels are not normalised as in training, or it has not learnt"
+    why = f"labels are shifted or in another order, {NOT_NORMALISED}, or it has not learnt"
     return Finding("clean", "warning", f"{said}, no better than {chance}: {why}.")
 
 

@@ -99,7 +99,7 @@ class Log:
                     one.task(event.text, event.total, event.unit)
                 case "update":
                     one.update(event.done, **event.numbers)
-                case "note":
+                case "note" | "warning":
                     one.note(event.text)
                 case "row":
                     one.row(event.metrics)

@@ -174,6 +174,7 @@ def load_into(
     counters = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}
     net.load_state_dict(counters | found.weights, strict=True)
     net.normalise = normalise or net.normalise
+    net.of_bytes = any(_of_bytes(statistics) for statistics in found.normalisations.values())
     return _notes(net, found, source)
 
 
@@ -223,7 +224,7 @@ def _notes(net: Network, found: Fit, source: str | Path) -> tuple[str, ...]:
     """Return what was left out, and what stood before the network."""
     notes = []
     for statistics in found.normalisations.values():
-        if statistics["mean"].max() > 1:
+        if _of_bytes(statistics):
             notes.append(f"{source}: its mean and deviation are those of pixels up to 255: both were divided by 255.")
     if found.numbers:
         notes.append(f"{source}: left out numbers of no layer ({_some(found.numbers)}).")
@@ -234,6 +235,11 @@ def _notes(net: Network, found: Fit, source: str | Path) -> tuple[str, ...]:
             f"ARCH+mean=NUMBERS+std=NUMBERS; `ardbench identify {source}` finds by what."
         )
     return tuple(notes)
+
+
+def _of_bytes(statistics: State) -> bool:
+    """Return whether a mean and a deviation are those of pixels up to 255, as `Normalisation` tells."""
+    return bool(statistics["mean"].max() > 1)
 
 
 def _normaliser(net: Network, found: Fit, source: str | Path) -> Normalise | None:

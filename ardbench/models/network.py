@@ -47,12 +47,14 @@ class Network(nn.Module):
     """nn.Linear on the features, unless a method has put another in its place."""
     notes: tuple[str, ...]
     """What a user should know of the file that the weights came from, in sentences."""
+    of_bytes: bool
+    """Whether that file normalises pixels up to 255, whose mean and deviation were divided by it."""
 
     def __init__(self, info: DatasetInfo, normalise: bool) -> None:
         super().__init__()
         self.name = type(self).__name__
         self.info = info
-        self.notes = ()
+        self.notes, self.of_bytes = (), False
         self.normalise: nn.Module = Normalise(info.mean, info.std) if normalise else nn.Identity()
 
     def features(self, x: Tensor) -> Tensor:
@@ -69,6 +71,14 @@ def notes_of(net: nn.Module) -> tuple[str, ...]:
     """Return what a user should know of the file that a network came from; nothing for networks of other packages."""
     notes: tuple[str, ...] = getattr(net, "notes", ())
     return notes
+
+
+def key_of(net: nn.Module) -> dict[str, str]:
+    """Return what enters the key of verdicts beside the file's sha256.
+
+    Files that normalise pixels up to 255 were once fed with those up to 1, and what was measured then is not to be reused.
+    """
+    return {"pixels": "255"} if getattr(net, "of_bytes", False) else {}
 
 
 def conv3x3(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:

@@ -20,7 +20,7 @@ class Resized(nn.Module):
     def __init__(self, net: Network) -> None:
         super().__init__()
         self.net = net
-        self.size, self.notes = net.info.size, net.notes
+        self.size, self.notes, self.of_bytes = net.info.size, net.notes, net.of_bytes
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (b, K) of pixels x (b, C, H, W) in [0, 1]."""

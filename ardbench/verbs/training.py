@@ -14,7 +14,7 @@ from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.faults import outside, place
 from ardbench.methods import method_class
-from ardbench.recipes import resolve
+from ardbench.recipes import moved, resolve
 from ardbench.runs import Run, Teacher, check_makeable
 from ardbench.teachers import resolve_teachers
 
@@ -64,7 +64,7 @@ def train(
     asked = resolved(recipe, fast, set, words)
     check_untaught(asked, recipe)
     job = prepared(asked, (), runs)
-    return job.finished(device, data_root, deadline, progress)
+    return job.finished(device, data_root, deadline, progress, moved(recipe, asked))
 
 
 def distill(
@@ -100,7 +100,7 @@ def distill(
     asked = resolved(recipe, fast, set, words)
     check_taught(asked, recipe)
     job = prepared(asked.model_copy(update={"diagnostics": asked.diagnostics or diagnostics}), teachers, runs)
-    return job.finished(device, data_root, deadline, progress)
+    return job.finished(device, data_root, deadline, progress, moved(recipe, asked))
 
 
 def resolved(recipe: str, fast: bool, sets: Sequence[str] | Mapping[str, Any], words: Mapping[str, Any]) -> Recipe:
@@ -135,7 +135,12 @@ class Training:
         )
 
     def finished(
-        self, device: str, data_root: str | Path | None, deadline: float | None, progress: Progress | None
+        self,
+        device: str,
+        data_root: str | Path | None,
+        deadline: float | None,
+        progress: Progress | None,
+        warning: str = "",
     ) -> Run:
         """Train what is missing and return the run; what was stopped by hand raises, and what ran out of time does not."""
         from ardbench.engine.device import choose
@@ -145,6 +150,8 @@ class Training:
             return self.run
         root = None if data_root is None else Path(data_root)
         with shown(quiet=False) if progress is None else nullcontext(progress) as listener:
+            if warning:
+                listener.warn(warning)
             whole = self.work(choose(device), root, deadline, listener)
         if not whole and not late(deadline):
             raise KeyboardInterrupt(f"{self.run.path} is saved: the same call goes on.")

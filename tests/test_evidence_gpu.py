@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def test_without_cuda_it_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: torch sees no device")
+@pytest.mark.skipif(hasattr(ctypes.CDLL(None), "null_launches"), reason="the stand-in ends at child processes")
 def test_calls_go_on_until_nothing_is_missing(tmp_path: Path) -> None:
     suites = {"first": FIRST, "second": SECOND}
     for name, runs in suites.items():

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ardbench.errors import ArdbenchError as ArdbenchError
+    from ardbench.verbs.attacking import attack as attack
+    from ardbench.verbs.comparing import compare as compare
+    from ardbench.verbs.comparing import compare_all as compare_all
+    from ardbench.verbs.evaluating import evaluate as evaluate
     from ardbench.verbs.reporting import report as report
     from ardbench.verbs.reporting import results as results
     from ardbench.verbs.training import distill as distill
@@ -20,7 +24,11 @@ __version__ = "0.1.0"
 
 VERBS = {
     "ArdbenchError": "ardbench.errors:ArdbenchError",
+    "attack": "ardbench.verbs.attacking:attack",
+    "compare": "ardbench.verbs.comparing:compare",
+    "compare_all": "ardbench.verbs.comparing:compare_all",
     "distill": "ardbench.verbs.training:distill",
+    "evaluate": "ardbench.verbs.evaluating:evaluate",
     "report": "ardbench.verbs.reporting:report",
     "results": "ardbench.verbs.reporting:results",
     "train": "ardbench.verbs.training:train",

@@ -15,9 +15,8 @@ from ardbench.errors import ArdbenchError
 from ardbench.models import MODELS
 from ardbench.models.normalisation import Normalisation
 from ardbench.models.sealed import facts_of
-from ardbench.runs import CHECKPOINTS, Run, checked, read_json, sha256_of
+from ardbench.runs import CHECKPOINTS, EXPORT, Run, checked, read_json, sha256_of
 
-FORMAT = "ardbench-export-1"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
 
@@ -66,7 +65,7 @@ def export_in(folder: Path) -> Export | None:
     """
     path = folder / CONFIG
     document = read_json(path) if path.is_file() else {}
-    if document.get("format") != FORMAT:
+    if document.get("format") != EXPORT:
         return None
     found: Export = checked(_EXPORT, document, path, "description of an exported network", "export it again")
     wrong = found.architecture not in MODELS or found.dataset not in data.DATASETS

@@ -25,6 +25,9 @@ from ardbench.errors import ArdbenchError, whole
 from ardbench.untrusted import TEXT_LIMIT, Line, parse_json, read_bytes
 
 CHECKPOINTS = ("last", "best", "averaged")
+EXPORT = "ardbench-export-1"
+"""What config.json of an exported network calls itself."""
+EXPORTS_ARE_FOR = "measure it with `ardbench eval`, compare it, or teach by it"
 PARTIAL = ".partial"
 """Ends the name of a file that is being written; one that a killed process left is removed when the same file is written
 again, or by the next that holds the run's lock."""
@@ -150,7 +153,7 @@ class Teacher:
         role: "robust" or "clean".
         identity: what enters the student's hash: a run's identity, or the sha256 of a file's weights.
         model: the architecture.
-        weights: the file.
+        weights: the file; empty for an object of Python.
         sha256: of the weights; a run whose teacher's weights have changed since is stale. Empty while untrained.
         part: of a file that holds several networks; empty where it holds one.
         seen: the input normalisation that was typed, +mean=...+std=...; empty where none was.
@@ -206,7 +209,10 @@ class Run:
                 raise ArdbenchError(f"{folder} leads out of the run: put the folder itself in the place of the link.")
         path = self.path / "config.json"
         document = read_json(path)
-        checked(_CONFIG, document, path, "configuration of a run", "restore it, or delete the run")
+        if document.get("format") == EXPORT:
+            raise ArdbenchError(f"{self.path} is an exported network and no run: {EXPORTS_ARE_FOR}.")
+        mend = "restore it, or delete the run" if "recipe" in document else "give a folder under runs/"
+        checked(_CONFIG, document, path, "configuration of a run", mend)
         return document
 
     @cached_property
@@ -225,7 +231,10 @@ class Run:
     def teachers(self) -> tuple[Teacher, ...]:
         """The teachers, in the order of the method's roles; one that lies beside the run is named from their folder."""
         told = _CONFIG.validate_python(self.config).teachers
-        return tuple(replace(teacher, weights=str(self.path.parent / teacher.weights)) for teacher in told)
+        return tuple(
+            replace(teacher, weights=str(self.path.parent / teacher.weights)) if teacher.weights else teacher
+            for teacher in told
+        )
 
     @property
     def identity(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import EllipsisType
+from typing import TYPE_CHECKING
 
 from ardbench import models
 from ardbench.config import Recipe
@@ -15,9 +16,14 @@ from ardbench.models.normalisation import Normalisation, split_normalisation
 from ardbench.models.sealed import facts_of
 from ardbench.runs import CHECKPOINTS, Run, Teacher, sha256_of
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Roles = tuple[str | EllipsisType, ...]
 
 ROBUSTBENCH = "robustbench:"
+OBJECT = "object:"
+"""Begins the source of a network that a caller of Python gave: its class follows."""
 FORMS = f"a run directory, an exported folder, FILE:ARCH, {zoo.PREFIX}NAME or {ROBUSTBENCH}NAME"
 
 
@@ -27,12 +33,12 @@ def default_checkpoint(recipe: Recipe) -> str:
 
 
 def resolve_teachers(
-    texts: Sequence[str], method: str, roles: Roles, recipe: Recipe | None = None
+    texts: Sequence[str | nn.Module], method: str, roles: Roles, recipe: Recipe | None = None
 ) -> tuple[Teacher, ...]:
     """Return the teachers in the order of the method's roles.
 
     Args:
-        texts: as `locate` takes them, each with ROLE= before it where the order does not say.
+        texts: as `locate` takes them, each with ROLE= before it where the order does not say; or networks.
         method: the method's name, for what is refused.
         roles: as in `Method.roles`.
         recipe: of the student, whose data set and threat `robustbench:NAME` needs.
@@ -42,18 +48,21 @@ def resolve_teachers(
     """
     names = [role for role in roles if isinstance(role, str)]
     wanted = f"{method} wants {_in_words(roles)}"
-    given = [_split(text, names, wanted) for text in texts]
+    given = [_split(text, names, wanted) if isinstance(text, str) else (None, text) for text in texts]
     more = len(given) - len(names)
     if more < 0 or (more > 0 and ... not in roles):
         raise ArdbenchError(f"{wanted}, but {len(given)} {'was' if len(given) == 1 else 'were'} given with --teacher.")
     slots = names + names[-1:] * more
-    ordered: list[tuple[str, str] | None] = [None] * len(slots)
+    ordered: list[tuple[str, str | nn.Module] | None] = [None] * len(slots)
     for role, source in sorted(given, key=lambda pair: pair[0] is None):
         free = [i for i, slot in enumerate(slots) if ordered[i] is None and role in (None, slot)]
         if not free:
             raise ArdbenchError(f"{wanted}, but more than that is given for the role {role!r}.")
         ordered[free[0]] = (slots[free[0]], source)
-    return tuple(locate(source, role, recipe) for role, source in filter(None, ordered))
+    return tuple(
+        locate(source, role, recipe) if isinstance(source, str) else of_object(source, role)
+        for role, source in filter(None, ordered)
+    )
 
 
 def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> Teacher:
@@ -72,7 +81,7 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
         return _of_zoo(zoo.present(source), role)
     if source.startswith(ROBUSTBENCH):
         return _of_robustbench(source, role, recipe)
-    name, _, checkpoint = source.rpartition("@") if source.rpartition("@")[2] in CHECKPOINTS else (source, "", "")
+    name, checkpoint = split_checkpoint(source)
     if Path(name).is_dir():
         exported = export_in(Path(name))
         return (
@@ -87,15 +96,40 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
     file, part = split_part(place)
     if not file.is_file():
         raise ArdbenchError(f"Teacher {source!r}: there is no file {file}; give {FORMS}.")
-    model, seen = split_normalisation(model)
+    model, seen = split_model(f"Teacher {source!r}", model)
+    return of_file(file, model, part, seen, role, source)
+
+
+def split_model(what: str, text: str) -> tuple[str, Normalisation | None]:
+    """Return the model and the normalisation of ARCH, ARCH@SIZE or ARCH+mean=NUMBERS+std=NUMBERS.
+
+    Args:
+        what: that is refused.
+
+    Raises:
+        ArdbenchError: no such architecture, size or numbers.
+    """
+    model, seen = split_normalisation(text)
     arch, at, size = model.partition("@")
     if arch not in models.MODELS:
         raise unknown("model", arch, models.MODELS)
     if at and not (size.isdecimal() and int(size)):
-        raise ArdbenchError(
-            f"Teacher {source!r}: {size!r} is no side of an image in pixels; give {arch}@64 or the like."
-        )
-    return of_file(file, model, part, seen, role, source)
+        raise ArdbenchError(f"{what}: {size!r} is no side of an image in pixels; give {arch}@64 or the like.")
+    return model, seen
+
+
+def split_checkpoint(text: str) -> tuple[str, str]:
+    """Return RUN and CHECKPOINT of RUN@CHECKPOINT, and "" for the second of anything else."""
+    name, _, checkpoint = text.rpartition("@")
+    return (name, checkpoint) if checkpoint in CHECKPOINTS else (text, "")
+
+
+def of_object(net: nn.Module, role: str = "robust") -> Teacher:
+    """Return a network object as a teacher: it is known by its class and weights, and lies in no file."""
+    from ardbench.models import objects
+
+    kind = objects.class_of(net)
+    return Teacher(OBJECT + kind, role, objects.identity(net), kind, "", objects.sha256(net))
 
 
 def of_file(

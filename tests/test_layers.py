@@ -28,6 +28,7 @@ LAYERS = (
     ("teachers", "evaluation"),
     ("campaigns.copies", "campaigns.suites", "evidence"),
     ("engine", "reports"),
+    ("subjects",),
     ("campaigns",),
     ("planning",),
     ("listeners",),
@@ -42,8 +43,8 @@ TORCH_FREE = (
     "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics",
     "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "faults", "losses", "methods", "methods.*",
     "models", "models.normalisation", "models.sealed",
-    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "verbs",
-    "verbs.reporting", "verbs.training", "written", "__main__",
+    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "subjects",
+    "verbs", "verbs.*", "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

@@ -28,10 +28,10 @@ def export(run: Path, checkpoint: str | None, out: Path) -> None:
 
     `ardbench.load(FOLDER)` in Python gives the network back.
     """
-    from ardbench.cli import sources
+    from ardbench import subjects
     from ardbench.runs import Run, write_atomic
 
-    source = sources.of_run(run, (checkpoint,) if checkpoint else ())  # refuses a run before torch is loaded
+    source = subjects.of_run(run, (checkpoint,) if checkpoint else ())  # refuses a run before torch is loaded
     from ardbench.engine import exported
     from ardbench.exports import CONFIG, WEIGHTS
     from ardbench.reports.card import card

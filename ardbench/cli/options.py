@@ -13,6 +13,7 @@ import rich_click as click
 from click.shell_completion import CompletionItem
 
 from ardbench.engine.stopping import after
+from ardbench.verbs import FULL_TABLE
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -148,6 +149,80 @@ def together(*options: Decorator) -> Decorator:
     return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)
 
 
+protocols = click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME",
+    help="What to measure, such as pgd20, aa, aa:apgd-ce,square, or FILE.toml:NAME of your own; may be repeated. "
+    f"Without it the full table: {', '.join(FULL_TABLE)}.",
+)
+surrogate = click.option(
+    "--surrogate",
+    metavar="SOURCE",
+    help="The network on which transfer crafts its images: RUN, RUN@CHECKPOINT, an exported folder, FILE:ARCH, "
+    "FILE:ARCH+mean=NUMBERS+std=NUMBERS, zoo:NAME or SUITE:NAME.",
+)
+checkpoints = click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=click.Choice(["last", "best", "averaged"]),
+    multiple=True,
+    help="Which checkpoint of a run, may be repeated; without it the selected one and the last.",
+)
+subset = click.option(
+    "--n",
+    type=click.IntRange(min=1),
+    help="Measure a class-balanced subset of so many test images, always the same one.",
+)
+eps = click.option(
+    "--eps", type=Radius(), metavar="EPS", help="The radius of the attacks in pixel units, such as 8/255."
+)
+norm = click.option(
+    "--norm",
+    type=click.Choice(["linf", "l2"]),
+    help="The norm of the attacks; as with --eps, the run's own if not given.",
+)
+batch = click.option(
+    "--batch",
+    type=Batch(),
+    default=500,
+    show_default=True,
+    help="Images at a time; it decides the noise of the attacks. auto: tried out once for this network and device, "
+    "and remembered below --runs.",
+)
+attack_seed = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed of the attacks."
+)
+fast_attacks = click.option(
+    "--fast",
+    is_flag=True,
+    help="Run AutoAttack's attacks in bf16, every success confirmed in fp32; measured as aa-fast, beside aa.",
+)
+keep_adversarial = click.option(
+    "--keep-adversarial",
+    is_flag=True,
+    help="Keep the image that took each point, or else the clean one, in PROTOCOL.adversarial.safetensors.",
+)
+model = click.option("--model", metavar="NAME", help="For a file: the architecture whose weights it holds.")
+measured_on = click.option("--dataset", metavar="NAME", help="For a file: the data set to measure on.")
+part = click.option(
+    "--part",
+    default="",
+    metavar="PART",
+    help="For a file that holds several networks: which of them, such as ema or student.",
+)
+verdicts_out = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="For a file: where its verdicts are kept; without it a folder under --runs named after file and weights.",
+)
+
+evaluation = together(
+    protocols, surrogate, checkpoints, subset, eps, norm, batch, attack_seed, fast_attacks, keep_adversarial
+)
+of_file = together(model, measured_on, part, mean, std, verdicts_out)
 changes = together(student, dataset, seed, epochs, fast, sets)
 tracking = together(tensorboard, wandb, mlflow)
 running = together(device, data_root, runs, deadline, quiet, log_file, as_json)

@@ -115,9 +115,9 @@ def report(
 def _matrix(what: Sequence[str], runs: Path) -> Matrix | None:
     """Return how a suite's teachers transfer, if one was named and that was measured."""
     from ardbench.campaigns.suites import planned
-    from ardbench.cli.transfer import ask, teachers_of
     from ardbench.evaluation.matrix import load_transfer
     from ardbench.reports.transfer import Matrix
+    from ardbench.verbs.transferring import ask, teachers_of
 
     if len(what) != 1 or Path(what[0]).is_dir() or what[0].endswith(".csv"):
         return None

@@ -247,11 +247,12 @@ def _transfer(
     quiet: bool, output: Output, log: Log,
 ) -> None:  # fmt: skip
     """Measure the suite's teachers against each other, if that was not done before, and print and write the matrix."""
-    from ardbench.cli.transfer import answered, ask, show, teachers_of
+    from ardbench.cli.transfer import heard, show
     from ardbench.reports.transfer import Matrix
+    from ardbench.verbs.transferring import answered, ask, teachers_of
 
     question = ask(teachers_of(suite, cells), choice.size, n=choice.n)
-    measured = answered(question, runs, device, data_root, quiet, output, log)
+    measured = answered(question, runs, device, data_root, lambda name: heard(name, quiet, output, log))
     show(Matrix(question, measured, choice.size), output, out / f"{suite.name}-transfer")
 
 

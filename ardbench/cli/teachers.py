@@ -80,8 +80,8 @@ def verify(device_name: str, data_root: Path | None) -> dict[str, str]:
 
 def _again(entry: Entry, split: Split, device: torch.device, progress: Progress) -> list[str]:
     """Return what differs from the record, one clause for each protocol."""
-    from ardbench.cli.sources import FILE, of_zoo
     from ardbench.evaluation.measure import evaluate
+    from ardbench.subjects import FILE, of_zoo
 
     source, faults = of_zoo(zoo.PREFIX + entry.name, Path()), []
     net = source.network(FILE, device)

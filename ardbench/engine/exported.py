@@ -10,9 +10,9 @@ import torch
 from ardbench import data
 from ardbench.engine import networks
 from ardbench.errors import ArdbenchError
-from ardbench.exports import CONFIG, FORMAT, WEIGHTS, export_in
+from ardbench.exports import CONFIG, WEIGHTS, export_in
 from ardbench.models.network import Network
-from ardbench.runs import Run, sha256_of, write_atomic, write_json
+from ardbench.runs import EXPORT, Run, sha256_of, write_atomic, write_json
 
 
 def export(run: Run, checkpoint: str, out: Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def describe(run: Run, checkpoint: str) -> dict[str, Any]:
         for teacher in run.teachers
     ]
     return {
-        "format": FORMAT,
+        "format": EXPORT,
         "architecture": recipe.student,
         "dataset": info.name,
         "image": [info.channels, info.size, info.size],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -14,14 +17,14 @@ from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
 from ardbench.exports import Export, intact, owner, recorded
-from ardbench.models import robustbench, zoo
+from ardbench.models import objects, robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
 from ardbench.models.network import Network, Normalise
 from ardbench.models.normalisation import IN_CODE, Normalisation, split_normalisation
 from ardbench.models.wrapping import fitted
 from ardbench.runs import Run, Teacher, sha256_of
-from ardbench.teachers import ROBUSTBENCH
+from ardbench.teachers import OBJECT, ROBUSTBENCH
 
 TWINS = {"preactresnet18": "preactresnet18-fast", "preactresnet18-fast": "preactresnet18"}
 """Architectures whose names and shapes are those of another."""
@@ -112,18 +115,37 @@ def _built(model: str, info: DatasetInfo, normalise: bool, path: Path) -> Networ
     return net
 
 
-def of_teacher(teacher: Teacher, dataset: str, device: torch.device) -> nn.Module:
+def of_teacher(
+    teacher: Teacher, dataset: str, device: torch.device, given: Mapping[str, nn.Module] = MappingProxyType({})
+) -> nn.Module:
     """Return a teacher's network for students on `dataset`, in eval mode, resizing first if its own images are of another size.
+
+    Args:
+        given: networks that lie in no file, by identity; a copy of one is returned.
 
     Raises:
         ArdbenchError: its channels or classes are not those of the data set, or its weights have changed.
     """
     path, info = Path(teacher.weights), data.info(dataset)
+    if teacher.source.startswith(OBJECT):
+        return _of_object(teacher, info, device, given)
     if path.is_file() and sha256_of(path) != teacher.sha256:
         raise ArdbenchError(f"The weights of teacher {teacher.source} have just changed: type the same command again.")
     if teacher.source.startswith(ROBUSTBENCH):
         return robustbench.load(teacher.model, dataset).to(device)
     return fitted(_own_form(teacher, path, info, device), info.size)
+
+
+def _of_object(teacher: Teacher, info: DatasetInfo, device: torch.device, given: Mapping[str, nn.Module]) -> nn.Module:
+    """Return a copy of a network object, if it was given again and answers as a teacher must."""
+    if teacher.identity not in given:
+        raise ArdbenchError(
+            f"Teacher {teacher.source} is a network object of Python with weights {teacher.sha256[:8]}: give the same one to "
+            "ardbench.distill(..., teachers=[net]), which goes on with it."
+        )
+    net = deepcopy(given[teacher.identity]).to(device).eval()
+    objects.check_answers(net, torch.zeros(2, info.channels, info.size, info.size, device=device), info.num_classes)
+    return net
 
 
 def _own_form(teacher: Teacher, path: Path, wanted: DatasetInfo, device: torch.device) -> Network:

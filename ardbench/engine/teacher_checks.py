@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -30,7 +31,7 @@ from ardbench.models.normalisation import split_normalisation
 from ardbench.models.normalisation import typed as numbers
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher, write_json
-from ardbench.teachers import ROBUSTBENCH
+from ardbench.teachers import OBJECT, ROBUSTBENCH
 from ardbench.written import Said, TeacherChecked
 
 PROTOCOLS = ("clean", LIMITS.teachers.protocol)
@@ -44,6 +45,7 @@ def check_teachers(
     run: Run,
     splits: Splits,
     progress: Progress,
+    given: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> None:
     """Measure each teacher on validation images, tell what came out, and keep it in the run, once.
 
@@ -60,7 +62,7 @@ def check_teachers(
     device = splits.train.images.device
     split = splits.train if splits.validation is None else splits.validation
     images = f"{'training' if splits.validation is None else 'validation'} images"
-    nets = [networks.of_teacher(teacher, recipe.data.name, device) for teacher in teachers]
+    nets = [networks.of_teacher(teacher, recipe.data.name, device, given) for teacher in teachers]
     n = _affordable(recipe, nets, splits.train, len(split))
     checked = []
     for teacher, net in zip(teachers, nets, strict=True):
@@ -132,6 +134,8 @@ def _typed(teacher: Teacher, dataset: str) -> str:
     path, model = Path(teacher.weights), teacher.model.partition("@")[0]
     if teacher.source.startswith(ROBUSTBENCH):  # in a file of its own kind
         return ""
+    if teacher.source.startswith(OBJECT):
+        return f" To look at it: ardbench.evaluate(net, {dataset!r})"
     if teacher.source.startswith(zoo.PREFIX):
         return f" To look at it: {shlex.join(['ardbench', 'eval', teacher.source])}"
     if (found := owner(path)) is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ def train(
     data_root: Path | None = None,
     deadline: float | None = None,
     progress: Progress | None = None,
+    given: Mapping[str, torch.nn.Module] = MappingProxyType({}),
 ) -> bool:
     """Train the run, or what is missing of it; return whether it is finished. Every process of `processes.joined` calls it.
 
@@ -50,6 +52,7 @@ def train(
         data_root: where data sets lie; None takes the default.
         deadline: by `time.monotonic`, when the loop saves and stops.
         progress: listens.
+        given: teachers that are network objects, by identity.
 
     Raises:
         ArdbenchError: whatever the user can mend; what was saved before stays.
@@ -64,14 +67,14 @@ def train(
         allow_tf32(recipe.precision.tf32)
         forget_peak(device)
         _refuse_single_images(recipe)
-        method = build_method(decided, teachers, device, listener)
+        method = build_method(decided, teachers, device, listener, given)
         words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
         splits = processes.first(lambda: load(*words, progress=listener))  # downloads at most what has a use
         # not before: what is refused leaves no directory
         processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)
         try:
-            check_teachers(recipe, teachers, run, splits, listener)
+            check_teachers(recipe, teachers, run, splits, listener, given)
         except Paused:
             return False
         if not _fitted(loop):
@@ -125,10 +128,14 @@ def _fitted(loop: Loop) -> bool:
 
 
 def build_method(
-    recipe: Recipe, teachers: Sequence[Teacher], device: torch.device, progress: Progress | None = None
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    device: torch.device,
+    progress: Progress | None = None,
+    given: Mapping[str, torch.nn.Module] = MappingProxyType({}),
 ) -> Method[Any]:
-    """Return the method with its student freshly initialised and its teachers loaded and frozen."""
-    taught = [networks.of_teacher(teacher, recipe.data.name, device).requires_grad_(False) for teacher in teachers]
+    """Return the method with its student freshly initialised and its teachers loaded and frozen; `given` as in `train`."""
+    taught = [networks.of_teacher(one, recipe.data.name, device, given).requires_grad_(False) for one in teachers]
     for note in (note for net in taught for note in notes_of(net)):
         (progress or Progress()).note(note)
 

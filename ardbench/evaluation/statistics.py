@@ -99,6 +99,19 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
     return min(1.0, 2 * tail / (1 << several))
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for being several: the chance of one false difference among all stays below each limit.
+
+    The r-th smallest of m (r from 0) is multiplied by m - r, is no smaller than those before it, and at most 1.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics, 1979.
+    """
+    corrected, largest = [1.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = corrected[place] = max(largest, min(1.0, (len(values) - rank) * values[place]))
+    return corrected
+
+
 def bootstrap_difference(first_alone: int, second_alone: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval of the difference of two accuracies, first minus second, over images drawn again.
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,26 @@ def shown(quiet: bool) -> Iterator[Progress]:
     """Yield the listener that fits stderr: bars, lines, or warnings alone."""
     if quiet:
         yield Quiet()
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() or in_notebook():
         with bars() as display, contextlib.closing(Bars(display)) as drawn:
             yield drawn
     else:
         with contextlib.closing(Lines()) as lines:
             yield lines
+
+
+def heard_by(progress: Progress | None) -> AbstractContextManager[Progress]:
+    """Return the listener that a caller of Python gave, or else the one that fits where the caller is."""
+    return shown(quiet=False) if progress is None else nullcontext(progress)
+
+
+def in_notebook() -> bool:
+    """Return whether bars can be drawn in the notebook that this runs in."""
+    from importlib.util import find_spec
+
+    from rich.console import Console
+
+    return Console().is_jupyter and find_spec("ipywidgets") is not None
 
 
 def bars() -> Display:

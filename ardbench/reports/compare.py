@@ -25,6 +25,7 @@ class Difference:
         low, high: the 95 % interval of a - b.
         p: of no difference.
         alone: images that one side alone gets right; None over several seeds.
+        pairs: for how many comparisons p is corrected.
     """
 
     protocol: str
@@ -38,6 +39,7 @@ class Difference:
     high: float
     p: float
     alone: tuple[int, int] | None
+    pairs: int = 1
 
     @property
     def difference(self) -> float:
@@ -58,6 +60,8 @@ class Difference:
         else:
             count = f"n = {self.n}"
             why = f"A alone is right on {self.alone[0]} images, B alone on {self.alone[1]}, McNemar's exact p = {self.p:.2g}"
+        if self.pairs > 1:
+            why += f" (Holm-corrected for {self.pairs} pairs)"
         a, b = f"A ({a})", f"B ({b})"
         if not self.told_apart:
             gap = f"A - B is {_points(self.difference)} points (95 % interval {_points(self.low)} to {_points(self.high)})"

@@ -1,1 +1,4 @@
 """What ardbench does, as functions: the command line calls these and prints, a notebook calls them and goes on."""
+
+FULL_TABLE = ("clean", "fgsm", "pgd20", "pgd20-trades", "cw20", "aa", "pgd20-scaled", "unbounded")
+"""The protocols of the full table, and what the trust checks need beside them."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,12 @@ from ardbench.faults import outside, place
 from ardbench.methods import method_class
 from ardbench.recipes import moved, resolve
 from ardbench.runs import Run, Teacher, check_makeable
-from ardbench.teachers import resolve_teachers
+from ardbench.subjects import expanded, is_object
+from ardbench.teachers import of_object, resolve_teachers
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ardbench.progress import Progress
 
@@ -70,7 +71,7 @@ def train(
 def distill(
     recipe: str,
     *,
-    teachers: Sequence[str | Path | Run] = (),
+    teachers: Sequence[str | Path | Run | nn.Module] = (),
     dataset: str | None = None,
     student: str | None = None,
     seed: int | None = None,
@@ -87,8 +88,9 @@ def distill(
     """Distill a student from trained teachers, or together with a peer, and return its run.
 
     Args:
-        teachers: runs, or what `--teacher` takes: RUN, RUN@CHECKPOINT, FILE:ARCH, zoo:NAME, each with ROLE= before it where
-            the order does not say.
+        teachers: runs, or what `--teacher` takes: RUN, RUN@CHECKPOINT, an export, FILE:ARCH, zoo:NAME, SUITE:NAME of one seed,
+            each with ROLE= before it where the order does not say; or networks that take pixels (b, C, H, W) in [0, 1]
+            and give logits (b, K). A network is known by its class and weights, so only the same one goes on with a run.
         diagnostics: log for each epoch who of teachers and peer is right on x and x'; the run stays the same.
         recipe, dataset, student, seed, epochs, fast, set, device, data_root, runs, time_limit, progress: as in `train`.
 
@@ -120,19 +122,22 @@ class Training:
         recipe: resolved.
         teachers: in the order of the method's roles.
         run: where it lies.
+        given: teachers that are network objects, by identity.
     """
 
     recipe: Recipe
     teachers: tuple[Teacher, ...]
     run: Run
+    given: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def work(self, device: torch.device, data_root: Path | None, deadline: float | None, progress: Progress) -> bool:
         """Train what is missing; return whether the run is finished (False: stopped and saved)."""
         from ardbench.engine.train import train
 
         return train(
-            self.recipe, self.teachers, self.run, device, data_root=data_root, deadline=deadline, progress=progress
-        )
+            self.recipe, self.teachers, self.run, device, data_root=data_root, deadline=deadline, progress=progress,
+            given=self.given,
+        )  # fmt: skip
 
     def finished(
         self,
@@ -144,12 +149,12 @@ class Training:
     ) -> Run:
         """Train what is missing and return the run; what was stopped by hand raises, and what ran out of time does not."""
         from ardbench.engine.device import choose
-        from ardbench.listeners.screen import shown
+        from ardbench.listeners.screen import heard_by
 
         if self.run.done is not None:
             return self.run
         root = None if data_root is None else Path(data_root)
-        with shown(quiet=False) if progress is None else nullcontext(progress) as listener:
+        with heard_by(progress) as listener:
             if warning:
                 listener.warn(warning)
             whole = self.work(choose(device), root, deadline, listener)
@@ -188,7 +193,7 @@ class Training:
         return f"{text}, {100 * share:.0f} % of what this device reaches in {products} products"
 
 
-def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run], runs: str | Path) -> Training:
+def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run | nn.Module], runs: str | Path) -> Training:
     """Return the run of a recipe and its teachers, after everything that can be refused before torch is loaded.
 
     Raises:
@@ -196,7 +201,9 @@ def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run], runs: str | P
             or one whose teachers or finished weights have changed since.
     """
     method = recipe.method["name"]
-    taught = resolve_teachers([_told(one) for one in teachers], method, method_class(method).roles, recipe)
+    told = [_told(one, Path(runs)) for one in teachers]
+    taught = resolve_teachers(told, method, method_class(method).roles, recipe)
+    given = {of_object(one).identity: one for one in told if not isinstance(one, str)}
     run = Run.place(Path(runs), recipe, taught)
     if run.done is None:
         check_makeable("--runs", Path(runs))
@@ -208,7 +215,7 @@ def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run], runs: str | P
             )
         for checkpoint in (run.done or {}).get("weights", {}):
             run.intact(checkpoint)
-    return Training(recipe, taught, run)
+    return Training(recipe, taught, run, given)
 
 
 def check_untaught(recipe: Recipe, typed: str) -> None:
@@ -228,6 +235,10 @@ def check_taught(recipe: Recipe, typed: str) -> None:
         raise ArdbenchError(f"{method} takes no teacher{why}: type `ardbench train {typed}` instead.")
 
 
-def _told(teacher: str | Path | Run) -> str:
-    """Return a teacher as it is typed after --teacher."""
-    return str(teacher.path) if isinstance(teacher, Run) else str(teacher)
+def _told(teacher: str | Path | Run | nn.Module, runs: Path) -> str | nn.Module:
+    """Return a teacher as it is typed after --teacher, or a network as it is."""
+    if isinstance(teacher, str | Path | Run):
+        return expanded([str(teacher.path if isinstance(teacher, Run) else teacher)], runs)[0]
+    if not is_object(teacher):
+        raise ArdbenchError(f"{teacher!r} teaches nothing: give a run, a source such as FILE:ARCH, or a network.")
+    return teacher

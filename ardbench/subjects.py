@@ -1,0 +1,319 @@
+"""What a person names - a run, a file, an export, a network of the zoo, a suite's run, an object - as one thing. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ardbench import data, models, teachers
+from ardbench.campaigns.suites import of_present_weights, planned, suite_names
+from ardbench.config import Threat
+from ardbench.errors import ArdbenchError, unknown
+from ardbench.evaluation import trust
+from ardbench.evaluation.verdicts import Verdicts, load_verdicts
+from ardbench.exports import export_in, recorded
+from ardbench.models import zoo
+from ardbench.models.normalisation import Normalisation, normalisation
+from ardbench.runs import Run, Teacher, sha256_of
+from ardbench.teachers import default_checkpoint, split_checkpoint, split_part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from typing_extensions import TypeIs
+
+FILE = "file"
+"""What stands in the column of checkpoints for what has no others."""
+USUAL = Threat(norm="linf", eps=8 / 255)
+"""The threat of a network of which none is known."""
+KNOWN = "--model, --dataset, --part, --mean"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Networks to measure, and where their verdicts lie.
+
+    Args:
+        path: as it was typed.
+        model, dataset: architecture, or the class of an object, and test set.
+        threat: unless told otherwise.
+        checkpoints: those to measure.
+        run: the run that they belong to; None for everything else.
+        folder: below which the verdicts lie.
+        teacher: of the zoo, whose name `path` is, an exported network, a file, or an object by its name.
+        normalise: by what one of our own files says that its inputs are normalised.
+        chosen: whether the checkpoints were named, and are not those that usually stand for a run.
+        net: an object.
+    """
+
+    path: Path
+    model: str
+    dataset: str
+    threat: Threat
+    checkpoints: tuple[str, ...]
+    run: Run | None
+    folder: Path
+    teacher: Teacher | None = None
+    normalise: str = ""
+    chosen: bool = True
+    net: nn.Module | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """How it is called in a sentence."""
+        return self.path.name
+
+    def sha256(self, checkpoint: str) -> str:
+        """Return the sha256 of a checkpoint's weights, as they are now."""
+        return sha256_of(self.run.weights(checkpoint)) if self.run else self._teacher.sha256
+
+    @property
+    def _teacher(self) -> Teacher:
+        assert self.teacher is not None  # whatever is no run
+        return self.teacher
+
+    def network(self, checkpoint: str, device: torch.device) -> nn.Module:
+        """Return one of the networks in eval mode; an object as it is, where it is."""
+        from ardbench.engine import networks
+
+        if self.net is not None:
+            return self.net
+        if self.run is not None:
+            return networks.of_run(self.run, checkpoint, device)
+        return networks.of_teacher(self._teacher, self.dataset, device)
+
+    def key(self, checkpoint: str) -> dict[str, str]:
+        """Return what, besides the protocol, decides the verdicts of a checkpoint."""
+        if self.run is not None:
+            return {"weights": self.sha256(checkpoint)}
+        told = {"normalise": self.normalise} if self.normalise else {}
+        return {"weights": self._teacher.identity, "model": self.model, "dataset": self.dataset} | told
+
+    def twin(self, checkpoint: str, threat: Threat, seed: int) -> tuple[Path, dict[str, str]] | None:
+        """Return store and key of the run's other checkpoint where that is the same network."""
+        other = self.run and self.run.twin(checkpoint)
+        return (self.store(other, threat, seed), self.key(other)) if other else None
+
+    def store(self, checkpoint: str, threat: Threat, seed: int) -> Path:
+        """Return where verdicts lie: in eval/, where tables look, if threat and seed are the run's own."""
+        if self.run is not None and threat == self.threat and seed == 0:
+            return self.folder / "eval" / checkpoint
+        other = f"{threat.norm}-{threat.eps:.6g}" + (f"-s{seed}" if seed else "")
+        return self.folder / "eval-other" / other / checkpoint
+
+    def measured(self, checkpoint: str, threat: Threat) -> Iterator[Verdicts]:
+        """Yield the verdicts of a checkpoint's present weights under a threat, with seed 0, in the order of names.
+
+        Raises:
+            ArdbenchError: a file is damaged, or names classes that the data set has not.
+        """
+        classes = data.info(self.dataset).num_classes
+        for path in sorted(self.store(checkpoint, threat, 0).glob("*.json")):
+            if path.name.endswith(".state.json") or trust.is_trust(path):
+                continue
+            verdicts = load_verdicts(path)
+            if verdicts.classes > classes:
+                raise ArdbenchError(
+                    f"{path} holds verdicts on more than {classes} classes; delete it to measure again."
+                )
+            if self.run is not None:
+                present = of_present_weights(self.run, checkpoint, verdicts)
+            else:
+                present = verdicts.matches(self.key(checkpoint))
+            if present and verdicts.protocol not in trust.FOR_CHECKS:
+                yield verdicts
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is told beside a name.
+
+    Args:
+        checkpoints: of a run; () stands for the selected one and the last.
+        model, dataset, part, mean, std: of a file.
+        out: where the verdicts of what is no run lie; None is a folder below `runs`.
+        runs: the folder of runs.
+        weights: whether those of a run have to be at hand.
+    """
+
+    checkpoints: tuple[str, ...] = ()
+    model: str | None = None
+    dataset: str | None = None
+    part: str = ""
+    mean: str | None = None
+    std: str | None = None
+    out: Path | None = None
+    runs: Path = Path("runs")
+    weights: bool = True
+
+    @property
+    def seen(self) -> Normalisation | None:
+        """The normalisation that was typed."""
+        return normalisation(self.mean, self.std)
+
+    def refuse(self, what: str, out: bool = False) -> None:
+        """Refuse words for a file beside something that knows them itself; `out` where it has its own place as well."""
+        if self.model or self.dataset or self.part or self.seen or (out and self.out):
+            end = ", --std and --out" if out else " and --std"
+            raise ArdbenchError(f"{what} knows its model and data set: leave out {KNOWN}{end}.")
+
+
+def find(what: str | Path | Run, words: Words = Words()) -> list[Subject]:
+    """Return what a name stands for: one subject, or of SUITE:NAME one a seed.
+
+    Args:
+        what: RUN, RUN@CHECKPOINT, an exported folder, FILE, FILE:ARCH, FILE#PART:ARCH, FILE:ARCH+mean=NUMBERS+std=NUMBERS,
+            zoo:NAME, or SUITE:NAME.
+        words: told beside it.
+
+    Raises:
+        ArdbenchError: there is nothing of that name, it is not finished, or the words do not fit it.
+    """
+    text = str(what.path) if isinstance(what, Run) else str(what)
+    if text.startswith(zoo.PREFIX):
+        _no_checkpoint(text, words)
+        words.refuse(text)
+        return [of_zoo(text, words.runs, words.out)]
+    name, checkpoint = split_checkpoint(text)
+    if Path(name).is_dir() and not export_in(Path(name)):
+        words.refuse(f"{text} is a run and", out=True)
+        if checkpoint and words.checkpoints:
+            raise ArdbenchError(f"{text} names its checkpoint: leave out --checkpoint, or type {name}.")
+        return [of_run(Path(name), (checkpoint,) if checkpoint else words.checkpoints, words.weights)]
+    if text.startswith(teachers.ROBUSTBENCH):
+        raise ArdbenchError(f"{text} teaches and is transferred: to measure it, give its downloaded file as FILE:ARCH.")
+    if named := suite_runs(text, words.runs):
+        words.refuse(f"{text} is a suite's run and", out=True)
+        return [of_run(run.path, words.checkpoints, words.weights) for run in named]
+    _no_checkpoint(text, words)
+    if Path(text).is_dir():
+        words.refuse(f"{text} is an exported network and")
+        return [of_export(Path(text), words.runs, words.out)]
+    return [of_file(text, words)]
+
+
+def suite_runs(text: str, runs: Path) -> list[Run]:
+    """Return the runs that SUITE:NAME stands for, one a seed, or none where a text has another form.
+
+    Raises:
+        ArdbenchError: no such suite, or none of its runs has the name.
+    """
+    suite, colon, name = text.rpartition(":")
+    arch = name.partition("+")[0].partition("@")[0]
+    if not colon or arch in models.MODELS or Path(text).exists() or split_part(suite)[0].is_file():
+        return []
+    _, cells = planned(suite, runs)
+    named = [cell.run for cell in cells if cell.name == name]
+    if not named:
+        raise unknown(f"run of suite {suite}:", name, [cell.name for cell in cells])
+    return named
+
+
+def _no_checkpoint(text: str, words: Words) -> None:
+    if words.checkpoints:
+        raise ArdbenchError(f"{text} is no run directory: --checkpoint chooses among the checkpoints of a run.")
+
+
+def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True) -> Subject:
+    """Return a finished run, its weights at hand unless told otherwise; its selected and its last checkpoint by default."""
+    run = Run.open(path)
+    recipe = run.recipe
+    if run.done is None:
+        raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
+    if weights and recipe.student not in models.MODELS:
+        raise unknown("model", recipe.student, models.MODELS)
+    wanted = checkpoints or tuple(dict.fromkeys((default_checkpoint(recipe), "last")))
+    absent = next((name for name in wanted if weights and name not in run.checkpoints), None)
+    if absent is not None:
+        raise run.without(absent)
+    kind, threat = recipe.student, recipe.evaluation
+    return Subject(path, kind, recipe.data.name, threat, wanted, run, path, chosen=bool(checkpoints))
+
+
+def of_file(text: str, words: Words) -> Subject:
+    """Return a file of weights, or a part of it, under 8/255 in l-infinity unless told otherwise."""
+    (path, part), model, seen = split_part(text), words.model, words.seen
+    if not path.is_file():
+        place, _, named = text.rpartition(":")
+        path, part = split_part(place or text)
+        if not path.is_file():
+            raise ArdbenchError(
+                f"There is no run directory or file {text}: give a folder under runs/, or a .pt or .safetensors file."
+            )
+        if model or seen:
+            raise ArdbenchError(f"{text} names its model: leave out --model, --mean and --std, or type {place}.")
+        model, seen = teachers.split_model(text, named)
+    part = words.part or part
+    if model is None or words.dataset is None:
+        model = f"--model {model or 'resnet18'} --dataset cifar10" if words.dataset is None else f"{path}:resnet18"
+        raise ArdbenchError(f"{path} is a file: say what is in it, such as {model}.")
+    if model.partition("@")[0] not in models.MODELS:
+        raise unknown("model", model, models.MODELS)
+    info = data.info(words.dataset)
+    if seen:
+        seen.of(info)  # refuses numbers for another number of channels
+    teacher = teachers.of_file(path, model, part, seen)
+    told = "".join(f"-{re.sub(r'[^0-9A-Za-z_.]', '_', text)[:40]}" for text in (part, teacher.seen[1:]) if text)
+    kept = words.out or words.runs / "files" / f"{path.stem}-{teacher.sha256[:8]}{told}-{model}-{info.name}"
+    own = str(recorded(path)[1] or "")
+    return Subject(path, model, info.name, USUAL, (FILE,), None, kept, teacher, own)
+
+
+def of_export(path: Path, runs: Path, out: Path | None) -> Subject:
+    """Return an exported folder, under the threat that its recipe is measured under."""
+    export, teacher = export_in(path), teachers.locate(str(path))
+    assert export is not None  # the caller has seen it
+    folder = out or runs / "files" / f"{path.resolve().name}-{teacher.sha256[:8]}"
+    return Subject(path, export.architecture, export.dataset, export.threat or USUAL, (FILE,), None, folder, teacher)
+
+
+def of_zoo(name: str, runs: Path, out: Path | None = None) -> Subject:
+    """Return a network of the zoo, under the threat that it was trained for, or else the one of files."""
+    entry, teacher = zoo.entry(name), teachers.locate(name)
+    folder = out or runs / "files" / f"{entry.name}-{teacher.sha256[:8]}"
+    return Subject(Path(name), entry.model, entry.dataset, entry.threat or USUAL, (FILE,), None, folder, teacher)
+
+
+def is_object(what: object) -> TypeIs[nn.Module]:
+    """Return whether something is a network, without loading torch to look."""
+    return hasattr(what, "state_dict")
+
+
+def is_file(what: object) -> bool:
+    """Return whether a name is FILE, FILE#PART or FILE:ARCH."""
+    text = str(what)
+    return any(place and split_part(place)[0].is_file() for place in (text, text.rpartition(":")[0]))
+
+
+def of_object(net: nn.Module, words: Words) -> Subject:
+    """Return a network object that takes pixels in [0, 1], named by its class and the sha256 of its weights."""
+    if words.dataset is None:
+        raise ArdbenchError('A network object is measured on a data set: name one, such as dataset="cifar10".')
+    info, teacher = data.info(words.dataset), teachers.of_object(net)
+    kind = teacher.model.rpartition(".")[2]
+    folder = words.out or words.runs / "files" / f"{kind}-{teacher.identity[:8]}-{info.name}"
+    return Subject(Path(kind), teacher.model, info.name, USUAL, (FILE,), None, folder, teacher, net=net)
+
+
+def expanded(sources: Sequence[str], runs: Path) -> list[str]:
+    """Return sources of teachers with each [ROLE=]SUITE:NAME replaced by the directory of its run.
+
+    Raises:
+        ArdbenchError: it stands for several seeds.
+    """
+    return [_one_run(source, runs) for source in sources]
+
+
+def _one_run(source: str, runs: Path) -> str:
+    role, equals, place = source.rpartition("=")
+    suite = place.rpartition(":")[0]
+    if suite not in suite_names() and not (suite.endswith(".toml") and Path(suite).is_file()):
+        return source
+    found = suite_runs(place, runs)
+    if len(found) > 1:
+        names = ", ".join(str(run.path) for run in found)
+        raise ArdbenchError(f"{place} has {len(found)} seeds, and one network is wanted: name one of {names}.")
+    return f"{role}{equals}{found[0].path}"

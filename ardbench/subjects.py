@@ -202,14 +202,18 @@ def suite_runs(text: str, runs: Path) -> list[Run]:
         ArdbenchError: no such suite, or none of its runs has the name.
     """
     suite, colon, name = text.rpartition(":")
-    arch = name.partition("+")[0].partition("@")[0]
-    if not colon or arch in models.MODELS or Path(text).exists() or split_part(suite)[0].is_file():
+    file = name.partition("+")[0].partition("@")[0] in models.MODELS or split_part(suite)[0].is_file()
+    if not colon or Path(text).exists() or (file and not _is_suite(suite)):
         return []
     _, cells = planned(suite, runs)
     named = [cell.run for cell in cells if cell.name == name]
     if not named:
         raise unknown(f"run of suite {suite}:", name, [cell.name for cell in cells])
     return named
+
+
+def _is_suite(name: str) -> bool:
+    return name in suite_names() or name.endswith(".toml")
 
 
 def _no_checkpoint(text: str, words: Words) -> None:
@@ -285,7 +289,8 @@ def is_object(what: object) -> TypeIs[nn.Module]:
 def is_file(what: object) -> bool:
     """Return whether a name is FILE, FILE#PART or FILE:ARCH."""
     text = str(what)
-    return any(place and split_part(place)[0].is_file() for place in (text, text.rpartition(":")[0]))
+    place = text.rpartition(":")[0]
+    return Path(text).is_file() or (bool(place) and split_part(place)[0].is_file() and not _is_suite(place))
 
 
 def of_object(net: nn.Module, words: Words) -> Subject:
@@ -309,8 +314,7 @@ def expanded(sources: Sequence[str], runs: Path) -> list[str]:
 
 def _one_run(source: str, runs: Path) -> str:
     role, equals, place = source.rpartition("=")
-    suite = place.rpartition(":")[0]
-    if suite not in suite_names() and not (suite.endswith(".toml") and Path(suite).is_file()):
+    if not _is_suite(place.rpartition(":")[0]):
         return source
     found = suite_runs(place, runs)
     if len(found) > 1:

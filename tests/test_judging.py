@@ -271,7 +271,7 @@ def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["{a}", "nowhere"], "nowhere is not a run directory"),
+        (["{a}", "nowhere"], "There is no run directory or file nowhere"),
         (["{a}", "{b}", "--protocol", "cw20"], "Unknown protocol that both"),
         (["{a}", "{b}", "--n", "7"], "have no evaluation of one protocol on 7 images"),
         (

@@ -29,7 +29,7 @@ def identity(net: nn.Module) -> str:
     """Return the sha256 of a network's weights and class, and of what stands beside the weights.
 
     Two networks with one state dict may compute different things: the classes of their parts count, and so does every
-    plain value or tensor that a part holds as an attribute, such as a mean that is no buffer. Code does not.
+    buffer that is not saved and every plain value or tensor that a part holds as an attribute. Code does not.
     """
     found = hashlib.sha256(f"{class_of(net)} {digest(net)}".encode())
     for name, module in net.named_modules():
@@ -39,8 +39,9 @@ def identity(net: nn.Module) -> str:
 
 
 def _facts(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield what a module holds beside parameters, buffers, modules and its mode, in words."""
-    for name, value in vars(module).items():
+    """Yield what a module holds beside what its state dict has, its modules and its mode, in words."""
+    unsaved = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+    for name, value in (vars(module) | unsaved).items():
         if not name.startswith("_") and name != "training" and (said := _words(value)):
             yield name, said
 

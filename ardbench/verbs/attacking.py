@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ardbench.config import Threat
 from ardbench.errors import ArdbenchError
+from ardbench.subjects import USUAL
 from ardbench.verbs.evaluating import ask, threat_of
 from ardbench.verbs.measuring import Norm
 
@@ -67,7 +67,7 @@ def attack(
         ArdbenchError: shapes, ranges or the protocol do not fit, or logits are not finite.
     """
     question = ask([protocol], eps=eps, norm=norm, batch=batch, seed=seed, surrogate=surrogate)
-    threat = threat_of(Threat(norm=norm, eps=eps), norm, eps)
+    threat = threat_of(USUAL, norm, eps)
     import torch
 
     from ardbench.evaluation.adversarial import read_images

@@ -284,3 +284,26 @@ def test_compare_gives_what_the_command_prints(run: Run, runs: Path) -> None:
     assert [one.p for one in pairs] == pytest.approx(holm(alone)) and len({one.about for one in pairs}) == 1
     text = call("compare", *sources, "--runs", runs).stdout
     assert all(one.sentence in text for one in pairs) and text.count("Holm-corrected for 3 pairs") == 3
+
+
+# export ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_exported_with_its_normalisation_and_what_was_measured(tmp_path: Path) -> None:
+    torch.save(fake().state_dict(), tmp_path / "net.pt")
+    source, runs, out = f"{tmp_path / 'net.pt'}:{MODEL}+mean=0.3+std=0.5", tmp_path / "runs", tmp_path / "out"
+    found = ardbench.evaluate(source, "fake", protocols=["clean"], runs=runs, **QUIET)
+    words = ("--dataset", "fake", "--runs", runs, "--out", out)
+    assert call("export", source, *words).exit_code == 0
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ardbench.load(out)(x), fake()((x - 0.3) / 0.5))
+    again = ardbench.evaluate(out, protocols=["clean"], runs=runs, **QUIET)
+    assert (again.robust["clean"] == found.robust["clean"]).all()
+    text = (out / "README.md").read_text()
+    assert f"{100 * found.table['accuracy'][0]:.1f}" in text and "knows no recipe" in text and str(tmp_path) not in text
+    assert call("export", source, *words).exit_code == 0  # renewed
+    torch.save(fake(1).state_dict(), tmp_path / "net.pt")
+    refused = call("export", source, *words)
+    assert refused.exit_code == 2 and "the export of another" in refused.stderr
+    copied = call("export", out, "--out", tmp_path / "copy")
+    assert copied.exit_code == 2 and "is an exported network already: copy the folder." in copied.stderr

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import rich_click as click
 
+from ardbench.cli import options
 from ardbench.cli.output import Output
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",
     type=click.Choice(["best", "last", "averaged"]),
     help="Which weights; without it the selected ones, or the last where nothing selects.",
 )
+@options.in_file
+@options.runs
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -23,24 +26,19 @@ from ardbench.cli.output import Output
     metavar="FOLDER",
     help="Where to write: a new or empty folder, or an earlier export of the same checkpoint, which is renewed.",
 )
-def export(run: Path, checkpoint: str | None, out: Path) -> None:
-    """Write a finished run's network into a folder: weights, config.json, and a model card with what was measured.
+def export(
+    source: Path, checkpoint: str | None, model: str | None, dataset: str | None, part: str, mean: str | None,
+    std: str | None, runs: Path, out: Path,
+) -> None:  # fmt: skip
+    """Write a network into a folder: weights, config.json, and a model card with what was measured.
 
-    `ardbench.load(FOLDER)` in Python gives the network back.
+    SOURCE is a finished run, RUN@CHECKPOINT, SUITE:NAME, zoo:NAME, or a file of weights as `ardbench eval` takes it, whose
+    normalisation goes along. `ardbench.load(FOLDER)` in Python gives the network back.
     """
-    from ardbench import subjects
-    from ardbench.runs import Run, write_atomic
+    from ardbench.subjects import Words
+    from ardbench.verbs.exporting import export as write
 
-    source = subjects.of_run(run, (checkpoint,) if checkpoint else ())  # refuses a run before torch is loaded
-    from ardbench.engine import exported
-    from ardbench.exports import CONFIG, WEIGHTS
-    from ardbench.reports.card import card
-
-    found, chosen = Run.open(run), source.checkpoints[0]
-    config = exported.describe(found, chosen)
-    text = card(found, chosen, config)  # first: what it reads may be damaged, and then nothing is written
-    exported.export(found, chosen, out)
-    write_atomic(out / "README.md", text.encode())
+    told = Words((checkpoint,) if checkpoint else (), model, dataset, part, mean, std, None, runs)
     output = Output(as_json=False)
-    for name in (WEIGHTS, CONFIG, "README.md"):
-        output.line(str(out / name))
+    for path in write(source, out, told):
+        output.line(str(path))

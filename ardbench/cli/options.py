@@ -222,7 +222,8 @@ verdicts_out = click.option(
 evaluation = together(
     protocols, surrogate, checkpoints, subset, eps, norm, batch, attack_seed, fast_attacks, keep_adversarial
 )
-of_file = together(model, measured_on, part, mean, std, verdicts_out)
+in_file = together(model, measured_on, part, mean, std)
+of_file = together(in_file, verdicts_out)
 changes = together(student, dataset, seed, epochs, fast, sets)
 tracking = together(tensorboard, wandb, mlflow)
 running = together(device, data_root, runs, deadline, quiet, log_file, as_json)

@@ -49,14 +49,19 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, net: nn.Module, facts: dict[str, str]) -> None:
-    """Write a network's parameters and buffers as safetensors, sealed and atomically, in contiguous layout on the CPU.
+    """Write a network's parameters and buffers as safetensors, sealed and atomically, in contiguous layout on the CPU."""
+    write_atomic(path, packed(net, facts))
+
+
+def packed(net: nn.Module, facts: dict[str, str]) -> bytes:
+    """Return what `save_weights` writes.
 
     The facts stand under one key of the file's metadata: several would be written in a random order, and equal weights
     would not give equal files.
     """
     tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in net.state_dict().items()}
     facts = {**facts, "sha256": BLANK}
-    write_atomic(path, sealed(save_safetensors(tensors, {"ardbench": json.dumps(facts, sort_keys=True)})))
+    return sealed(save_safetensors(tensors, {"ardbench": json.dumps(facts, sort_keys=True)}))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

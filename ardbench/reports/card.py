@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,13 @@ HUB_DATASETS = {
     "tiny-imagenet": "zh-plus/tiny-imagenet",
 }
 """Data set -> its name on huggingface.co; one that is not there is left out of the metadata's list."""
+
+TAGS = ("image-classification", "adversarial-robustness", "pytorch")
+NOTHING = "## Results\n\nNothing has been measured on this checkpoint."
+LIMITS = (
+    "An accuracy under attack is an upper bound: a stronger attack may find what these did not.",
+    "The numbers hold for the threat named: not for a larger radius, another norm, corruptions, or other kinds of images.",
+)
 
 SNIPPET = """import ardbench
 import torch
@@ -62,6 +69,34 @@ def card(run: Run, checkpoint: str, config: Mapping[str, Any]) -> str:
     return "\n".join([f"---\n{_yaml(_metadata(run, config, found))}---\n", "\n\n".join(sections), ""])
 
 
+def card_of_file(config: Mapping[str, Any], found: Sequence[Verdicts], findings: Iterable[str]) -> str:
+    """Return the card of a network that ardbench did not train.
+
+    Args:
+        config: what its config.json says.
+        found: evaluations of it.
+        findings: what the trust checks said.
+    """
+    dataset, source = data.info(config["dataset"]), config["source"]
+    hub = HUB_DATASETS.get(dataset.name)
+    about = {"library_name": "ardbench", "pipeline_tag": "image-classification", "tags": list(TAGS)}
+    order = protocol_order(verdicts.protocol for verdicts in found)
+    results = sorted(found, key=lambda verdicts: (order.index(verdicts.protocol), -verdicts.n))
+    subset = ["Where n is below the size of the test set, a subset was measured, always the same one."]
+    limits = [*LIMITS, *(subset if any(one.n < one.total for one in found) else [])]
+    sections = [
+        f"# {marked(source['name'])}",
+        f"`{config['architecture']}` on {dataset.title}, from the file {_code(source['name'])} with sha256 "
+        f"{_code(source['sha256'])}. ardbench did not train it and knows no recipe.",
+        f"## Loading\n\nIn this folder, with ardbench {__version__} or later installed:",
+        f"```python\n{_snippet(config)}```",
+        markdown([_table(results, findings)]).rstrip("\n") if results else NOTHING,
+        f"## What the numbers do not say\n\n{_bullets(iter(limits))}",
+    ]
+    metadata = about | ({"datasets": [hub]} if hub else {}) | {"metrics": ["accuracy"]}
+    return "\n".join([f"---\n{_yaml(metadata)}---\n", "\n\n".join(sections), ""])
+
+
 def _found(run: Run, checkpoint: str) -> list[Verdicts]:
     """Return the evaluations of the checkpoint's present weights, in the order of protocols, without those for checks."""
     several = [
@@ -77,7 +112,7 @@ def _metadata(run: Run, config: Mapping[str, Any], found: Sequence[Verdicts]) ->
     """Return the block that hubs read, in their schema; the license is left to whoever publishes."""
     dataset = run.recipe.data.name
     hub = HUB_DATASETS.get(dataset)
-    tags = ["image-classification", "adversarial-robustness", "pytorch", run.recipe.method["name"]]
+    tags = [*TAGS, run.recipe.method["name"]]
     about = {
         "library_name": "ardbench",
         "pipeline_tag": "image-classification",
@@ -158,17 +193,21 @@ def _snippet(config: Mapping[str, Any]) -> str:
 def _results(run: Run, checkpoint: str, found: Sequence[Verdicts]) -> str:
     """Return the tables of results, and what the trust checks said where they were made."""
     if not found:
-        return "## Results\n\nNothing has been measured on this checkpoint."
+        return NOTHING
+    made = _table(found, trust_findings(run.path / "eval" / checkpoint))
+    return markdown([made, *class_tables(read_evaluated([run]))]).rstrip("\n")
+
+
+def _table(found: Sequence[Verdicts], findings: Iterable[str]) -> Table:
+    """Return the table of results, with what is to be known of them below it."""
     rows = [Row(tuple(map(Entry, _cells(verdicts)))) for verdicts in found]
     header = ("protocol", "threat", "version", "accuracy in %", "95 % interval", "n")
     notes = [
         "n of the test images; the interval is Wilson's, of these n images alone.",
         *dict.fromkeys(f"{verdicts.protocol}: {note}" for verdicts in found for note in verdicts.notes),
-        *trust_findings(run.path / "eval" / checkpoint),
+        *findings,
     ]
-    return markdown(
-        [Table("Results", header, 2, tuple(rows), tuple(notes)), *class_tables(read_evaluated([run]))]
-    ).rstrip("\n")
+    return Table("Results", header, 2, tuple(rows), tuple(notes))
 
 
 def _cells(verdicts: Verdicts) -> tuple[str, ...]:
@@ -216,8 +255,7 @@ def _training(run: Run, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _limits(run: Run, checkpoint: str, config: Mapping[str, Any], found: Sequence[Verdicts]) -> Iterator[str]:
-    yield "An accuracy under attack is an upper bound: a stronger attack may find what these did not."
-    yield "The numbers hold for the threat named: not for a larger radius, another norm, corruptions, or other kinds of images."
+    yield from LIMITS
     yield SINGLE_SEED
     if any(verdicts.n < verdicts.total for verdicts in found):
         yield "Where n is below the size of the test set, a subset was measured, always the same one."

@@ -380,7 +380,7 @@ TORCH_FREE = (
     ("eval zoo:trades-wrn-34-10-cifar10 --model resnet8", "set: leave out --model, --dataset, --part"),
     # report
     ("report digit", "Unknown suite 'digit': did you mean 'digits'?"),
-    ("report file", "Unknown suite 'file'"),
+    ("report file", "file is a file and no suite (FILE.toml)"),
     ("report folder", "folder is not a run directory"),
     ("report --runs nowhere", "There is no run under nowhere"),
     ("report --runs folder", "There is no run under folder: train one first, or give --runs with the folder of runs."),

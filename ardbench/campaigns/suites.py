@@ -170,6 +170,10 @@ def load_suite(name_or_path: str) -> Suite:
         path = Path(name_or_path)
     elif name_or_path in suite_names():
         path = benchmarks_folder() / "suites" / f"{name_or_path}.toml"
+    elif Path(name_or_path).is_file():
+        raise ArdbenchError(
+            f"{name_or_path} is a file and no suite (FILE.toml): weights are measured with `ardbench eval`, and compared."
+        )
     else:
         raise unknown("suite", name_or_path, suite_names())
     try:

@@ -36,8 +36,13 @@ def status(folder: Path, details: bool, as_json: bool) -> None:
     validation images, or on test images where there are none) are the last that its metrics tell, the memory
     is the most. A run whose files are damaged is named with its reason, and the others are shown all the same.
     """
-    from ardbench.runs import Run, all_runs
+    from ardbench.exports import export_in
+    from ardbench.runs import EXPORTS_ARE_FOR, Run, all_runs
 
+    if export_in(folder):
+        raise ArdbenchError(
+            f"{folder} is an exported network and no run, of which nothing is under way: {EXPORTS_ARE_FOR}."
+        )
     runs = [Run(folder.resolve())] if (folder / "config.json").is_file() else all_runs(folder)
     if not runs:
         raise ArdbenchError(f"There is no run under {folder}: train one first, or give the folder of runs.")

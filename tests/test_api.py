@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -115,6 +117,38 @@ def test_several_are_measured_in_one_line(run: Run, runs: Path, tmp_path: Path) 
     assert document["finished"] and [len(one["results"]) for one in document["subjects"]] == [2, 1]
     refused = call("eval", run.path, tmp_path / "nowhere", *words)
     assert refused.exit_code == 2 and "nowhere" in refused.stderr  # before anything is measured
+
+
+def test_a_folder_of_runs_may_be_named_with_a_star(run: Run, runs: Path) -> None:
+    unfinished = Run.place(runs, run.recipe.model_copy(update={"seed": 1}))
+    unfinished.create(run.recipe.model_copy(update={"seed": 1}), (), {})
+    (runs / "files").mkdir()
+    (runs / "batches.json").write_text("{}")
+    words = ("--protocol", "clean", "--device", "cpu", "--runs", runs, "--json")
+    done = call("eval", *sorted(runs.iterdir()), *words)
+    assert (
+        len(json.loads(done.stdout)["results"]) == 2
+        and f"{unfinished.path} is not finished and is left out." in done.stderr
+    )
+    refused = call("eval", unfinished.path, runs / "files", *words)
+    assert refused.exit_code == 2 and "None of these is a finished run" in refused.stderr
+    refused = call("eval", run.path, run.path, "--out", runs / "x", *words)
+    assert refused.exit_code == 2 and "is one folder for the verdicts of one file" in refused.stderr
+
+
+def test_an_evaluation_that_is_stopped_keeps_what_was_finished(run: Run, runs: Path) -> None:
+    class Interrupter(Progress):
+        def task(self, description: str, total: int, unit: str = "images") -> None:
+            if description == "pgd20":
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    asked: dict[str, Any] = {"protocols": ["clean", "pgd20", "fgsm"], "runs": runs, "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        ardbench.evaluate(run, progress=Interrupter(), **asked)
+    late = ardbench.evaluate(run, time_limit=1e-6, progress=Progress(), **asked)
+    assert not late.finished and list(late.table["protocol"]) == ["clean"] and late.table["stored"].all()
+    whole = ardbench.evaluate(run, progress=Progress(), **asked)
+    assert whole.finished and list(whole.table["stored"]) == [True] + 5 * [False]
 
 
 def test_a_suites_run_is_a_subject(tmp_path: Path, run: Run) -> None:

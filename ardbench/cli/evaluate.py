@@ -12,6 +12,7 @@ from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, options
 from ardbench.cli.output import Output, speaking_once, table, typed_again
+from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
 from ardbench.listeners.screen import shown
 from ardbench.verbs import FULL_TABLE
@@ -51,13 +52,16 @@ def _evaluate(
     out: Path | None, device: str, data_root: Path | None, runs: Path, deadline: float | None, quiet: bool,
     log_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    from ardbench.subjects import Words, find
-    from ardbench.verbs.evaluating import ask, prepared
+    from ardbench.subjects import Words
+    from ardbench.verbs.evaluating import ask, gathered, prepared
     from ardbench.verbs.measuring import measured
 
     question = ask(protocols or FULL_TABLE, n, eps, norm, batch, seed, fast, keep_adversarial, surrogate, runs)
     told = Words(checkpoints, model, dataset, part, mean, std, out, runs)
-    jobs = [prepared(subject, question, runs) for source in sources for subject in find(source, told)]
+    subjects, left = gathered(sources, told)
+    jobs = [prepared(subject, question, runs) for subject in subjects]
+    for text in left:
+        say(text)
     output, log = Output(as_json), Log.to(log_file)
 
     @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from ardbench.evaluation.statistics import LIMITS, mcnemar, tolerance, welch
+from ardbench.evaluation.statistics import LIMITS, holm, mcnemar, tolerance, welch
 
 Result = dict[str, Any]
 """A row of the tidy results."""
@@ -65,9 +65,8 @@ def _winner(column: Sequence[Sequence[tuple[Result, Answers]]]) -> list[Result]:
     if len(column) < 2 or len(seeds) > 1:
         return []
     best, *others = sorted(column, key=lambda setting: -fmean(result["value"] for result, _ in setting))
-    p = sorted(_p(best, other) for other in others)
-    holm = all(value < LIMITS.significant / (len(p) - i) for i, value in enumerate(p))
-    return [result for result, _ in best] if holm else []
+    told_apart = all(p < LIMITS.significant for p in holm([_p(best, other) for other in others]))
+    return [result for result, _ in best] if told_apart else []
 
 
 def _p(first: Sequence[tuple[Result, Answers]], second: Sequence[tuple[Result, Answers]]) -> float:

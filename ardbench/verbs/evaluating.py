@@ -12,6 +12,7 @@ from ardbench.config import Threat
 from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import AutoAttack, Pgd, asked, fast_form
+from ardbench.exports import export_in
 from ardbench.runs import Run
 from ardbench.subjects import Subject, Words, expanded, find, is_object, of_object
 from ardbench.teachers import locate
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ardbench.progress import Progress
+
+
+BESIDE = ("files", "teacher-logits")
+"""What lies in a folder of runs and is none."""
 
 
 def evaluate(
@@ -102,6 +107,31 @@ def subjects_of(what: str | Path | Run | Subject | nn.Module, told: Words) -> li
     if isinstance(what, Subject):
         return [what]
     return [of_object(what, told)] if is_object(what) else find(what, told)
+
+
+def gathered(sources: Sequence[str | Path], told: Words) -> tuple[list[Subject], list[str]]:
+    """Return the subjects of several names, such as runs/* gives, and a sentence on each run that is left out.
+
+    What ardbench keeps beside runs is passed over, and so is a run that is not finished, unless it is named alone.
+
+    Raises:
+        ArdbenchError: one of the names is of no subject, or none is left.
+    """
+    if len(sources) == 1:
+        return subjects_of(sources[0], told), []
+    if told.out:
+        raise ArdbenchError(f"--out {told.out} is one folder for the verdicts of one file: name a single one with it.")
+    found, left = list[Subject](), list[str]()
+    for source in map(Path, sources):
+        if source.name in BESIDE or (source.suffix == ".json" and source.is_file()):
+            continue
+        if (source / "config.json").is_file() and not export_in(source) and Run.open(source).done is None:
+            left.append(f"{source} is not finished and is left out.")
+        else:
+            found += subjects_of(source, told)
+    if not found:
+        raise ArdbenchError("None of these is a finished run or another network: name one.")
+    return found, left
 
 
 def ask(

@@ -37,7 +37,7 @@ class Subject:
     """Networks to measure, and where their verdicts lie.
 
     Args:
-        path: as it was typed.
+        path: where it is, or its name in the zoo, or the class of an object.
         model, dataset: architecture, or the class of an object, and test set.
         threat: unless told otherwise.
         checkpoints: those to measure.
@@ -283,7 +283,7 @@ def of_zoo(name: str, runs: Path, out: Path | None = None) -> Subject:
 
 def is_object(what: object) -> TypeIs[nn.Module]:
     """Return whether something is a network, without loading torch to look."""
-    return hasattr(what, "state_dict")
+    return hasattr(what, "named_modules")
 
 
 def is_file(what: object) -> bool:

@@ -247,6 +247,16 @@ def weights_of(*several: Run) -> list[tuple[Tensor, ...]]:
     return list(zip(*(net.values() for net in nets), strict=True))
 
 
+def test_a_teacher_that_cannot_be_copied_is_refused(runs: Path, net: Network) -> None:
+    net.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(
+        ardbench.ArdbenchError, match=r"cannot be copied \(TypeError: cannot pickle '_thread\.lock' object\)"
+    ):
+        ardbench.distill("rslad-digits", dataset="fake", student=MODEL, teachers=[net], runs=runs, **QUIET)
+    with pytest.raises(ardbench.ArdbenchError, match="3 teaches nothing"):
+        ardbench.distill("rslad-digits", teachers=[3], runs=runs)  # type: ignore[list-item]
+
+
 # attack ---------------------------------------------------------------------------------------------------------------
 
 

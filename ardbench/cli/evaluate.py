@@ -18,6 +18,7 @@ from ardbench.listeners.screen import shown
 from ardbench.verbs import FULL_TABLE
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
     from ardbench.progress import Progress
@@ -72,8 +73,13 @@ def _evaluate(
     def heard(subject: Subject, row: Measurement) -> None:
         log.write("measured", subject.name, **row.document())
 
+    def named(device: torch.device) -> None:
+        from ardbench.engine.device import describe
+
+        say(f"Device: {describe(device)}")
+
     found = []
-    for one in measured(jobs, device, data_root, deadline, listening, heard):
+    for one in measured(jobs, device, data_root, deadline, listening, heard, named):
         log.write("finished" if one.finished else "stopped", one.subject.name)
         _show(one, output)
         found.append(one)

@@ -143,7 +143,11 @@ def _of_object(teacher: Teacher, info: DatasetInfo, device: torch.device, given:
             f"Teacher {teacher.source} is a network object of Python with weights {teacher.sha256[:8]}: give the same one to "
             "ardbench.distill(..., teachers=[net]), which goes on with it."
         )
-    net = deepcopy(given[teacher.identity]).to(device).eval()
+    try:
+        net = deepcopy(given[teacher.identity]).to(device).eval()
+    except Exception as error:  # of a stranger's code
+        why = str(error).partition("\n")[0]
+        raise ArdbenchError(f"Teacher {teacher.source} cannot be copied ({type(error).__name__}: {why}).") from None
     objects.check_answers(net, torch.zeros(2, info.channels, info.size, info.size, device=device), info.num_classes)
     return net
 

@@ -51,6 +51,7 @@ def measured(
     deadline: float | None,
     listening: Listening,
     heard: Callable[[Subject, Measurement], None] = lambda *_: None,
+    named: Callable[[torch.device], None] = lambda _: None,
 ) -> Iterator[Evaluation]:
     """Yield what comes out for one subject after the other; the first that is not finished is the last.
 
@@ -59,11 +60,11 @@ def measured(
     Args:
         listening: gives the listener for each subject's work.
         heard: is told each number when it is there.
+        named: is told the device, once each process has its own.
     """
     from ardbench import processes
-    from ardbench.engine.device import choose, describe
+    from ardbench.engine.device import choose
     from ardbench.engine.stopping import stopping
-    from ardbench.listeners import say
     from ardbench.models.objects import device_of
 
     with processes.joined(), stopping(deadline) as stop:
@@ -72,9 +73,9 @@ def measured(
             where = device_of(net) if net is not None and device == "auto" else choose(device)
             if net is not None and device_of(net).type != where.type:
                 raise ArdbenchError(f"The network lies on {device_of(net)}, not on {where}: move it there first.")
+            if place == 0:
+                named(where)
             with listening(job.subject) as progress:
-                if place == 0:
-                    say(f"Device: {describe(where)}")
                 found = job.work(where, data_root, stop, progress, partial(heard, job.subject))
             yield found
             if not found.finished:

@@ -40,9 +40,7 @@ def status(folder: Path, details: bool, as_json: bool) -> None:
     from ardbench.runs import EXPORTS_ARE_FOR, Run, all_runs
 
     if export_in(folder):
-        raise ArdbenchError(
-            f"{folder} is an exported network and no run, of which nothing is under way: {EXPORTS_ARE_FOR}."
-        )
+        raise ArdbenchError(f"{folder} is an exported network and no run: {EXPORTS_ARE_FOR}.")
     runs = [Run(folder.resolve())] if (folder / "config.json").is_file() else all_runs(folder)
     if not runs:
         raise ArdbenchError(f"There is no run under {folder}: train one first, or give the folder of runs.")

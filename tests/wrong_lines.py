@@ -449,7 +449,7 @@ TORCH_FREE = (
     ("transfer run net.safetensors:resnet8-tiny --dataset fakes", "Unknown data set 'fakes'"),
     ("transfer run net.safetensors:resnet8-tiny --batch auto", "'auto' is not a valid integer"),
     ("transfer run begun", "Teacher begun is not finished"),
-    ("transfer net.safetensors:resnet8-tiny net.safetensors:resnet8-tiny@16", "No teacher says what it was trained on: give --dataset"),
+    ("transfer net.safetensors:resnet8-tiny net.safetensors:resnet8-tiny@16", "No teacher says what it was trained on"),
     ("transfer run nowhere", "Teacher 'nowhere' is no run directory"),
     ("transfer run ''", "Nothing stands after run, as with a variable that is not set"),
     ("transfer run net.safetensors:resnet8-tiny --n 0", "0 is not in the range x>=1"),

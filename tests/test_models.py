@@ -17,7 +17,17 @@ from ardbench.models.network import Network
 from ardbench.models.vit import patch_size
 
 CONVOLUTIONAL = [name for name in MODELS if not name.startswith("vit")]
-SMALL = ["mobilenetv2", "preactresnet18", "resnet8", "resnet8-tiny", "resnet18", "resnet20", "vit-micro", "vit-tiny"]
+SMALL = [
+    "mobilenetv2",
+    "preactresnet18",
+    "preactresnet18-no-last-bn",
+    "resnet8",
+    "resnet8-tiny",
+    "resnet18",
+    "resnet20",
+    "vit-micro",
+    "vit-tiny",
+]
 
 
 CIFAR10, DIGITS = DATASETS["cifar10"], DATASETS["digits"]
@@ -51,10 +61,46 @@ def settled(net: Network) -> Network:
         ("wrn-70-16-swish", 266_796_506),
         ("resnet20", 272_474),
         ("resnet8", 78_042),
+        ("resnet56", 855_770),
+        ("wrn-16-2", 691_674),
+        ("preactresnet18-no-last-bn", 11_172_170 - 2 * 512),
     ],
 )
 def test_parameters_are_those_of_the_literature(name: str, parameters: int) -> None:
     assert sum(parameter.numel() for parameter in on_meta(name).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "widen"),
+    [
+        ("wrn-16-2", 16, 2),
+        ("wrn-22-6", 22, 6),
+        ("wrn-70-16", 70, 16),
+        ("wrn-94-16", 94, 16),
+        ("wrn-94-16-swish", 94, 16),
+    ],
+)
+def test_parameters_of_wide_networks_follow_the_formula(name: str, depth: int, widen: int) -> None:
+    total, inside = 3 * 9 * 16, 16
+    for width in (16 * widen, 32 * widen, 64 * widen):
+        first = (
+            2 * inside + 9 * inside * width + 2 * width + 9 * width**2 + inside * width
+        )  # two BatchNorms, a shortcut
+        total += first + ((depth - 4) // 6 - 1) * (4 * width + 18 * width**2)
+        inside = width
+    assert cost(name, CIFAR10).parameters == total + 2 * inside + 10 * inside + 10
+
+
+def test_the_copy_without_a_last_batchnorm_averages_the_last_block_as_it_is() -> None:
+    whole, copy = settled(build("preactresnet18", DIGITS)), build("preactresnet18-no-last-bn", DIGITS).eval()
+    copy.load_state_dict({key: value for key, value in whole.state_dict().items() if not key.startswith("bn.")})
+    seen: list[torch.Tensor] = []
+    whole.get_submodule("layer4").register_forward_hook(lambda module, given, out: seen.append(out))
+    x = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        whole(x)
+        assert torch.equal(copy.features(x), seen[0].mean((2, 3)))
+    assert seen[0].min() < 0  # a ReLU would have been seen
 
 
 @pytest.mark.parametrize(("name", "width", "depth", "patches"), [("vit-tiny", 192, 12, 64), ("vit-micro", 64, 2, 64)])

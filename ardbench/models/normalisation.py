@@ -13,7 +13,7 @@ from ardbench.data import DatasetInfo
 from ardbench.errors import ArdbenchError
 
 FORM = "+mean=NUMBERS+std=NUMBERS"
-IN_CODE = frozenset({"wrn-28-10-swish", "wrn-70-16-swish"})
+IN_CODE = frozenset({"wrn-28-10-swish", "wrn-70-16-swish", "wrn-94-16-swish"})
 """Architectures whose published networks all normalise in code, so that no file of weights holds by which numbers."""
 
 

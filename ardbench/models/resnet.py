@@ -86,6 +86,11 @@ def resnet20(info: DatasetInfo, normalise: bool) -> ResNet:
     return ResNet(info, normalise, 16, (3, 3, 3), he_init=True)
 
 
+def resnet56(info: DatasetInfo, normalise: bool) -> ResNet:
+    """Return the thin ResNet-56: 855,770 parameters for 10 classes of colour images."""
+    return ResNet(info, normalise, 16, (9, 9, 9), he_init=True)
+
+
 def resnet8(info: DatasetInfo, normalise: bool) -> ResNet:
     """Return the thin ResNet-8: 78 k parameters."""
     return ResNet(info, normalise, 16, (1, 1, 1), he_init=True)

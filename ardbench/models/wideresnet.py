@@ -71,6 +71,16 @@ class WideResNet(Network):
         return F.relu(self.bn1(out)).mean((2, 3))  # (b, 64 widen)
 
 
+def wrn_16_2(info: DatasetInfo, normalise: bool) -> WideResNet:
+    """Return WRN-16-2: 691,674 parameters for 10 classes of colour images."""
+    return WideResNet(info, normalise, 16, 2)
+
+
+def wrn_22_6(info: DatasetInfo, normalise: bool) -> WideResNet:
+    """Return WRN-22-6: 9.66 M parameters."""
+    return WideResNet(info, normalise, 22, 6)
+
+
 def wrn_28_10(info: DatasetInfo, normalise: bool) -> WideResNet:
     """Return WRN-28-10: 36.48 M parameters."""
     return WideResNet(info, normalise, 28, 10)
@@ -89,3 +99,8 @@ def wrn_34_20(info: DatasetInfo, normalise: bool) -> WideResNet:
 def wrn_70_16(info: DatasetInfo, normalise: bool) -> WideResNet:
     """Return WRN-70-16: 266.80 M parameters."""
     return WideResNet(info, normalise, 70, 16)
+
+
+def wrn_94_16(info: DatasetInfo, normalise: bool) -> WideResNet:
+    """Return WRN-94-16: 365.92 M parameters."""
+    return WideResNet(info, normalise, 94, 16)

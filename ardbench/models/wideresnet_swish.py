@@ -80,3 +80,8 @@ def wrn_28_10_swish(info: DatasetInfo, normalise: bool) -> SwishWideResNet:
 def wrn_70_16_swish(info: DatasetInfo, normalise: bool) -> SwishWideResNet:
     """Return WRN-70-16 with Swish: 266.80 M parameters."""
     return SwishWideResNet(info, normalise, 70, 16)
+
+
+def wrn_94_16_swish(info: DatasetInfo, normalise: bool) -> SwishWideResNet:
+    """Return WRN-94-16 with Swish: 365.92 M parameters."""
+    return SwishWideResNet(info, normalise, 94, 16)

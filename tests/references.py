@@ -133,6 +133,13 @@ def iad_i(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return imitation + mean_kl(now["S(x)"], adv, weights=[1 - value for value in a])
 
 
+def adaiad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    a = trust(was["T0(x')"], y, c.beta) if c.begun else [1.0] * len(y)
+    soft = mean_kl(was["T0(x')"], now["S(x')"], c.temperature)  # t^2 inside
+    soft += mean_kl(now["S(x)"], now["S(x')"], weights=[1 - value for value in a])
+    return c.alpha * soft + (1 - c.alpha) * mean_ce(now["S(x)"], y)
+
+
 def iad_ii(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     teacher, adv = was["T0(x')"], now["S(x')"]
     a = trust(teacher, y, c.beta) if c.begun else [1.0] * len(y)
@@ -186,4 +193,5 @@ def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
+    "adaiad": adaiad,
 }  # fmt: skip

@@ -38,6 +38,10 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("akd2", 0, {"label": 0.3, "robust": 0.6, "clean": 0.1, "temperature": 2}),
     ("adaad", 0, {"alpha": 1, "scale": 0.1}),
     ("adaad", 0, {"alpha": 0.7, "scale": 0.5}),
+    ("adaiad", 5, {"alpha": 1, "temperature": 30, "begun": False}),  # 60/200: epoch 6
+    ("adaiad", 6, {"alpha": 1, "temperature": 30, "begun": True}),
+    ("adaiad", 5, {"alpha": 0.7, "temperature": 3, "begun": False}),
+    ("adaiad", 6, {"alpha": 0.7, "temperature": 3, "beta": 0.5, "begun": True}),
     ("rslad", 0, {"alpha": 5 / 6, "scale": 0.1}),
     ("rslad", 0, {"alpha": 0.3, "scale": 1}),
     ("iad-i", 5, {"trust_teacher_term": True, "begun": False}),  # it begins at 60/200 of 20: epoch 6
@@ -153,6 +157,7 @@ def label_loss(now: Seen, i: int, label: int) -> float:
         ("trades", {}, imitates("S(x)")),
         ("rslad", {}, imitates("T0(x)")),
         ("adaad", {}, imitates("T0(x')")),
+        ("adaiad", {}, imitates("T0(x')")),  # t = 1, whatever the student's loss has
         ("peeraid", PEER, imitates("P(x)")),  # t = 1, whatever the student's loss has
         ("crdnd", {"inner": "margin"}, lambda now, i, label: margin(now["S(x')"][i], label)),
         ("crdnd", {"inner": "ce"}, label_loss),
@@ -193,6 +198,7 @@ def test_adaad_finds_other_examples_than_a_search_that_takes_the_teacher_as_a_co
     ("name", "epoch", "fields", "shown"),
     [
         ("rslad", 0, {}, ["x"]), ("ard", 0, {}, ["x"]), ("akd2", 0, {}, ["x'"]), ("crdnd", 0, {}, ["x", "x'"]),
+        ("adaiad", 5, {}, ["x'"]), ("adaiad", 6, {}, ["x'"]),
         ("adaad", 0, {"alpha": 1}, ["x'"]), ("adaad", 0, {"alpha": 0.5}, ["x", "x'"]),
         ("iad-i", 5, {}, ["x"]), ("iad-i", 6, {}, ["x", "x'"]), ("iad-ii", 3, {}, ["x'"]), ("iad-ii", 4, {}, ["x'"]),
         ("darht", 4, PHASES, []), ("darht", 5, PHASES, ["x'"]), ("darht", 5, PHASES | {"p_adv": 0}, ["x"]),

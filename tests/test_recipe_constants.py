@@ -15,12 +15,14 @@ RUNS = [n for name in recipe_names() for n in (name, *(f"{name}@{v}" for v in de
 
 LAST, TEST = ("last", "pgd10", 0), ("best-test", "pgd10", 0)
 FORWARDS = {
-    "trades": ["x", "x_adv", "x"], "mart": ["x", "x_adv"], "adaad": ["x", "x_adv"], "ard": ["x_adv", "x"],
+    "trades": ["x", "x_adv", "x"], "mart": ["x", "x_adv"], "adaad": ["x", "x_adv"],
+    "adaiad": ["x", "x_adv", "x"], "ard": ["x_adv", "x"],
     "iad-i": ["x_adv", "x_adv", "x", "x"], "peeraid": ["x_adv", "x_adv", "x"],
 }  # fmt: skip
 SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
 IAD_II = {"beta": 0.1, "begin": 40 / 200, "label": 0.25, "robust": 0.5, "clean": 0.25}
+IAD_TRUST = {"beta": 0.1, "begin": 60 / 200}
 AKD2 = {"label": 0.3, "robust": 0.6, "clean": 0.1, "temperature": 2}
 AKD2_IAD = {"label": 0.25, "robust": 0.5, "clean": 0.25, "temperature": 1}
 CRDND = {"balance": 0.2, "tau": 0.5, "compensation": "class", "domain": "logits", "inner": "margin"}
@@ -75,6 +77,7 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "akd2": ((200, [50, 150]), 0.1, 5e-4, 128, TRAIN, held, ("swa", 55), AKD2),
         "akd2@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, AKD2_IAD),
         "adaad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "scale": {10: 0.1, 100: 1}[k]}),
+        "adaiad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "temperature": 30} | IAD_TRUST),
         "rslad": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 0.1}),
         "rslad@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 1}),
         "iad-i": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(False)),

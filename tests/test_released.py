@@ -26,6 +26,8 @@ from ardbench.runs import Run
 
 EXECUTED: list[tuple[str, int, list[str], float]] = [
     ("adaad-cifar10", 0, ["x", "x'"], 0.47),
+    ("adaiad-cifar10", 59, ["x", "x'", "x"], 0.67),
+    ("adaiad-cifar10", 60, ["x", "x'", "x"], 0.67),
     ("ard-cifar10", 0, ["x'", "x"], 0.14),
     ("ard-cifar10@iad", 0, ["x'", "x"], 0.14),
     ("iad-i-cifar10", 59, ["x'", "x'", "x"], 0.13),
@@ -105,7 +107,7 @@ class Script:
 
     def inner(self, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
         student, name = self.student, self.recipe.method["name"]
-        if name == "adaad":
+        if name in ("adaad", "adaiad"):
             return lambda x_adv: kl(student(x_adv), self.first(x_adv)).sum()
         if name in ("trades", "rslad", "peeraid"):
             target = {"trades": student, "rslad": self.first, "peeraid": self.peer}[name].eval()(x).detach()
@@ -116,6 +118,10 @@ class Script:
     def adaad(self, at: Any, s: Any, y: Tensor) -> Tensor:
         adversarial, clean = (kl(s[point], self.first(at[point]).detach()).mean() for point in ("x'", "x"))
         return (1.0 * adversarial + 0.0 * clean) / 10
+
+    def adaiad(self, at: Any, s: Any, y: Tensor) -> Tensor:
+        soft = 900 * kl(s["x'"] / 30, self.first(at["x'"]).detach() / 30).mean() + self.introspection(at, s, y).mean()
+        return 1.0 * soft + 0.0 * F.cross_entropy(s["x"], y)
 
     def ard(self, at: Any, s: Any, y: Tensor) -> Tensor:
         t, elements = (30, 10) if self.recipe.name == "ard-cifar10" else (1, 1)

@@ -21,6 +21,7 @@ METHODS = {
     "ard": "ardbench.methods.ard:ARD",
     "akd2": "ardbench.methods.akd2:AKD2",
     "adaad": "ardbench.methods.adaad:AdaAD",
+    "adaiad": "ardbench.methods.adaiad:AdaIAD",
     "rslad": "ardbench.methods.rslad:RSLAD",
     "iad-i": "ardbench.methods.iad:IADI",
     "iad-ii": "ardbench.methods.iad:IADII",

@@ -84,6 +84,14 @@ class Section(BaseModel):
         return {key: value for key, value in written.items() if key not in absent}
 
 
+def _perturbs(gamma: float) -> float:
+    if not 0 < gamma <= 1:
+        raise ValueError(
+            "it is a share of each weight tensor's norm: give a number above 0 and up to 1, or no [weight_perturbation]"
+        )
+    return gamma
+
+
 class MethodConfig(Section):
     """What every method's own `Config` starts from: the name by which the registry knows the method."""
 
@@ -110,6 +118,12 @@ class ReleasedConfig(MethodConfig):
 
     LATER = frozenset({"forwards"})
     forwards: Forwards = ()
+
+
+class ModuleConfig(Section):
+    """What every module's own `Config` starts from: the name by which the registry knows the module."""
+
+    name: str
 
 
 class Data(Section):
@@ -227,6 +241,19 @@ class Average(Section):
         return self
 
 
+class WeightPerturbation(Section):
+    """A second pass of each step at weights that were moved to where the loss is larger; any method, any teacher."""
+
+    gamma: Annotated[Number, AfterValidator(_perturbs)]
+    """Norm of the move of each tensor, as a share of the tensor's own."""
+    begin: Share = 0.0
+    """The share of the run that is trained without it."""
+    variant: Literal["awp", "sam-like"] = "awp"
+    """awp: weights of convolutions and linear layers; the optimizer steps at the moved weights, whose pass alone moves the
+    running statistics. sam-like: every parameter; weights are put back before the optimizer steps, and the first pass
+    moves the statistics."""
+
+
 class Precision(Section):
     """Arithmetic of the inner maximisation and of the outer step; weights, losses and projections stay fp32."""
 
@@ -253,6 +280,7 @@ class Precision(Section):
 class Recipe(Section):
     """A resolved recipe: everything that decides a run but its teachers' weights."""
 
+    LATER = frozenset({"modules", "weight_perturbation"})
     name: str
     title: str
     family: Literal["as-released", "level", "own"]
@@ -270,6 +298,9 @@ class Recipe(Section):
     average: Average = Average()
     precision: Precision = Precision()
     method: dict[str, Any]
+    modules: tuple[dict[str, Any], ...] = ()
+    """What is laid over the method, in this order."""
+    weight_perturbation: WeightPerturbation | None = None
     sync_bn: bool = True
     """With several processes, whether BatchNorm uses the statistics of the global batch, as one process does, or of each
     process's own rows; running statistics are then averaged after each step."""
@@ -292,6 +323,23 @@ class Recipe(Section):
             raise ValueError("[method] needs a name")
         return value
 
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _are_named_once(cls, value: Any) -> Any:
+        tables = value if isinstance(value, list | tuple) else [value]
+        names = [one.get("name") if isinstance(one, dict) else None for one in tables]
+        if tables is not value or not all(isinstance(name, str) for name in names):
+            raise ValueError('each module is a table with a name: write [[modules]], and name = "igdm" below it')
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the module {twice[0]} is named twice: name it once")
+        return value
+
+    @property
+    def composition(self) -> str:
+        """What trains, in one word: the method and what is laid over it, such as "rslad+igdm" or "trades+awp"."""
+        perturbed = [self.weight_perturbation.variant] if self.weight_perturbation else []
+        return "+".join([self.method["name"], *(one["name"] for one in self.modules), *perturbed])
+
     @model_validator(mode="after")
     def _selects_on_something(self) -> Recipe:
         if self.selection.by == "best-val" and not self.data.validation:
@@ -304,6 +352,15 @@ class Recipe(Section):
         if self.average.kind != "none" and epoch_at(self.average.start, epochs) >= epochs:
             raise ValueError(
                 f"average.start = {self.average.start:g} leaves none of {epochs} epochs to average: lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _perturbs_something(self) -> Recipe:
+        epochs, wanted = self.schedule.epochs, self.weight_perturbation
+        if wanted is not None and epoch_at(wanted.begin, epochs) >= epochs:
+            raise ValueError(
+                f"weight_perturbation.begin = {wanted.begin:g} leaves none of {epochs} epochs to perturb: lower it"
             )
         return self
 

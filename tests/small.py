@@ -25,10 +25,21 @@ SMALL = {
 }  # fmt: skip
 
 
+MODULES = {"igdm": {"name": "igdm", "alpha": 2}, "fair": {"name": "fair"}}
+
+
 def recipe(method: str, **sets: Any) -> Recipe:
-    """Return the digits recipe of a method on the fake data set, with short attacks; `a__b` stands for a.b."""
+    """Return the digits recipe of a method on the fake data set, with short attacks; `a__b` stands for a.b.
+
+    Args:
+        method: also with what is laid over it, as in "rslad+igdm+fair+awp".
+    """
+    base, *over = method.split("+")
     changes = {key.replace("__", "."): value for key, value in sets.items()}
-    return resolve(f"{method}-digits", sets=SMALL | changes)
+    composed: dict[str, Any] = {"modules": [MODULES[name] for name in over if name in MODULES]} if over else {}
+    for variant in {"awp", "sam-like"} & set(over):
+        composed |= {"weight_perturbation.gamma": 0.01, "weight_perturbation.variant": variant}
+    return resolve(f"{base}-digits", sets=SMALL | composed | changes)
 
 
 def network(seed: int, model: str = "resnet8-tiny") -> nn.Module:

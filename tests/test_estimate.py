@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ardbench import methods
 from ardbench.attacks.objectives import label_loss
 from ardbench.campaigns.suites import Cell
-from ardbench.config import Recipe, Threat
+from ardbench.config import Recipe, Threat, WeightPerturbation
 from ardbench.data.batches import Split, TrainBatches
 from ardbench.data.load import load
 from ardbench.engine.device import describe, hardware_name
@@ -42,6 +42,23 @@ def on_cifar10(student: str = "resnet18", epochs: int = 200, **section: Any) -> 
     """Return a recipe with ten attack steps and another [method] section."""
     made = resolve("pgd-at-cifar10", student=student, sets={"schedule.epochs": epochs, "attack.steps": 10})
     return made.model_copy(update={"method": section})
+
+
+def perturbed(made: Recipe, **section: Any) -> Recipe:
+    return made.model_copy(update={"weight_perturbation": WeightPerturbation(**section)})
+
+
+def test_what_is_laid_over_a_method_is_counted() -> None:
+    plain = on_cifar10(name="pgd-at")
+    more = gflop(perturbed(plain, gamma=0.01)) - gflop(plain)
+    assert more == pytest.approx(3 * F, rel=0.03)  # a forward and a backward; the attack is made once
+    assert gflop(perturbed(plain, gamma=0.01, begin=0.5)) == pytest.approx(gflop(plain) + more / 2)
+    base = on_cifar10(name="rslad", alpha=1, scale=1)
+    igdm = base.model_copy(update={"modules": ({"name": "igdm", "alpha": 1},)})
+    assert gflop(igdm, "wrn-34-10") - gflop(base, "wrn-34-10") == pytest.approx(3 * F + 2 * T, rel=0.02)
+    both = gflop(perturbed(igdm, gamma=0.01), "wrn-34-10") - gflop(igdm, "wrn-34-10")
+    assert both == pytest.approx(3 * 3 * F, rel=0.03)  # no teacher is asked again
+    assert gflop(base.model_copy(update={"modules": ({"name": "fair"},)}), "wrn-34-10") == gflop(base, "wrn-34-10")
 
 
 def gflop(made: Recipe, *teachers: str, epochs: range = range(200)) -> float:

@@ -37,9 +37,10 @@ def test_contract(name: str) -> None:
     for epoch in range(4):
         built.begin_epoch(epoch)
         modes = [m.training for net in built.trainables().values() for m in net.modules()]
-        step = built.step(given, epoch)
+        step = built(given, epoch)
         assert modes == [m.training for net in built.trainables().values() for m in net.modules()]
         assert step.loss.shape == ()
+        assert (step.examples is not None) == built.examples, "modules are promised a loss per example, or none"
         step.loss.backward()
         for key, parameter in everything.items():
             if parameter.grad is not None:
@@ -59,7 +60,7 @@ def test_a_step_is_a_function_of_its_batch(name: str) -> None:
     for _ in range(2):
         built, wanted = made(name)
         torch.manual_seed(len(losses))  # nothing may come from the global generator
-        losses.append(built.step(batch(wanted), 15).loss.detach())
+        losses.append(built(batch(wanted), 15).loss.detach())
     assert torch.equal(*losses)
 
 
@@ -68,7 +69,7 @@ def test_a_step_runs_on_the_meta_device(name: str) -> None:
     """A hard-coded device or a look at a value would fail here."""
     built, wanted = made(name, to="meta")
     for epoch in (0, 19):
-        loss = built.step(batch(wanted).to("meta"), epoch).loss
+        loss = built(batch(wanted).to("meta"), epoch).loss
         assert loss.device.type == "meta"
         loss.backward()
 
@@ -113,7 +114,7 @@ def test_a_step_leaves_modes_and_requires_grad_as_it_found_them(name: str) -> No
 
     before = found()
     for epoch in (0, 19):
-        built.step(batch(wanted), epoch)
+        built(batch(wanted), epoch)
         assert found() == before
 
 
@@ -131,7 +132,7 @@ def test_an_objective_holds_no_tensor(name: str, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Maximiser, "__call__", watching)
     for step in (0, 1):
-        built.step(batch(wanted, step), 19)
+        built(batch(wanted, step), 19)
     assert len(seen) == 2 * built.attacks
     assert len(set(seen)) == len(seen) // 2, "a new objective each step would be compiled or captured each step"
     functions = [function for pair in seen for function in pair if function is not None]
@@ -153,7 +154,7 @@ def test_batchnorm_sees_each_train_mode_forward_of_the_method_once(name: str, ep
     built, wanted = made(name)
     norms = [m for m in built.student.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [int(norm.num_batches_tracked) for norm in norms]  # type: ignore[arg-type]
-    built.step(batch(wanted), epoch)
+    built(batch(wanted), epoch)
     assert {int(m.num_batches_tracked) - b for m, b in zip(norms, before, strict=True)} == {forwards}  # type: ignore[arg-type]
 
 
@@ -163,14 +164,14 @@ def test_a_method_goes_on_from_its_state_as_if_nothing_had_happened(name: str, t
     built, wanted = made(name, schedule__epochs=2)
     built.begin_epoch(0)
     for step in (0, 1):
-        built.step(batch(wanted, step), 0)
+        built(batch(wanted, step), 0)
     built.begin_epoch(1)
     save_state(tmp_path / "state", {"method": built.state()})
     again, _ = made(name, schedule__epochs=2)
     for net, kept in zip(again.trainables().values(), built.trainables().values(), strict=True):
         net.load_state_dict(kept.state_dict())
     again.load_state(load_state(tmp_path / "state")["method"])
-    first, second = (one.step(batch(wanted, 2), 1) for one in (built, again))
+    first, second = (one(batch(wanted, 2), 1) for one in (built, again))
     assert torch.equal(first.loss, second.loss)
     assert first.logs.keys() == second.logs.keys()
     for a, b in zip(gradients(built, first), gradients(again, second), strict=True):

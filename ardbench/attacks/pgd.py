@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ardbench.attacks.objectives import Net, Objective, Target
 
 
+Observer = Callable[[int, Tensor, Tensor], None]
+
+
 class Maximiser:
     """The inner maximisation of a run: one threat, one attack, one precision, for whatever objective and network.
 
@@ -57,6 +60,7 @@ class Maximiser:
         *,
         draws: Draws,
         purpose: str = "start",
+        observe: Observer | None = None,
     ) -> Tensor:
         """Return x' in ball and box that makes objective(net, x', *aux) large, per example.
 
@@ -69,14 +73,16 @@ class Maximiser:
             target: (net, x) -> tensor, evaluated once without gradient in the attack form and appended to `aux`.
             draws: the randomness of this step.
             purpose: names the start's draw; two calls in one step need two names.
+            observe: called before each step from the first start, with the step's number from 0, the iterate (B, C, H, W) and
+                the attacked network's logits there, (B, K); an attack that is observed is not replayed.
 
         Returns:
             (B, C, H, W), detached, in the layout of x.
         """
         names = (purpose, *(f"{purpose}-{restart}" for restart in range(1, self.attack.restarts)))
         starts = [start_at(x, self.attack.start, self.threat, draws, name) for name in names]
-        search = partial(self._search, objective, target, net)
-        if not (self.precision.cuda_graph and x.is_cuda):
+        search = partial(self._search, objective, target, net, observe)
+        if observe is not None or not (self.precision.cuda_graph and x.is_cuda):
             return search(x, *starts, *aux)
         if net not in self._graphs:
             moved = net.buffers() if self.attack.bn == "train" else ()
@@ -84,14 +90,22 @@ class Maximiser:
         modes = tuple(module.training for module in net.modules()) if self.attack.bn == "train" else ()
         return self._graphs[net]((objective, target, modes), search, x, *starts, *aux)
 
-    def _search(self, objective: Objective, target: Target | None, net: nn.Module, x: Tensor, *rest: Tensor) -> Tensor:
+    def _search(
+        self,
+        objective: Objective,
+        target: Target | None,
+        net: nn.Module,
+        observe: Observer | None,
+        x: Tensor,
+        *rest: Tensor,
+    ) -> Tensor:
         """Return the best of where the steps lead, from as many starts as there are restarts; aux comes after these."""
         starts, aux = rest[: self.attack.restarts], rest[self.attack.restarts :]
         with self._attacked(net) as attacked:
             if target is not None:
                 with torch.no_grad():
                     aux = (*aux, target(attacked, x))
-            best = self._climb(objective, attacked, x, starts[0], aux)
+            best = self._climb(objective, attacked, x, starts[0], aux, observe)
             if len(starts) == 1:
                 return best
             worst = _value(objective, attacked, best, aux)
@@ -102,11 +116,22 @@ class Maximiser:
                 worst = torch.maximum(value, worst)
         return best
 
-    def _climb(self, objective: Objective, net: Net, x: Tensor, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:
+    def _climb(
+        self,
+        objective: Objective,
+        net: Net,
+        x: Tensor,
+        x_adv: Tensor,
+        aux: tuple[Tensor, ...],
+        observe: Observer | None = None,
+    ) -> Tensor:
         """Return where the steps lead from the first x'."""
         summed: Tensor | float = 0.0
-        for _ in range(self.attack.steps):
-            gradient = input_gradient(objective, net, x_adv, aux)
+        for number in range(self.attack.steps):
+            asked = net if observe is None else _Overheard(net)
+            gradient = input_gradient(objective, asked, x_adv, aux)
+            if observe is not None and isinstance(asked, _Overheard):
+                observe(number, x_adv, asked.answers[0])
             if self.momentum:
                 size = gradient.flatten(1).abs().sum(dim=1).clamp_min(1e-12)  # (B,)
                 gradient = summed = self.momentum * summed + gradient / per_example(size, gradient)
@@ -128,6 +153,18 @@ class Maximiser:
         else:
             with frozen(net, mode, self.attack.bn_update):
                 yield net if form is None else form
+
+
+class _Overheard:
+    """A network whose answers are kept; the first of an objective is that at x'."""
+
+    def __init__(self, net: Net) -> None:
+        self._net, self.answers = net, list[Tensor]()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits = self._net(x)
+        self.answers.append(logits.detach())
+        return logits
 
 
 def input_gradient(objective: Objective, net: Net, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:

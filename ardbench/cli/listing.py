@@ -22,7 +22,8 @@ Rows = list[dict[str, Any]]
 
 @click.command("list")
 @click.argument(
-    "kind", type=click.Choice(["recipes", "methods", "models", "teachers", "datasets", "protocols", "suites"])
+    "kind",
+    type=click.Choice(["recipes", "methods", "modules", "models", "teachers", "datasets", "protocols", "suites"]),
 )
 @click.option(
     "--dataset",
@@ -47,7 +48,7 @@ def listing(
     data_root: Path | None,
     as_json: bool,
 ) -> None:
-    """List the recipes, methods, models, teachers of the zoo, data sets, protocols or suites.
+    """List the recipes, methods, modules, models, teachers of the zoo, data sets, protocols or suites.
 
     Each with what decides a choice between them.
     """
@@ -126,6 +127,20 @@ def _methods() -> Rows:
     return rows
 
 
+def _modules() -> Rows:
+    from ardbench.methods import available_modules, module_class
+
+    found = {name: module_class(name) for name in available_modules()}
+    return [
+        {
+            "name": name,
+            "needs": ", ".join(kind.needs) or "nothing",
+            "about": (kind.__doc__ or "").strip().splitlines()[0],
+        }
+        for name, kind in found.items()
+    ]
+
+
 def _models(dataset: str) -> Rows:
     from ardbench import data
     from ardbench.models import describe_models
@@ -200,6 +215,7 @@ def _suites() -> Rows:
 ROWS: dict[str, Callable[[], Rows]] = {
     "recipes": _recipes,
     "methods": _methods,
+    "modules": _modules,
     "teachers": _teachers,
     "datasets": _datasets,
     "protocols": _protocols,

@@ -97,7 +97,9 @@ def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[s
 
 def _written(value: Any) -> str:
     """Return a value in TOML; a fraction that is no short decimal is written as a fraction, as in recipes."""
-    if isinstance(value, list):
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_written(one)}' for key, one in value.items() if one is not None)} }}"
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_written, value))}]"
     if isinstance(value, float) and len(repr(value)) > 8:
         fraction = Fraction(value).limit_denominator(1000)
@@ -117,7 +119,7 @@ def _show_run(run: Run, output: Output) -> None:
         "run": str(run.path),
         "identity": run.identity,
         "recipe": recipe.name,
-        "method": recipe.method["name"],
+        "method": recipe.composition,
         "dataset": recipe.data.name,
         "student": recipe.student,
         "seed": recipe.seed,

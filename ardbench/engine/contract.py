@@ -49,14 +49,16 @@ class Contract:
         return found
 
     def begin_epoch(self, epoch: int) -> None:
-        """Let the method begin an epoch."""
+        """Let the method and its modules begin an epoch."""
         with blamed(self.kind, "begin_epoch"):
             self.method.begin_epoch(epoch)
+        for module in self.method.modules:
+            module.begin_epoch(epoch)
 
     def step(self, batch: Batch, epoch: int, share: float) -> Step:
         """Return a step after backward of `share` times its loss."""
         with blamed(self.kind):
-            step = self.method.step(batch, epoch)
+            step = self.method(batch, epoch)
             self._check(step)
             if epoch != self.looked:
                 self.looked = epoch

@@ -20,7 +20,7 @@ from ardbench import processes
 from ardbench.attacks.form import computes_bf16
 from ardbench.config import Precision, Recipe
 from ardbench.errors import ArdbenchError
-from ardbench.methods import METHODS
+from ardbench.methods import METHODS, module_class
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of glibc's malloc.h."""
@@ -99,6 +99,8 @@ def with_graphs(recipe: Recipe, device: torch.device) -> tuple[Recipe, str | Non
         why = f"for {recipe.method['name']}, which attacks nothing"
     elif asked and attack is not None and attack.bn == "train" and recipe.sync_bn and processes.size() > 1:
         why = "where attack.bn = 'train' makes the processes exchange statistics in each forward: see sync_bn = false"
+    elif asked and (watching := [m["name"] for m in recipe.modules if module_class(m["name"]).watches]):
+        why = f"for the module {watching[0]}, which watches each step of the attack"
     elif asked == "auto" and recipe.method["name"] not in METHODS:
         why = (
             f"unasked for {recipe.method['name']}, which another package brings: --set precision.cuda_graph=true if its "

@@ -27,6 +27,7 @@ from ardbench.engine.distribution import average_statistics, check_shares, reduc
 from ardbench.engine.ledger import Ledger
 from ardbench.engine.schedules import factor
 from ardbench.engine.teacher_cache import TeacherCache
+from ardbench.engine.weight_perturbation import Backward
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.protocols import protocol
@@ -91,7 +92,11 @@ class Loop:
         self.contract = Contract(method)
         self.trainables = self.contract.trainables()
         self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}
+        self.backward = Backward(method, recipe, self.contract.step)
         self.averaged = _average(method.student, recipe)
+        if self.averaged is not None and recipe.average.kind == "ema":
+            method.average = self.averaged.module
+        method.epoch_steps = len(self.batches)
         self.cache: TeacherCache | None = None
         if method.teachers and recipe.precision.cache_gb:
             words = (self.batches, method.teachers, method.classes, recipe.precision, run, progress)
@@ -154,15 +159,15 @@ class Loop:
             self.recipe.schedule, epoch * len(self.batches) + index, len(self.batches)
         )
         share = len(batch.y) / batch.draws.rows
-        step = self.contract.step(batch, epoch, share)
-        self.ledger.add(reduce(step, share, self.trainables.values()), index, batch.draws.rows)
-        for name, optimizer in self.optimizers.items():
-            if self.recipe.optimizer.clip is not None:
-                nn.utils.clip_grad_norm_(self.trainables[name].parameters(), self.recipe.optimizer.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with self.backward(batch, epoch, share) as step:
+            self.ledger.add(reduce(step, share, self.trainables.values()), index, batch.draws.rows)
+            for name, optimizer in self.optimizers.items():
+                if self.recipe.optimizer.clip is not None:
+                    nn.utils.clip_grad_norm_(self.trainables[name].parameters(), self.recipe.optimizer.clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         if not self.recipe.sync_bn:
             average_statistics(share, self.trainables.values())
         average = self.recipe.average
@@ -264,6 +269,7 @@ class Loop:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "method": self.contract.state(),
+            "modules": [module.state() for module in self.method.modules],
             "ledger": self.ledger.state(),
             "diagnostics": None if self.diagnostics is None else self.diagnostics.counts,
         }
@@ -282,6 +288,8 @@ class Loop:
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["averaged"])
             self.method.load_state(state["method"])
+            for module, kept in zip(self.method.modules, state.get("modules", []), strict=True):
+                module.load_state(kept)
             self.ledger.load_state(state["ledger"], self.device)
             if self.diagnostics is not None and state.get("diagnostics") is not None:
                 self.diagnostics.counts = state["diagnostics"].to(self.device)

@@ -1,8 +1,9 @@
-"""The registry of methods: a name and where its class lies."""
+"""The registries of methods and modules: a name and where its class lies."""
 
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ardbench.faults import outside, refused
 
 if TYPE_CHECKING:
     from ardbench.methods.base import Method
+    from ardbench.methods.module import Module
 
 METHODS = {
     "standard": "ardbench.methods.standard:Standard",
@@ -30,11 +32,20 @@ METHODS = {
     "darht": "ardbench.methods.darht:DARHT",
 }
 
+MODULES = {
+    "igdm": "ardbench.methods.igdm:IGDM",
+    "fair": "ardbench.methods.fair:Fair",
+}
+
 
 def available() -> dict[str, str]:
     """Return every method by name: ours, and those that installed packages announce as `ardbench.methods`."""
-    outside = {entry.name: entry.value for entry in entry_points(group="ardbench.methods")}
-    return outside | METHODS
+    return _announced("ardbench.methods") | METHODS
+
+
+def available_modules() -> dict[str, str]:
+    """Return every module by name: ours, and those that installed packages announce as `ardbench.modules`."""
+    return _announced("ardbench.modules") | MODULES
 
 
 def method_class(name: str) -> type[Method[Any]]:
@@ -43,22 +54,40 @@ def method_class(name: str) -> type[Method[Any]]:
     Raises:
         ArdbenchError: there is none of that name, or the package that announces it cannot be loaded.
     """
-    methods = available()
-    if name not in methods:
-        raise unknown("method", name, methods)
+    found: type[Method[Any]] = _loaded("method", name, available(), METHODS, ("roles", "Config", "step"))
+    if outside(found):
+        _check_class(found)
+    return found
+
+
+def module_class(name: str) -> type[Module[Any]]:
+    """Return the class of a module, or refuse the name and offer the nearest.
+
+    Raises:
+        ArdbenchError: there is none of that name, or the package that announces it cannot be loaded.
+    """
+    found: type[Module[Any]] = _loaded("module", name, available_modules(), MODULES, ("needs", "Config", "refusal"))
+    return found
+
+
+def _announced(group: str) -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
+def _loaded(kind: str, name: str, known: Mapping[str, str], ours: Mapping[str, str], has: Sequence[str]) -> Any:
+    if name not in known:
+        raise unknown(kind, name, known)
     try:
-        found: type[Method[Any]] = pkgutil.resolve_name(methods[name])
-        _ = found.roles, found.Config, found.step
+        found = pkgutil.resolve_name(known[name])
+        _ = [getattr(found, part) for part in has]
     except Exception as error:  # a package of others, which may fail in any way
-        if name in METHODS:
+        if name in ours:
             raise
         said = str(error).strip().partition("\n")[0][:300]
         raise ArdbenchError(
-            f"The method {name} of an installed package cannot be loaded from {methods[name]} "
+            f"The {kind} {name} of an installed package cannot be loaded from {known[name]} "
             f"({type(error).__name__}: {said}): mend or uninstall that package."
         ) from error
-    if outside(found):
-        _check_class(found)
     return found
 
 

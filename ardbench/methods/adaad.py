@@ -33,18 +33,19 @@ class AdaAD(Method[AdaADConfig]):
 
     Config = AdaADConfig
     roles = ("robust",)
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the divergence from the teacher at x', and at x where that weighs."""
         c = self.config
         x_adv = self.maximise(self.disagreement, batch)
         student = self.student_at(batch.x, x_adv, ("x_adv",) if c.alpha == 1 else ("x_adv", "x"), c.forwards)
-        adversarial = kl(student["x_adv"], self.ask(x_adv)).mean()
+        adversarial = kl(student["x_adv"], self.ask(x_adv))  # (B,)
         if c.alpha == 1:
-            return Step(c.scale * adversarial, {"kl_adv": adversarial})
-        clean = kl(student["x"], self.teacher_logits(batch)).mean()
+            return Step.over(c.scale * adversarial, {"kl_adv": adversarial})
+        clean = kl(student["x"], self.teacher_logits(batch))  # (B,)
         loss = c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
-        return Step(loss, {"kl_adv": adversarial, "kl_clean": clean})
+        return Step.over(loss, {"kl_adv": adversarial, "kl_clean": clean})
 
     def disagreement(self, net: Net, x_adv: Tensor) -> Tensor:
         """Return KL(T(x') || net(x')) (B,), with a gradient through both networks."""

@@ -33,15 +33,16 @@ class AKD2(Method[AKD2Config]):
 
     Config = AKD2Config
     roles = ("robust", "clean")
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the three weighted terms."""
         c = self.config
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
         student_adv = self.logits(x_adv)  # (B, K)
-        terms = {
-            "label": cross_entropy(student_adv, batch.y).mean(),
-            "robust": kl(student_adv, self.ask(x_adv, 0), c.temperature).mean(),
-            "clean": kl(student_adv, self.ask(x_adv, 1), c.temperature).mean(),
+        terms = {  # (B,) each
+            "label": cross_entropy(student_adv, batch.y),
+            "robust": kl(student_adv, self.ask(x_adv, 0), c.temperature),
+            "clean": kl(student_adv, self.ask(x_adv, 1), c.temperature),
         }
-        return Step(c.label * terms["label"] + c.robust * terms["robust"] + c.clean * terms["clean"], terms)
+        return Step.over(c.label * terms["label"] + c.robust * terms["robust"] + c.clean * terms["clean"], terms)

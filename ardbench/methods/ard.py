@@ -32,15 +32,16 @@ class ARD(Method[ARDConfig]):
 
     Config = ARDConfig
     roles = ("robust",)
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the imitation of the teacher at x by the student at x', and the clean cross-entropy where it weighs."""
         c = self.config
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
         student = self.student_at(batch.x, x_adv, ("x_adv",) if c.alpha == 1 else ("x_adv", "x"), c.forwards)
-        imitation = kl(student["x_adv"], self.teacher_logits(batch), c.temperature).mean()
+        imitation = kl(student["x_adv"], self.teacher_logits(batch), c.temperature)  # (B,)
         if c.alpha == 1:
-            return Step(c.scale * imitation, {"imitation": imitation})
-        label = cross_entropy(student["x"], batch.y).mean()
+            return Step.over(c.scale * imitation, {"imitation": imitation})
+        label = cross_entropy(student["x"], batch.y)  # (B,)
         loss = c.alpha * c.scale * imitation + (1 - c.alpha) * label
-        return Step(loss, {"imitation": imitation, "label": label})
+        return Step.over(loss, {"imitation": imitation, "label": label})

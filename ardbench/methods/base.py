@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import EllipsisType
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ardbench import data
 from ardbench.config import MethodConfig, Point, Recipe, epoch_at
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ardbench.attacks.objectives import Net, Objective, Target
     from ardbench.data.batches import Batch
+    from ardbench.methods.module import Module
 
 Config = TypeVar("Config", bound=MethodConfig)
 
@@ -27,10 +28,31 @@ class Step:
     Args:
         loss: scalar; the loop calls backward on it once and steps every optimizer.
         logs: scalars for metrics.jsonl and the progress bar, detached by the loop; never read on the host here.
+        examples: (b,) whose mean the loss is, where the method has them: modules may weigh them (`Method.examples`).
     """
 
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    examples: Tensor | None = None
+
+    @classmethod
+    def over(cls, examples: Tensor, terms: Mapping[str, Tensor] | None = None) -> Step:
+        """Return the step of a mean over examples: their losses (b,), and terms (b,) of which the means are logged."""
+        return cls(examples.mean(), {name: term.mean() for name, term in (terms or {}).items()}, examples)
+
+    def plus(self, name: str, weight: float, term: Tensor) -> Step:
+        """Return the step with weight times the mean of a term (b,) added, which is logged by its name."""
+        logs = self.logs | {name: term.mean()}
+        if self.examples is None:
+            return Step(self.loss + weight * logs[name], logs)
+        examples = self.examples + weight * term
+        return Step(examples.mean(), logs, examples)
+
+    def times(self, weights: Tensor) -> Step:
+        """Return the step whose examples are multiplied by weights (b,), constants."""
+        assert self.examples is not None, "recipes.resolve refuses a method without them"
+        examples = weights * self.examples
+        return Step(examples.mean(), self.logs, examples)
 
 
 @dataclass(frozen=True)
@@ -53,12 +75,22 @@ class Context:
     tell: Callable[[str], None] | None = None
 
 
+@dataclass
+class _Present:
+    """What modules see of the step that is being made: its batch, x', and who has answered what, and where."""
+
+    batch: Batch | None = None
+    x_adv: Tensor | None = None
+    answers: list[tuple[int | None, Tensor, Tensor]] = field(default_factory=list)
+
+
 class Method(ABC, Generic[Config]):
     """A way to train a student. Subclasses state their min-max problem and its source, their `Config`, and `step`.
 
-    The loop calls `begin_epoch`, puts every trainable in train mode, calls `step` for each batch, one backward, and
-    one optimizer step per trainable. Phases compare `epoch` with `self.epoch_of(share)`. A parameter outside the present
-    loss keeps the gradient None, so that neither momentum nor weight decay moves it.
+    The loop calls `begin_epoch`, puts every trainable in train mode, calls the method for each batch, that is `step` and
+    the recipe's modules, one backward, and one optimizer step per trainable. Phases compare `epoch` with
+    `self.epoch_of(share)`. A parameter outside the present loss keeps the gradient None, so that neither momentum nor
+    weight decay moves it.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -68,10 +100,15 @@ class Method(ABC, Generic[Config]):
     """Whether the method has an inner maximisation, and its recipe therefore an [attack] section."""
     peer: ClassVar[bool] = False
     """Whether a peer is trained beside the student: a distillation without a trained teacher."""
+    examples: ClassVar[bool] = False
+    """Whether every step is a mean over examples and says so (`Step.over`)."""
+    averages: ClassVar[bool] = False
+    """Whether the method asks `average`, and its recipe therefore has `average.kind = "ema"` from the start."""
 
     def __init__(self, context: Context) -> None:
         from ardbench.attacks.form import FastForm
         from ardbench.attacks.pgd import Maximiser
+        from ardbench.methods import module_class
 
         recipe = context.recipe
         self.recipe = recipe
@@ -86,7 +123,24 @@ class Method(ABC, Generic[Config]):
         """Sees each batch and the x' that was crafted on the student, when diagnostics were asked for."""
         self.remembered: Callable[[Batch, int], Tensor] | None = None
         """Knows a teacher's logits at the clean view of a batch, when the engine keeps them."""
+        self.average: nn.Module = self.student
+        """The moving average of the student, in place of which the student stands where the engine keeps none."""
+        self.epoch_steps = 1
+        """Steps of an epoch, as the engine says."""
+        self.once: Callable[[Callable[[], Tensor]], Tensor] = lambda make: make()
+        """Makes what a step has no need to make again when it is repeated at other weights: x', answers of teachers."""
         self._compiled: dict[nn.Module, Net] = {}
+        self._present = _Present()
+        self.modules = tuple(module_class(section["name"])(self, section) for section in recipe.modules)
+
+    def __call__(self, batch: Batch, epoch: int) -> Step:
+        """Return the step of one batch with what the recipe's modules make of it, in order."""
+        self._present = _Present(batch)
+        step = self.step(batch, epoch)
+        for module in self.modules if isinstance(step, Step) else ():  # else the engine says what it is
+            step = module(step, batch, epoch)
+        self._present = _Present(x_adv=self.x_adv)
+        return step
 
     @abstractmethod
     def step(self, batch: Batch, epoch: int) -> Step:
@@ -121,6 +175,21 @@ class Method(ABC, Generic[Config]):
         """Return the epoch (from 0) at which `share` of the run is over."""
         return epoch_at(share, self.recipe.schedule.epochs)
 
+    @property
+    def x_adv(self) -> Tensor | None:
+        """The x' that the present or last step has crafted on the student, or None where it crafted none."""
+        return self._present.x_adv
+
+    @property
+    def parts(self) -> tuple[Method[Any] | Module[Any], ...]:
+        """The method and its modules: all that has a state, and turns it over between epochs."""
+        return (self, *self.modules)
+
+    def iteration(self, batch: Batch) -> tuple[int, int]:
+        """Return which step of the run (from 0) a batch belongs to, and how many there are."""
+        whole = self.epoch_steps * self.recipe.schedule.epochs
+        return batch.draws.epoch * self.epoch_steps + batch.draws.step, whole
+
     def maximise(
         self,
         objective: Objective,
@@ -134,24 +203,42 @@ class Method(ABC, Generic[Config]):
         assert self._maximiser is not None, (
             "recipes.resolve refuses a recipe without the [attack] that its method needs"
         )
-        attacked = self.student if net is None else net
-        x_adv = self._maximiser(objective, attacked, batch.x, aux, target, draws=batch.draws, purpose=purpose)
-        if self.watch is not None and attacked is self.student:
-            self.watch(batch, x_adv)
+        maximiser, attacked = self._maximiser, self.student if net is None else net
+        watching = [module for module in self.modules if module.watches and attacked is self.student]
+
+        def observe(number: int, iterate: Tensor, logits: Tensor) -> None:
+            for module in watching:
+                module.observe(batch, number, iterate, logits)
+
+        def search() -> Tensor:
+            words = (objective, attacked, batch.x, aux, target)
+            seen_by = observe if watching else None
+            x_adv = maximiser(*words, draws=batch.draws, purpose=purpose, observe=seen_by)
+            if self.watch is not None and attacked is self.student:
+                self.watch(batch, x_adv)
+            return x_adv
+
+        x_adv = self.once(search)
+        if attacked is self.student:
+            self._present.x_adv = x_adv
         return x_adv
 
     def logits(self, x: Tensor, net: Net | None = None) -> Tensor:
         """Return the student's (or `net`'s) logits (B, K) in the precision of the outer step, as fp32 numbers."""
         import torch
 
-        net, bf16 = self.student if net is None else net, self.recipe.precision.outer == "bf16"
+        own, bf16 = net is None, self.recipe.precision.outer == "bf16"
+        net = self.student if net is None else net
         if self.recipe.precision.compile and isinstance(net, torch.nn.Module):
             if net not in self._compiled:
                 self._compiled[net] = torch.compile(net, dynamic=False)
             net = self._compiled[net]
         with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", torch.bfloat16, enabled=bf16):
             logits: Tensor = net(x)
-        return logits.float() if bf16 else logits
+        logits = logits.float() if bf16 else logits
+        if own and logits.requires_grad:
+            self._remember(None, x, logits)
+        return logits
 
     def student_at(
         self, x: Tensor, x_adv: Tensor, needed: Sequence[Point], forwards: Sequence[Point] = ()
@@ -183,11 +270,37 @@ class Method(ABC, Generic[Config]):
 
     def teacher_logits(self, batch: Batch, teacher: int = 0) -> Tensor:
         """Return a teacher's logits (B, K) at the clean view of the batch, without gradient."""
-        return self.ask(batch.x, teacher) if self.remembered is None else self.remembered(batch, teacher)
+        if self.remembered is None:
+            return self.ask(batch.x, teacher)
+        known = self.remembered
+        return self._told(batch.x, teacher, lambda: known(batch, teacher))
 
     def ask(self, x: Tensor, teacher: int = 0) -> Tensor:
         """Return a teacher's logits (B, K) at any x, in eval mode and without gradient."""
+        return self._told(x, teacher, lambda: self.teachers[teacher](x))
+
+    def answered(self, x: Tensor, teacher: int | None = None) -> Tensor:
+        """Return what the student in train mode, or a teacher, has answered at this very x in this step, or ask it now.
+
+        Of a teacher it is the answer itself, which no module has replaced.
+        """
+        for who, seen, answer in self._present.answers:
+            if who == teacher and seen is x:
+                return answer
+        return self.logits(x) if teacher is None else self._told(x, teacher, lambda: self.teachers[teacher](x), False)
+
+    def _told(self, x: Tensor, teacher: int, answer: Callable[[], Tensor], replaced: bool = True) -> Tensor:
+        """Return a teacher's logits at x, made once a step, as the modules replace them."""
         import torch
 
         with torch.no_grad():
-            return self.teachers[teacher](x)
+            logits = self.once(answer)
+            self._remember(teacher, x, logits)
+            if replaced and self._present.batch is not None:
+                for module in self.modules:
+                    logits = module.targets(logits, self._present.batch)
+        return logits
+
+    def _remember(self, who: int | None, x: Tensor, answer: Tensor) -> None:
+        if self.modules:
+            self._present.answers.append((who, x, answer))

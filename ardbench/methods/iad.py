@@ -53,6 +53,7 @@ class IADI(Method[IADIConfig]):
 
     Config = IADIConfig
     roles = ("robust",)
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the base loss before `begin` and the introspective one from there on."""
@@ -62,12 +63,12 @@ class IADI(Method[IADIConfig]):
         student = self.student_at(batch.x, x_adv, needed, c.forwards if begun else c.forwards_before)
         imitation = kl(student["x_adv"], self.teacher_logits(batch))  # (B,)
         if not begun:
-            return Step(imitation.mean())
+            return Step.over(imitation)
         a = trust(self.ask(x_adv), batch.y, c.beta)  # (B,)
         introspection = (1 - a) * kl(student["x_adv"], student["x"])  # (B,)
         imitation = a * imitation if c.trust_teacher_term else imitation
-        logs = {"imitation": imitation.mean(), "introspection": introspection.mean(), "trust": a.mean()}
-        return Step((imitation + introspection).mean(), logs)
+        logs = {"imitation": imitation, "introspection": introspection, "trust": a}
+        return Step.over(imitation + introspection, logs)
 
 
 class IADIIConfig(MethodConfig):
@@ -91,6 +92,7 @@ class IADII(Method[IADIIConfig]):
 
     Config = IADIIConfig
     roles = ("robust", "clean")
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the three weighted terms, the middle one introspective from `begin` on."""
@@ -102,9 +104,9 @@ class IADII(Method[IADIIConfig]):
         if epoch >= self.epoch_of(c.begin):
             a = trust(robust_teacher, batch.y, c.beta)  # (B,)
             middle = a * middle + (1 - a) * kl(student_adv, self.logits(batch.x))
-        terms = {
-            "label": cross_entropy(student_adv, batch.y).mean(),
-            "robust": middle.mean(),
-            "clean": kl(student_adv, clean_teacher).mean(),
+        terms = {  # (B,) each
+            "label": cross_entropy(student_adv, batch.y),
+            "robust": middle,
+            "clean": kl(student_adv, clean_teacher),
         }
-        return Step(c.label * terms["label"] + c.robust * terms["robust"] + c.clean * terms["clean"], terms)
+        return Step.over(c.label * terms["label"] + c.robust * terms["robust"] + c.clean * terms["clean"], terms)

@@ -29,12 +29,13 @@ class MART(Method[MARTConfig]):
     """
 
     Config = MARTConfig
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the boosted cross-entropy at x' plus the weighted divergence from the student at x."""
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
         student = self.student_at(batch.x, x_adv, ("x_adv", "x"), self.config.forwards)
-        boosted = boosted_cross_entropy(student["x_adv"], batch.y, self.config.boost == "released").mean()
+        boosted = boosted_cross_entropy(student["x_adv"], batch.y, self.config.boost == "released")  # (B,)
         doubt = 1 - (-cross_entropy(student["x"], batch.y)).exp()  # (B,), 1 - S_y(x)
-        aware = (doubt * kl(student["x_adv"], student["x"])).mean()
-        return Step(boosted + self.config.beta * aware, {"boosted": boosted, "aware": aware})
+        aware = doubt * kl(student["x_adv"], student["x"])  # (B,)
+        return Step.over(boosted + self.config.beta * aware, {"boosted": boosted, "aware": aware})

@@ -19,7 +19,9 @@ class PGDAT(Method[MethodConfig]):
     min  CE(S(x'), y),    x' = argmax CE(S(x'), y)
     """
 
+    examples = True
+
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the mean cross-entropy of the adversarial batch."""
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
-        return Step(cross_entropy(self.logits(x_adv), batch.y).mean())
+        return Step.over(cross_entropy(self.logits(x_adv), batch.y))

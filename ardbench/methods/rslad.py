@@ -31,13 +31,14 @@ class RSLAD(Method[RSLADConfig]):
 
     Config = RSLADConfig
     roles = ("robust",)
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the weighted sum of the two mean divergences from the teacher."""
         teacher = self.teacher_logits(batch)  # (B, K)
         x_adv = self.maximise(divergence, batch, aux=(teacher,))
-        adversarial = kl(self.logits(x_adv), teacher).mean()
-        clean = kl(self.logits(batch.x), teacher).mean()
+        adversarial = kl(self.logits(x_adv), teacher)  # (B,)
+        clean = kl(self.logits(batch.x), teacher)  # (B,)
         alpha = self.config.alpha
         loss = self.config.scale * (alpha * adversarial + (1 - alpha) * clean)
-        return Step(loss, {"kl_adv": adversarial, "kl_clean": clean})
+        return Step.over(loss, {"kl_adv": adversarial, "kl_clean": clean})

@@ -19,7 +19,8 @@ class Standard(Method[MethodConfig]):
     """
 
     attacks = False
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the mean cross-entropy of the clean batch."""
-        return Step(cross_entropy(self.logits(batch.x), batch.y).mean())
+        return Step.over(cross_entropy(self.logits(batch.x), batch.y))

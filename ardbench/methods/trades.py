@@ -29,11 +29,12 @@ class TRADES(Method[TRADESConfig]):
     """
 
     Config = TRADESConfig
+    examples = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the mean clean cross-entropy plus beta times the mean divergence."""
         x_adv = self.maximise(divergence, batch, target=own_logits)
         student = self.student_at(batch.x, x_adv, ("x", "x_adv"), self.config.forwards)
-        natural = cross_entropy(student["x"], batch.y).mean()
-        robust = kl(student["x_adv"], student["x"]).mean()
-        return Step(natural + self.config.beta * robust, {"natural": natural, "robust": robust})
+        natural = cross_entropy(student["x"], batch.y)  # (B,)
+        robust = kl(student["x_adv"], student["x"])  # (B,)
+        return Step.over(natural + self.config.beta * robust, {"natural": natural, "robust": robust})

@@ -27,6 +27,7 @@ from ardbench.config import Precision, Recipe
 from ardbench.data import DatasetInfo
 from ardbench.data.batches import Batch
 from ardbench.draws import Draws
+from ardbench.engine.weight_perturbation import Backward
 from ardbench.errors import ArdbenchError
 from ardbench.methods import method_class
 from ardbench.methods.base import Context
@@ -80,7 +81,11 @@ class StepCounter:
 
     def _of(self, recipe: Recipe, seen: tuple[Seen, ...]) -> _Steps:
         decides = recipe.model_dump(
-            include={"method": True, "student": True, "attack": True, "schedule": {"epochs"}, "data": {"name"}}
+            include={
+                **dict.fromkeys(("method", "modules", "weight_perturbation", "student", "attack"), True),
+                "schedule": {"epochs"},
+                "data": {"name"},
+            }
         )
         key = (str(decides), seen)
         if key not in self._steps:
@@ -92,15 +97,16 @@ class _Steps:
     """A recipe's method on the meta device, in fp32, since autocast is not there."""
 
     def __init__(self, recipe: Recipe, seen: Sequence[Seen], shapes: Shapes) -> None:
-        self._name, self._info, self._shapes = recipe.method["name"], data.info(recipe.data.name), shapes
+        self._name, self._info, self._shapes = recipe.composition, data.info(recipe.data.name), shapes
         self._known: dict[Point, tuple[int, ...]] = {}
         plain = recipe.model_copy(update={"precision": Precision(channels_last=False)})
         teachers = tuple(
             fitted(self._build(name, size), self._info.size).eval().requires_grad_(False) for name, size in seen
         )
         with self._explained():
-            kind = method_class(self._name)
+            kind = method_class(recipe.method["name"])
             self._method = kind(Context(plain, self._build(recipe.student), teachers, self._build))
+            self._backward = Backward(self._method, plain)
 
     def prices(self, point: Point) -> tuple[int, ...]:
         """Return the FLOP of each operator in one step of `IMAGES` images, in order."""
@@ -114,11 +120,12 @@ class _Steps:
         with META:
             x, y = torch.empty(IMAGES, info.channels, info.size, info.size), torch.arange(IMAGES)
             batch = Batch(x, y, y, torch.zeros(IMAGES, 3, dtype=torch.int64), _Coins(0, epoch, 0, IMAGES, share=share))
-        self._method.begin_epoch(epoch)
+        for part in self._method.parts:
+            part.begin_epoch(epoch)
         for net in self._method.trainables().values():
             net.train()
-        with _Priced(self._shapes) as counted:
-            self._method.step(batch, epoch).loss.backward()  # type: ignore[no-untyped-call]
+        with _Priced(self._shapes) as counted, self._backward(batch, epoch, 1.0):
+            pass
         return tuple(counted.prices)
 
     def _build(self, name: str, size: int | None = None) -> Network:

@@ -23,7 +23,7 @@ from ardbench.engine.device import describe, hardware_name
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.cost import flop
 from ardbench.evaluation.verdicts import file_name, load_verdicts
-from ardbench.methods import available
+from ardbench.methods import available, available_modules
 from ardbench.planning.counting import StepCounter
 from ardbench.runs import Run, all_runs
 
@@ -45,7 +45,7 @@ class Trained:
     @property
     def alike(self) -> tuple[str, str]:
         """Method and student."""
-        return self.run.recipe.method["name"], self.run.recipe.student
+        return self.run.recipe.composition, self.run.recipe.student
 
     @cached_property
     def rate(self) -> float:
@@ -90,7 +90,7 @@ class Rates:
 
         The median where there are several.
         """
-        like = (cell.recipe.method["name"], cell.recipe.student)
+        like = (cell.recipe.composition, cell.recipe.student)
         runs: list[tuple[str, Sequence[Trained | Timed]]] = [
             ("reached by the run itself", [one for one in self.trained if one.run.path == cell.run.path]),
             ("reached by the same method and student", [one for one in self.trained if one.alike == like]),
@@ -119,7 +119,7 @@ class Rates:
         largest = max((row.size for row in fitting), default=0)
         rows = [row for row in fitting if row.size == largest]
         alike = [row for row in rows if row.precision == precision]
-        like = [row for row in alike if row.method == recipe.method["name"]]
+        like = [row for row in alike if row.method == recipe.composition]
         by = "by the speed table, same student"
         return [(f"{by}, method and precision", like), (f"{by} and precision", alike), (by, rows)]
 
@@ -215,4 +215,5 @@ def _made_on(run: Run, device: torch.device) -> bool:
 def _countable(run: Run) -> bool:
     """Return whether method and networks are still known here; RobustBench's networks are none of ours."""
     names = [run.recipe.student, *(teacher.model.partition("@")[0] for teacher in run.teachers)]
-    return run.recipe.method["name"] in available() and all(name in models.MODELS for name in names)
+    modules = all(one["name"] in available_modules() for one in run.recipe.modules)
+    return modules and run.recipe.method["name"] in available() and all(name in models.MODELS for name in names)

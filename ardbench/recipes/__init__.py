@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +17,9 @@ from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.faults import blamed, outside, place
 from ardbench.untrusted import read_toml
+
+if TYPE_CHECKING:
+    from ardbench.methods.base import Method
 
 DEEP = 20
 """Recipes that may extend one another."""
@@ -200,6 +203,10 @@ def _put(tree: Tree, key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         below = tree.setdefault(section, {})
+        if section == "modules" and isinstance(below, list):  # modules.NAME.KEY
+            below = {one["name"]: one for one in below if isinstance(one, dict) and isinstance(one.get("name"), str)}
+            if key.split(".")[1] not in below or key.count(".") != 2:
+                raise ArdbenchError(f"--set {key}: give modules.NAME.KEY, with NAME one of {', '.join(below)}.")
         if not isinstance(below, dict):
             raise ArdbenchError(f"--set {key}: {section} is a value, not a section.")
         tree = below
@@ -265,9 +272,29 @@ def _checked(recipe: Recipe) -> Recipe:
         raise ArdbenchError(
             f"The method {recipe.method['name']} attacks while it trains: recipe {recipe.name} needs an [attack] section."
         )
+    if kind.averages and (recipe.average.kind != "ema" or recipe.average.start):
+        raise ArdbenchError(
+            f"The method {recipe.method['name']} learns from the student's moving average: recipe {recipe.name} needs an "
+            "[average] section with kind = 'ema' and no start."
+        )
     where = f"recipe {recipe.name}, section method"
     if outside(kind):
         where += f" ({kind.Config.__name__}, {place(kind.Config)})"
     with blamed(kind, "Config"):
         section = _validated(kind.Config, recipe.method, where, "method")
-    return recipe.model_copy(update={"method": section.model_dump(mode="json")})
+    modules = tuple(_module(recipe, one, kind) for one in recipe.modules)
+    return recipe.model_copy(update={"method": section.model_dump(mode="json"), "modules": modules})
+
+
+def _module(recipe: Recipe, section: Tree, method: type[Method[Any]]) -> Tree:
+    """Return one of [[modules]], validated by its own model and held against the method that it is laid over."""
+    name = section["name"]
+    kind = methods.module_class(name)
+    if (why := kind.refusal(method)) is not None:
+        fitting = [one for one in methods.METHODS if kind.refusal(methods.method_class(one)) is None]
+        raise ArdbenchError(
+            f"The module {name} {why.format(method=recipe.method['name'])}: leave it out, or lay it over one of "
+            f"{', '.join(fitting)}."
+        )
+    where = f"recipe {recipe.name}, module {name}"
+    return _validated(kind.Config, section, where, f"modules.{name}").model_dump(mode="json")

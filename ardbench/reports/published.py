@@ -54,7 +54,7 @@ def published_beside(recipe: Recipe, protocols: Collection[str], own: Sequence[N
     Of the numbers that come with ardbench none stands beside a level recipe: nobody publishes that table. The user's
     own stand beside any.
     """
-    name = recipe.method["name"]
+    name = recipe.composition
     wanted = {name, UNNAMED.get(name, name)}
     return [
         number

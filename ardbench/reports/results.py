@@ -283,7 +283,7 @@ def _about(cell: Cell) -> dict[str, Any]:
         "suite_name": cell.name,
         "recipe": recipe.name,
         "family": recipe.family,
-        "method": recipe.method["name"],
+        "method": recipe.composition,
         "dataset": recipe.data.name,
         "student": recipe.student,
         "teachers": teachers_in_words(cell.teachers),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -186,6 +186,8 @@ class Optimizer(Section):
     def _fits_its_kind(self) -> Optimizer:
         if self.kind == "adamw" and self.nesterov:
             raise ValueError("kind = 'adamw' takes no nesterov")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov = true needs a momentum above 0")
         return self
 
 
@@ -216,7 +218,7 @@ class Schedule(Section):
 class Selection(Section):
     """What picks the `best` checkpoint. The last one is always kept and reported too."""
 
-    LATER = frozenset({"threat"})
+    LATER = frozenset({"threat", "patience"})
     by: Literal["last", "best-val", "best-test"]
     protocol: str
     """The protocol whose accuracy is compared; also the robust accuracy in metrics.jsonl."""
@@ -224,6 +226,24 @@ class Selection(Section):
     start: Share = 0.0
     threat: Threat | None = None
     """In place of [evaluation]."""
+    patience: AtLeastOne | None = None
+    """End the run after so many validations in a row that were no better than the best before; [schedule] does not change."""
+
+    @model_validator(mode="after")
+    def _waits_for_a_better_one(self) -> Selection:
+        if self.patience is not None and self.by == "last":
+            raise ValueError("patience waits for a better checkpoint: by = 'best-val' or 'best-test' goes with it")
+        return self
+
+    @property
+    def measured(self) -> str:
+        """The column of metrics.jsonl that holds the robust accuracies which are compared."""
+        return "test_robust" if self.by == "best-test" else "val_robust"
+
+    def exhausted(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether a run of these rows of metrics.jsonl ends by its `patience`."""
+        found = [row[self.measured] for row in rows if self.measured in row]
+        return self.patience is not None and bool(found) and len(found) - 1 - found.index(max(found)) >= self.patience
 
 
 class Average(Section):
@@ -280,7 +300,7 @@ class Precision(Section):
 class Recipe(Section):
     """A resolved recipe: everything that decides a run but its teachers' weights."""
 
-    LATER = frozenset({"modules", "weight_perturbation"})
+    LATER = frozenset({"keep_every", "modules", "weight_perturbation"})
     name: str
     title: str
     family: Literal["as-released", "level", "own"]
@@ -304,6 +324,8 @@ class Recipe(Section):
     sync_bn: bool = True
     """With several processes, whether BatchNorm uses the statistics of the global batch, as one process does, or of each
     process's own rows; running statistics are then averaged after each step."""
+    keep_every: AtLeastOne | None = None
+    """Keep the weights after every so many epochs as checkpoints epoch-N; the training is the same."""
     diagnostics: bool = False
     """Log for each epoch who of teachers and peer is right on x and on the student's x'; the training is the same."""
 
@@ -364,9 +386,17 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _averages_before_it_may_end(self) -> Recipe:
+        if self.selection.patience is not None and self.average.kind != "none" and self.average.start > 0:
+            raise ValueError(
+                f"selection.patience may end the run before average.start = {self.average.start:g}: leave one of them out"
+            )
+        return self
+
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""
-        words = {"name": True, "title": True, "family": True, "diagnostics": True}
+        words = {"name": True, "title": True, "family": True, "diagnostics": True, "keep_every": True}
         if self.sync_bn:  # as with one process
             words["sync_bn"] = True
         science = self.model_dump(mode="json", exclude={**words, "precision": set(Precision.SAME)})

@@ -14,7 +14,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
 from ardbench.models import zoo
-from ardbench.runs import CHECKPOINTS, Run, Teacher, known_sha256, read_json
+from ardbench.runs import CHECKPOINTS, Run, Teacher, is_checkpoint, known_sha256, read_json
 
 Labels = dict[tuple[str, int], int]
 """The class of (data set, position in its test set), as verdicts have said so far."""
@@ -108,17 +108,23 @@ def _check_epochs(run: Run, done: dict[str, Any]) -> None:
     """Check that weights, rows and the choice of the best are those that the recipe asks for."""
     recipe, rows = run.recipe, run.metrics
     wanted, there = set(expected_checkpoints(recipe)), set(run.checkpoints)
-    if not wanted == there == set(done.get("weights", {})):
+    wanted, named = (
+        wanted.intersection(CHECKPOINTS),
+        there.intersection(CHECKPOINTS),
+    )  # epochs are kept by a wish of its own
+    if wanted != named or there != set(done.get("weights", {})):
         raise ArdbenchError(
             f"{run.path} has the weights {', '.join(sorted(there))}, where {', '.join(sorted(wanted))} belong: restore them."
         )
-    epochs = [row["epoch"] for row in rows]
-    if epochs != list(range(recipe.schedule.epochs)) or done["epochs"] != recipe.schedule.epochs:
+    epochs, ended = [row["epoch"] for row in rows], recipe.schedule.epochs
+    if recipe.selection.patience is not None:
+        ended = next((count for count in range(1, ended) if recipe.selection.exhausted(rows[:count])), ended)
+    if epochs != list(range(ended)) or done["epochs"] != ended:
         raise ArdbenchError(
             f"{run.path / 'metrics.jsonl'} has {len(rows)} rows, `done` says {done['epochs']} epochs and the recipe "
-            f"{recipe.schedule.epochs}: restore what was changed."
+            f"{ended}: restore what was changed."
         )
-    key = "test_robust" if recipe.selection.by == "best-test" else "val_robust"
+    key = recipe.selection.measured
     looked = [row["epoch"] for row in rows if key in row]
     if recipe.selection.by != "last" and "best_epoch" in done:
         best = max(looked, key=lambda epoch: rows[epoch][key], default=-1)
@@ -137,7 +143,7 @@ def _check_teacher(run: Run, teacher: Teacher) -> bool:
     """
     identity, _, checkpoint = teacher.identity.rpartition("@")
     weights = Path(teacher.weights)
-    if checkpoint in CHECKPOINTS:
+    if is_checkpoint(checkpoint):
         beside = run.path.parent / weights.parent.name / weights.name
         weights = beside if beside.is_file() else weights
         of_run = Run(weights.parent)

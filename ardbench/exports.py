@@ -15,7 +15,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.models import MODELS
 from ardbench.models.normalisation import Normalisation
 from ardbench.models.sealed import facts_of
-from ardbench.runs import CHECKPOINTS, EXPORT, Run, checked, read_json, sha256_of
+from ardbench.runs import EXPORT, Run, checked, is_checkpoint, read_json, sha256_of
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 Numbers = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
@@ -99,7 +99,7 @@ def owner(file: Path) -> Run | Export | None:
         return None
     if file.name == WEIGHTS:
         return export_in(file.parent)
-    if file.stem not in CHECKPOINTS or not {"recipe", "identity"} <= read_json(file.parent / CONFIG).keys():
+    if not is_checkpoint(file.stem) or not {"recipe", "identity"} <= read_json(file.parent / CONFIG).keys():
         return None
     return Run.open(file.parent)
 

@@ -8,8 +8,9 @@ import glob
 import hashlib
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,8 @@ from ardbench.errors import ArdbenchError, whole
 from ardbench.untrusted import TEXT_LIMIT, Line, parse_json, read_bytes
 
 CHECKPOINTS = ("last", "best", "averaged")
+EPOCH = re.compile(r"epoch-([1-9][0-9]{0,8})")
+"""The checkpoint after so many epochs, which `keep_every` keeps."""
 EXPORT = "ardbench-export-1"
 """What config.json of an exported network calls itself."""
 EXPORTS_ARE_FOR = "measure it with `ardbench eval`, compare it, or teach by it"
@@ -37,6 +40,27 @@ LOOK = 0.2
 MOMENT = 2_000_000_000
 """Nanoseconds within which a file may be written twice without looking different."""
 Read = TypeVar("Read")
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a run can have a checkpoint of this name."""
+    return name in CHECKPOINTS or EPOCH.fullmatch(name) is not None
+
+
+def known_checkpoint(name: str) -> str:
+    """Return the name of a checkpoint, or refuse it with a ValueError."""
+    if not is_checkpoint(name):
+        raise ValueError(f"{name!r} is no checkpoint: give last, best, averaged, or epoch-N such as epoch-10")
+    return name
+
+
+def checkpoint_order(names: Iterable[str]) -> list[str]:
+    """Return checkpoints as they are reported: best, last, averaged, and then by epoch."""
+    first = ("best", "last", "averaged")
+    return sorted(
+        set(names),
+        key=lambda name: (first.index(name), 0) if name in first else (len(first), int(name[len("epoch-") :])),
+    )
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -280,13 +304,14 @@ class Run:
         return known.teachers
 
     def weights(self, checkpoint: str) -> Path:
-        """Return the file of a checkpoint's weights: last, best or averaged."""
+        """Return the file of a checkpoint's weights: last, best, averaged or epoch-N."""
         return self.path / f"{checkpoint}.safetensors"
 
     @property
     def checkpoints(self) -> list[str]:
         """The checkpoints that exist, in reporting order."""
-        return [name for name in CHECKPOINTS if self.weights(name).exists()]
+        kept = {path.stem for path in self.path.glob("epoch-*.safetensors") if EPOCH.fullmatch(path.stem)}
+        return [name for name in CHECKPOINTS if self.weights(name).exists()] + checkpoint_order(kept)
 
     def intact(self, checkpoint: str) -> Path:
         """Return the file of a checkpoint's weights, if a finished run still has it as it was.

@@ -229,7 +229,9 @@ def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True) -> Su
         raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
     if weights and recipe.student not in models.MODELS:
         raise unknown("model", recipe.student, models.MODELS)
-    wanted = checkpoints or tuple(dict.fromkeys((default_checkpoint(recipe), "last")))
+    if "all" in checkpoints:
+        checkpoints = tuple(run.checkpoints)
+    wanted = tuple(dict.fromkeys(checkpoints)) or tuple(dict.fromkeys((default_checkpoint(recipe), "last")))
     absent = next((name for name in wanted if weights and name not in run.checkpoints), None)
     if absent is not None:
         raise run.without(absent)

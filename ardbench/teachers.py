@@ -14,7 +14,7 @@ from ardbench.exports import CONFIG, Export, export_in, intact, owner, recorded
 from ardbench.models import zoo
 from ardbench.models.normalisation import Normalisation, split_normalisation
 from ardbench.models.sealed import facts_of
-from ardbench.runs import CHECKPOINTS, Run, Teacher, sha256_of
+from ardbench.runs import Run, Teacher, is_checkpoint, sha256_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,7 +121,7 @@ def split_model(what: str, text: str) -> tuple[str, Normalisation | None]:
 def split_checkpoint(text: str) -> tuple[str, str]:
     """Return RUN and CHECKPOINT of RUN@CHECKPOINT, and "" for the second of anything else."""
     name, _, checkpoint = text.rpartition("@")
-    return (name, checkpoint) if checkpoint in CHECKPOINTS else (text, "")
+    return (name, checkpoint) if is_checkpoint(checkpoint) else (text, "")
 
 
 def of_object(net: nn.Module, role: str = "robust") -> Teacher:

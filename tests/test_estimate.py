@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from ardbench.config import Recipe, Threat, WeightPerturbation
 from ardbench.data.batches import Split, TrainBatches
 from ardbench.data.load import load
 from ardbench.engine.device import describe, hardware_name
+from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.cost import ROBUST, flop, forwards
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.verdicts import Verdicts, file_name
 from ardbench.losses import cross_entropy
 from ardbench.methods.base import Method, Step
+from ardbench.planning import trial
 from ardbench.planning.counting import StepCounter
 from ardbench.planning.estimate import estimate, images_per_epoch
 from ardbench.planning.forecast import Seconds, Watch, makespan, predict
@@ -248,7 +251,7 @@ def test_a_rate_is_the_runs_own_or_that_of_its_like_or_of_all(tmp_path: Path) ->
     one = of_one(planned(tmp_path, "pgd-at", seed=2), tmp_path)
     assert of_one(cell, tmp_path).rate == pytest.approx(one.training / 8)
     assert of_one(cell, tmp_path).source == "reached by the same student"
-    assert of_one(planned(tmp_path, student="resnet8"), tmp_path).source == "reached by all runs there"
+    assert of_one(planned(tmp_path, student="resnet8"), tmp_path).source == "reached by all runs on images of this size"
     for seed, seconds in ((1, 4.0), (2, 2.0), (3, 1.0)):
         begin(planned(tmp_path, seed=seed), 2, seconds)
     assert of_one(cell, tmp_path).rate == pytest.approx(epoch / 2)
@@ -258,6 +261,44 @@ def test_a_rate_is_the_runs_own_or_that_of_its_like_or_of_all(tmp_path: Path) ->
     own = of_one(planned(tmp_path, state="partial"), tmp_path)
     assert own.rate == pytest.approx(epoch / 8)
     assert own.hours == pytest.approx((7 + final) * 8 / 3600)
+
+
+def test_images_of_one_size_never_price_another(tmp_path: Path) -> None:
+    """Runs and evaluations on 8 x 8 pixels tell nothing of 32 x 32, for the same method and student."""
+    small = planned(tmp_path, seed=1)
+    begin(small, 1, seconds=1e9)
+    measure(small, "pgd20", 1e9)
+    on_large = {"data__name": "cifar10", "data__train_images": None}
+    large = planned(tmp_path, missing=(("last", "pgd20"),), **on_large)
+    found = of_one(large, tmp_path)
+    assert (found.rate, found.hours, found.evaluation_rate) == (None, None, None)
+    begin(planned(tmp_path, seed=2, **on_large), 1, seconds=10.0)
+    found = of_one(large, tmp_path)
+    assert (
+        found.rate == pytest.approx(found.training / 8 / 10)
+        and found.source == "reached by the same method and student"
+    )
+    assert found.evaluation_rate is None, (
+        "the evaluation on 8 x 8 pixels, of the same protocol and student, says nothing"
+    )
+
+
+def test_a_trial_reaches_what_its_steps_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of steps that take 0.5 s after a first of 8 s, a batch of images with their counted FLOP each half second."""
+    made = recipe("pgd-at", data__validation=0, selection__by="last")
+    taken = itertools.chain([8.0], itertools.repeat(0.5))
+
+    def timed(loop: Loop, epoch: int) -> bool:
+        for _ in range(4):
+            loop.at.images += 50
+            loop.at.seconds += next(taken)
+            if loop.stop():
+                return False
+        return True
+
+    monkeypatch.setattr(Loop, "_epoch", timed)
+    cost = StepCounter().flop(made, (), range(1))
+    assert trial.training(made, (), CPU, seconds=0) == pytest.approx(50 * cost / 0.5)
 
 
 def measure(cell: Cell, protocol: str, seconds: float, device: str = "cpu", n: int = 64) -> None:

@@ -26,7 +26,7 @@ LAYERS = (
     ("runs",),
     ("exports",),
     ("teachers", "evaluation"),
-    ("campaigns.copies", "campaigns.suites", "evidence"),
+    ("campaigns.copies", "campaigns.suites", "campaigns.varied", "evidence"),
     ("engine", "reports"),
     ("subjects",),
     ("campaigns",),
@@ -39,8 +39,8 @@ LAYERS = (
 """From below: a module imports from its own layer and those below it. A submodule may stand lower than its package."""
 
 TORCH_FREE = (
-    "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "cli", "cli.*", "config",
-    "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics",
+    "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "campaigns.varied", "cli", "cli.*",
+    "config", "data", "errors", "evaluation", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics",
     "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "faults", "losses", "methods", "methods.*",
     "models", "models.normalisation", "models.sealed",
     "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "subjects",

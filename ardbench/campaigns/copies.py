@@ -15,7 +15,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
 from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.models.sealed import check_seal, ends_with_its_digest
-from ardbench.runs import CHECKPOINTS, Run, read_json, write_atomic
+from ardbench.runs import Run, is_checkpoint, read_json, write_atomic
 from ardbench.untrusted import TEXT_LIMIT, WEIGHTS_LIMIT, read_bytes
 from ardbench.written import without_folder
 
@@ -123,7 +123,7 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
     teachers = []
     for told in config.get("teachers", ()):
         weights = Path(told["weights"])
-        of_run = told["identity"].rpartition("@")[2] in CHECKPOINTS
+        of_run = is_checkpoint(told["identity"].rpartition("@")[2])
         beside = f"{weights.parent.name}/{weights.name}" if of_run else weights.name
         teachers.append(told | {"source": without_folder(told["source"]), "weights": beside})
     return config | {"teachers": teachers}

@@ -14,23 +14,25 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from ardbench import data, teachers
 from ardbench.campaigns.copies import standing
+from ardbench.campaigns.varied import chosen, varied_runs
 from ardbench.config import Count, Recipe, Section
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
 from ardbench.models import zoo
-from ardbench.recipes import flat, moved, resolve
-from ardbench.runs import CHECKPOINTS, Run, Teacher
+from ardbench.recipes import flat, moved, resolve, told
+from ardbench.runs import CHECKPOINTS, EPOCH, Run, Teacher, known_checkpoint
 from ardbench.untrusted import Line, read_toml
 
 Seeds = Annotated[tuple[Count, ...], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", max_length=100)]
 """Of a run or a suite: files are called by it."""
 Images = Annotated[int, Field(ge=1)]
+Checkpoint = Annotated[str, AfterValidator(known_checkpoint)]
 State = Literal["done", "partial", "missing", "stale"]
 Roles = Callable[[str], tuple[str | EllipsisType, ...]]
 Outside = Callable[[str, str], Teacher]
@@ -57,7 +59,26 @@ class SuiteRun(Section):
     """Changes to the recipe, as `--set` takes them."""
     seeds: Seeds | None = None
     """None: the suite's seeds, or the first of them for a run that teaches others."""
+    vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Several values of keys that `set` takes, and of `seed`: a run for each choice of one of each, NAME@KEY=VALUE,..."""
     evaluate: bool = True
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _lists_values(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        found = dict(flat(value))
+        for key, values in found.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise ValueError(f"{key} = {told(values)} is no list of values: write {key} = [VALUE, VALUE]")
+        return found
+
+    @model_validator(mode="after")
+    def _varies_its_seed_once(self) -> SuiteRun:
+        if self.seeds and "seed" in self.vary:
+            raise ValueError("seeds and vary.seed are the same: give one of them")
+        return self
 
 
 class Choice(Section):
@@ -78,7 +99,7 @@ class Suite(Section):
     """Of every run that names none itself; None: the recipe's own."""
     seeds: Seeds = (0,)
     protocols: Annotated[tuple[str, ...], Field(min_length=1)]
-    checkpoints: Annotated[tuple[Literal["last", "best", "averaged"], ...], Field(min_length=1)] = ("last",)
+    checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)] = ("last",)
     n: Images | dict[str, Images] | None = None
     """Test images to measure on, the same class-balanced ones for every run, or so many by protocol; else all."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -190,6 +211,7 @@ def load_suite(name_or_path: str) -> Suite:
         raise _explained(error, path.stem) from None
     for protocol_name in suite.protocols:
         protocol(protocol_name)
+    suite = suite.model_copy(update={"runs": tuple(one for run in suite.runs for one in varied_runs(run))})
     _ordered(suite)
     return suite
 
@@ -279,9 +301,11 @@ def of_present_weights(run: Run, checkpoint: str, verdicts: Verdicts) -> bool:
 
 
 def expected_checkpoints(recipe: Recipe) -> tuple[str, ...]:
-    """Return the checkpoints that a finished run of this recipe has."""
+    """Return the checkpoints that a finished run of this recipe has, unless its patience ends it before some of them."""
     there = {"last": True, "best": recipe.selection.by != "last", "averaged": recipe.average.kind != "none"}
-    return tuple(name for name in CHECKPOINTS if there[name])
+    every, total = recipe.keep_every or 0, recipe.schedule.epochs
+    kept = [f"epoch-{epoch}" for epoch in range(every, total + 1, every)] if every else []
+    return (*(name for name in CHECKPOINTS if there[name]), *kept)
 
 
 @dataclass(frozen=True)
@@ -297,7 +321,7 @@ class _Planner:
 
     def cell(self, run: SuiteRun, seed: int) -> Cell:
         """Return one run at one seed; its teachers within the suite are planned already."""
-        sets = dict(flat(self.suite.set)) | dict(flat(run.set))
+        sets = dict(flat(self.suite.set)) | dict(flat(run.set)) | chosen(run)
         dataset = run.dataset or self.suite.dataset
         recipe = self.resolve(run.recipe, dataset=dataset, student=run.student, seed=seed, sets=sets)
         roles = _roles_for(run, recipe, self.roles)
@@ -381,9 +405,15 @@ def _beside(suite: Suite, folder: Path) -> Suite:
 
 def _missing(suite: Suite, run: Run, recipe: Recipe, images: int) -> tuple[tuple[str, str, int | None], ...]:
     """Return the evaluations that are not there or no longer hold, of those checkpoints that the recipe makes."""
-    checkpoints = [name for name in suite.checkpoints if name in expected_checkpoints(recipe)]
+    made = (run.done or {}).get("epochs", recipe.schedule.epochs)  # fewer by selection.patience
+    checkpoints = [name for name in suite.checkpoints if name in expected_checkpoints(recipe) and _reached(name, made)]
     wanted = [(where, name, suite.images_of(name, images)) for where in checkpoints for name in suite.protocols]
     return tuple(one for one in wanted if not _evaluated(run, recipe, *one))
+
+
+def _reached(checkpoint: str, epochs: int) -> bool:
+    found = EPOCH.fullmatch(checkpoint)
+    return found is None or int(found[1]) <= epochs
 
 
 def _evaluated(run: Run, recipe: Recipe, checkpoint: str, name: str, n: int | None) -> bool:

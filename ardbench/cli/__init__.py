@@ -24,6 +24,7 @@ from ardbench.faults import SHOW
 COMMANDS = {
     "train": "ardbench.cli.train:train",
     "distill": "ardbench.cli.distill:distill",
+    "sweep": "ardbench.cli.sweep:sweep",
     "eval": "ardbench.cli.evaluate:evaluate",
     "identify": "ardbench.cli.identify:identify",
     "compare": "ardbench.cli.compare:compare",
@@ -35,6 +36,7 @@ COMMANDS = {
     "status": "ardbench.cli.status:status",
     "list": "ardbench.cli.listing:listing",
     "show": "ardbench.cli.show:show",
+    "diff": "ardbench.cli.diff:diff",
     "data": "ardbench.cli.data:data",
     "doctor": "ardbench.cli.doctor:doctor",
     "completion": "ardbench.cli.completion:completion",
@@ -71,6 +73,8 @@ class Commands(click.RichGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ArdbenchError(f"{name} works in one process, and torchrun started several: type it without torchrun.")
+        if command is not None and not ctx.resilient_parsing:
+            _tell_of_doubles(command, ctx, rest)
         return name, command, rest
 
     def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
@@ -104,6 +108,14 @@ def _check_words(words: list[str]) -> None:
         raise ArdbenchError(f"Nothing stands after {where}, as with a variable that is not set: give a value there.")
 
 
+def _tell_of_doubles(command: click.Command, ctx: click.Context, words: list[str]) -> None:
+    """Say which options are typed twice and hold one value, since the first is lost."""
+    order = command.make_parser(click.Context(command, parent=ctx)).parse_args(list(words))[2]
+    for option in dict.fromkeys(order):
+        if isinstance(option, click.Option) and not (option.multiple or option.is_flag) and order.count(option) > 1:
+            click.echo(f"{option.opts[-1]} is typed {order.count(option)} times: the last one counts.", err=True)
+
+
 def _refuse(error: Exception) -> int:
     """Print a refusal as one sentence, or the help where a group was called with nothing, and return the exit code."""
     if isinstance(error, NoArgsIsHelpError):
@@ -118,12 +130,12 @@ def _refuse(error: Exception) -> int:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, "--version", prog_name="ardbench", message="%(prog)s %(version)s")
-@click.command_panel("Train", commands=["train", "distill"])
+@click.command_panel("Train", commands=["train", "distill", "sweep"])
 @click.command_panel(
     "Measure and compare",
     commands=["eval", "identify", "compare", "transfer", "report", "reproduce", "export", "verify"],
 )
-@click.command_panel("Look up", commands=["status", "list", "show", "data", "doctor", "completion"])
+@click.command_panel("Look up", commands=["status", "list", "show", "diff", "data", "doctor", "completion"])
 def ardbench() -> None:
     """Train robust teachers, distill small students from them, and measure both under the same attacks.
 

@@ -29,8 +29,10 @@ COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "o
 )
 @click.option(
     "--checkpoint",
-    type=click.Choice(["last", "best", "averaged"]),
-    help="Which checkpoint of both; without it the one where the sentence's protocol was measured, best before last.",
+    type=options.Checkpoint(),
+    metavar="CHECKPOINT",
+    help="Which checkpoint of both, last, best, averaged or epoch-N; without it the one where the sentence's protocol was "
+    "measured, best before last.",
 )
 @click.option(
     "--n",

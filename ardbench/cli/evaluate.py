@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import rich_click as click
 from click.exceptions import Exit
 
-from ardbench.cli import STOPPED, options
+from ardbench.cli import STOPPED, costs, options
 from ardbench.cli.output import Output, speaking_once, table, typed_again
 from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.evaluation
 @options.of_file
+@options.dry_run
 @options.running
 def evaluate(sources: tuple[Path, ...], **words: Any) -> None:
     """Measure accuracies with their 95 % intervals.
@@ -50,7 +51,7 @@ def _evaluate(
     sources: tuple[Path, ...], protocols: tuple[str, ...], surrogate: str | None, checkpoints: tuple[str, ...], n: int | None,
     eps: float | None, norm: Literal["linf", "l2"] | None, batch: int | Literal["auto"], seed: int, fast: bool,
     keep_adversarial: bool, model: str | None, dataset: str | None, part: str, mean: str | None, std: str | None,
-    out: Path | None, device: str, data_root: Path | None, runs: Path, deadline: float | None, quiet: bool,
+    out: Path | None, dry_run: bool, device: str, data_root: Path | None, runs: Path, deadline: float | None, quiet: bool,
     log_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     from ardbench.subjects import Words
@@ -64,6 +65,9 @@ def _evaluate(
     for text in left:
         say(text)
     output, log = Output(as_json), Log.to(log_file)
+    if dry_run:
+        costs.show_evaluation(jobs, device, output)
+        return
 
     @contextlib.contextmanager
     def listening(subject: Subject) -> Iterator[Progress]:
@@ -77,6 +81,7 @@ def _evaluate(
         from ardbench.engine.device import describe
 
         say(f"Device: {describe(device)}")
+        costs.warn_of_hours(jobs, device)
 
     found = []
     for one in measured(jobs, device, data_root, deadline, listening, heard, named):

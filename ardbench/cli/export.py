@@ -14,8 +14,9 @@ from ardbench.cli.output import Output
 @click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",
-    type=click.Choice(["best", "last", "averaged"]),
-    help="Which weights; without it the selected ones, or the last where nothing selects.",
+    type=options.Checkpoint(),
+    metavar="CHECKPOINT",
+    help="Which weights, last, best, averaged or epoch-N; without it the selected ones, or the last where nothing selects.",
 )
 @options.in_file
 @options.runs

@@ -13,6 +13,7 @@ import rich_click as click
 from click.shell_completion import CompletionItem
 
 from ardbench.engine.stopping import after
+from ardbench.errors import ArdbenchError
 from ardbench.verbs import FULL_TABLE
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -63,6 +64,44 @@ class Radius(click.ParamType[float]):
         if radius < 0:
             self.fail(f"{value!r} is negative: a radius is 0 or more, such as 8/255.", param, ctx)
         return radius
+
+
+class Checkpoint(click.ParamType[str]):
+    """A checkpoint of a run: last, best, averaged, epoch-N, or what a command takes besides."""
+
+    name = "checkpoint"
+
+    def __init__(self, *besides: str) -> None:
+        self.besides = besides
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or refuse what is none."""
+        from ardbench.runs import known_checkpoint
+
+        try:
+            return str(value) if value in self.besides else known_checkpoint(str(value))
+        except ValueError as error:
+            self.fail(f"{error}{''.join(f', or {word}' for word in self.besides)}.", param, ctx)
+
+
+class Seeds(click.ParamType["tuple[int, ...]"]):
+    """Seeds such as 0, 0,1,2 or 0..2."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the seeds, or refuse a text that names none."""
+        from ardbench.recipes.values import several
+
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(several(str(value)))
+        except ArdbenchError as error:
+            self.fail(str(error), param, ctx)
+        if not all(type(seed) is int and seed >= 0 for seed in found):
+            self.fail(f"{value!r} names no seeds: give whole numbers from 0 on, such as 0, 0,1,2 or 0..2.", param, ctx)
+        return found
 
 
 def _path(flag: str, text: str, default: Path | None = None) -> Decorator:
@@ -120,6 +159,12 @@ mlflow = click.option(
     metavar="URI",
     help="Follow every epoch by MLflow at this URI, such as sqlite:///mlflow.db; wants pip install 'ardbench[mlflow]'.",
 )
+out = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where the tables are written; without it in tables/ below --runs.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and everything else on stderr."
 )
@@ -136,9 +181,38 @@ fast = click.option(
     help="Attack and train in bf16 (weights and losses stay fp32): about twice as fast where the device computes in it, "
     "and another run than without. On CUDA attacks are also replayed as one launch, which changes no number.",
 )
+teachers = click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="[ROLE=]SOURCE",
+    help="A run directory, RUN@CHECKPOINT (last, best, averaged or epoch-N), an exported folder, FILE:ARCH such as "
+    "wrn.pt:wrn-34-10, FILE#PART:ARCH of a file with several networks, FILE:ARCH+mean=NUMBERS+std=NUMBERS of one whose code "
+    "normalises pixels, zoo:NAME of `ardbench list teachers`, or robustbench:NAME; once for each teacher.",
+)
 dataset = click.option("--dataset", metavar="NAME", help="Use this data set in place of the recipe's.")
 student = click.option("--student", metavar="MODEL", help="Train this architecture in place of the recipe's student.")
 seed = click.option("--seed", type=click.IntRange(min=0), help="The seed of every random draw; the recipe's is 0.")
+seeds = click.option(
+    "--seed",
+    "seeds",
+    type=Seeds(),
+    multiple=True,
+    metavar="SEED",
+    help="The seed of every random draw, the recipe's is 0; 0,1,2 or 0..2 trains a run of each, one after the other.",
+)
+keep_every = click.option(
+    "--keep-every",
+    type=click.IntRange(min=1),
+    metavar="EPOCHS",
+    help="Keep the weights after every so many epochs as checkpoints epoch-N; the training is the same.",
+)
+dry_run = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what is missing in images, PFLOP and hours here, and do nothing; where no earlier run tells the hours, ten "
+    "seconds of work are tried.",
+)
 epochs = click.option(
     "--epochs", type=click.IntRange(min=1), help="Train this long; milestones and phases are shares, so they scale."
 )
@@ -166,9 +240,11 @@ surrogate = click.option(
 checkpoints = click.option(
     "--checkpoint",
     "checkpoints",
-    type=click.Choice(["last", "best", "averaged"]),
+    type=Checkpoint("all"),
     multiple=True,
-    help="Which checkpoint of a run, may be repeated; without it the selected one and the last.",
+    metavar="CHECKPOINT",
+    help="Which checkpoint of a run: last, best, averaged, epoch-N of `--keep-every`, or all; may be repeated. Without it "
+    "the selected one and the last.",
 )
 subset = click.option(
     "--n",
@@ -226,6 +302,7 @@ in_file = together(model, measured_on, part, mean, std)
 of_file = together(in_file, verdicts_out)
 changes = together(student, dataset, seed, epochs, fast, sets)
 tracking = together(tensorboard, wandb, mlflow)
+training = together(student, dataset, seeds, epochs, fast, sets, keep_every, dry_run)
 running = together(device, data_root, runs, deadline, quiet, log_file, as_json)
 
 

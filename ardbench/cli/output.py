@@ -54,6 +54,11 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
+def digits(number: float) -> str:
+    """Return three digits, and all of them before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), whole: str = ""
 ) -> Table:

@@ -13,7 +13,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, copying, engines, options
-from ardbench.cli.output import Output, clock, table, typed_again
+from ardbench.cli.output import Output, clock, digits, table, typed_again
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
@@ -44,12 +44,7 @@ COSTS = ("M images", "PFLOP", "hours")
 )
 @copying.chosen
 @engines.chosen
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Where the tables are written; without it in tables/ below --runs.",
-)
+@options.out
 @options.device
 @options.data_root
 @options.runs
@@ -113,7 +108,7 @@ def reproduce(
     found, cells = planned(suite, runs)
     if keep is not None:
         copying.leave(cells, keep, unfinished)
-    frame = _tables(found.name, cells, out, output)
+    frame = _tables(found, cells, out, output)
     if found.transfer and not (outcome.stopped or outcome.failed):
         here = "auto" if where.engine == "ray" else device  # the nodes may have other devices
         _transfer(found, found.transfer, cells, here, data_root, runs, out, quiet, output, log)
@@ -163,7 +158,7 @@ def _add_estimates(
         return [f"No estimate: {error}"]
     for row, cost in zip(rows, found, strict=True):
         numbers = (cost.images / 1e6, cost.flop / 1e15, cost.hours)
-        row.update((name, _digits(number)) for name, number in zip(COSTS, numbers, strict=True) if number)
+        row.update((name, digits(number)) for name, number in zip(COSTS, numbers, strict=True) if number)
     return _total(found, runs, describe(chosen))
 
 
@@ -172,23 +167,23 @@ def _total(found: Sequence[Estimate], runs: Path, device: str) -> list[str]:
     from ardbench.planning.rates import TABLES
 
     trained, evaluated = (
-        _digits(sum(images) / 1e6) for images in ([c.trained for c in found], [c.evaluated for c in found])
+        digits(sum(images) / 1e6) for images in ([c.trained for c in found], [c.evaluated for c in found])
     )
     work = (
         f"To do: {trained} M images of training and {evaluated} M of evaluation, "
-        f"{_digits(sum(c.flop for c in found) / 1e15)} PFLOP, if half of the images stand up to AutoAttack."
+        f"{digits(sum(c.flop for c in found) / 1e15)} PFLOP, if half of the images stand up to AutoAttack."
     )
     rates = sorted(c.rate / 1e12 for c in found if c.rate)
     if not rates:
         return [
             work,
-            f"No hours: no run in {runs} was trained on {device}, and no speed table in {TABLES} has the "
-            "TFLOP/s of these students on it; give "
+            f"No hours: no run in {runs} was trained on {device} on images of this size, and no speed table in "
+            f"{TABLES} has the TFLOP/s of these students on it; give "
             "--tflops NUMBER, the TFLOP/s that training reaches.",
         ]
-    speed = " to ".join(dict.fromkeys(map(_digits, (rates[0], rates[-1]))))
+    speed = " to ".join(dict.fromkeys(map(digits, (rates[0], rates[-1]))))
     sources = ", ".join(f"{source} ({n})" for source, n in Counter(c.source for c in found if c.rate).items())
-    hours = _digits(sum(c.hours or 0 for c in found))
+    hours = digits(sum(c.hours or 0 for c in found))
     without = sum(c.rate is None and c.flop > 0 for c in found)
     left_out = f"; {without} runs are left out, since nothing tells the rate of their students" if without else ""
     return [
@@ -201,21 +196,30 @@ def _evaluating(found: Sequence[Estimate]) -> str:
     rates = sorted(c.evaluation_rate / 1e12 for c in found if c.evaluation_rate)
     if not rates:
         return "evaluation as fast as training"
-    return f"evaluation at {' to '.join(dict.fromkeys(map(_digits, (rates[0], rates[-1]))))} reached by earlier ones"
+    return f"evaluation at {' to '.join(dict.fromkeys(map(digits, (rates[0], rates[-1]))))} reached by earlier ones"
 
 
-def _digits(number: float) -> str:
-    """Return three digits, and all of them before the point."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _tables(suite: str, cells: Sequence[Cell], out: Path, output: Output) -> pd.DataFrame:
-    """Write and print the tables; return the results that they are made of."""
+def _tables(suite: Suite, cells: Sequence[Cell], out: Path, output: Output) -> pd.DataFrame:
+    """Write and print the tables; of runs that vary one with the varied values as columns. Return the results."""
+    from ardbench.campaigns.varied import chosen
     from ardbench.reports import collect_suite, console, write
+    from ardbench.reports.rendering import markdown, marked
+    from ardbench.reports.sweep import sweep_table
+    from ardbench.runs import write_atomic
 
     frame = collect_suite(cells)
-    paths = write(frame, out, suite, [cell.run for cell in cells])
-    output.show(console(frame, [cell.run for cell in cells]))
+    paths = write(frame, out, suite.name, [cell.run for cell in cells])
+    varied = {run.name: chosen(run) for run in suite.runs if run.vary}
+    if varied:
+        made, path = sweep_table(frame, cells, varied), out / f"{suite.name}.sweep.md"
+        write_atomic(path, f"# {marked(suite.name)}\n\n{markdown([made])}".encode())
+        lines = [[f"{cell.text} {cell.detail}{cell.mark}".strip() for cell in row.entries] for row in made.rows]
+        output.show(table(made.header, lines, made.header[made.labels :]))
+        for note in made.footnotes:
+            output.line(note)
+        paths.append(path)
+    if len(varied) < len(suite.runs):
+        output.show(console(frame, [cell.run for cell in cells]))
     for path in paths:
         output.line(str(path))
     return frame

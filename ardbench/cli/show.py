@@ -48,7 +48,8 @@ def show(
             raise ArdbenchError(f"{what} is a run, whose recipe is what it is: give changes with the name of a recipe.")
         _show_run(Run.open(Path(what)), output)
         return
-    from ardbench.recipes import moved, resolve
+    from ardbench.recipes import flat, moved, resolve
+    from ardbench.recipes.origins import origins
     from ardbench.verbs.training import FAST
 
     sets = (*(FAST if fast else ()), *sets)
@@ -56,37 +57,20 @@ def show(
     given = {"student": student, "data.name": dataset, "seed": seed, "schedule.epochs": epochs}
     typed = {key for key, value in given.items() if value is not None}
     typed |= {text.partition("=")[0].strip() for text in sets}
-    origins, variants = _origins(what, recipe.data.name, typed)
+    given_in, variants = origins(what, recipe.data.name, typed)
     tree = recipe.model_dump(mode="json", exclude_none=True)
-    from ardbench.recipes import flat
-
-    where = {key: origins.get(key, "default") for key, _ in flat(tree)}
+    where = {key: given_in.get(key, "default") for key, _ in flat(tree)}
     if note := moved(what, recipe):
         say(note)
     output.line("\n".join([*_toml(tree, where), "", f"# variants: {', '.join(variants) or 'none'}"]))
     output.document({"recipe": recipe.model_dump(mode="json"), "from": where, "variants": variants})
 
 
-def _origins(what: str, dataset: str, typed: set[str]) -> tuple[dict[str, str], list[str]]:
-    """Return where each dotted key is given, later layers over earlier ones, and the names of the variants."""
-    from ardbench.recipes import describe, recipe_names
-
-    base, _, variant = what.partition("@")
-    named = base.endswith(".toml") or base in recipe_names()
-    written = dict(describe(base if named else f"{base}-{dataset}"))  # a bare method means its recipe for the data set
-    variants = written.pop("variants", {})
-    from ardbench.recipes import flat
-
-    found = {key: "recipe" for key, _ in flat(written)}
-    found |= {key: f"variant {variant}" for key, _ in flat(variants.get(variant, {}))}
-    return found | dict.fromkeys(typed, "command line"), sorted(variants)
-
-
 def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[str]:
     """Yield the lines of a TOML document; what has no value is left out, as it was."""
     plain = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
     for key, value in plain.items():
-        line = f"{key} = {_written(value)}"
+        line = f"{key} = {written(value)}"
         yield f"{line:<36} # {where[f'{section}.{key}' if section else key]}"
     for key, below in tree.items():
         if isinstance(below, Mapping):
@@ -95,12 +79,12 @@ def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[s
             yield from _toml(below, where, name)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """Return a value in TOML; a fraction that is no short decimal is written as a fraction, as in recipes."""
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {_written(one)}' for key, one in value.items() if one is not None)} }}"
+        return f"{{ {', '.join(f'{key} = {written(one)}' for key, one in value.items() if one is not None)} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_written, value))}]"
+        return f"[{', '.join(map(written, value))}]"
     if isinstance(value, float) and len(repr(value)) > 8:
         fraction = Fraction(value).limit_denominator(1000)
         value = f"{fraction}" if float(fraction) == value else value

@@ -11,7 +11,7 @@ from ardbench.cli import options
 
 @click.command()
 @options.recipe_argument
-@options.changes
+@options.training
 @options.tracking
 @options.running
 def train(**words: Any) -> None:
@@ -19,12 +19,9 @@ def train(**words: Any) -> None:
 
     RECIPE is a name from `ardbench list recipes`, NAME@VARIANT, a TOML file, or a method (with --dataset). The run
     directory is printed first and the next command last. Typing the same command again continues or, when all is done,
-    does nothing.
+    does nothing. `ardbench sweep` trains a recipe with several values of anything else than the seed.
     """
     from ardbench.cli.training import Wanted, execute
     from ardbench.verbs.training import check_untaught
 
-    wanted = Wanted(**words)
-    recipe = wanted.resolved()
-    check_untaught(recipe, wanted.recipe)
-    execute(wanted, recipe, ())
+    execute(Wanted(**words), (), check_untaught)

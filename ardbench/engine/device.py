@@ -176,16 +176,16 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """
     side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    rate = 2 * side**3 / _least_seconds(lambda: a @ b, device)
+    rate = 2 * side**3 / least_seconds(lambda: a @ b, device)
     if device.type == "cpu":  # oneDNN's fp32 products are half as fast as its convolutions
         x = torch.randn(64, 128, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
         weight = torch.randn(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
         flop = 2 * x.numel() * weight[0].numel()
-        rate = max(rate, flop / _least_seconds(lambda: torch.conv2d(x, weight, padding=1), device))
+        rate = max(rate, flop / least_seconds(lambda: torch.conv2d(x, weight, padding=1), device))
     return rate
 
 
-def _least_seconds(work: Callable[[], object], device: torch.device, budget: float = 0.2) -> float:
+def least_seconds(work: Callable[[], object], device: torch.device, budget: float = 0.2) -> float:
     """Return the least seconds that `work` takes once it is warm, by the device's own clock."""
     work()
     taken, until = list[float](), time.perf_counter() + budget

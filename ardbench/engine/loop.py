@@ -115,18 +115,22 @@ class Loop:
                 self.cache.save()
 
     def _train(self) -> bool:
-        for epoch in range(self.at.epoch, self.recipe.schedule.epochs):
+        while not self._over():
             try:
-                whole = self._epoch(epoch) and self._close(epoch)
+                whole = self._epoch(self.at.epoch) and self._close(self.at.epoch)
             except Paused:  # all batches are made, and `_resume` begins with measuring
                 whole = False
             if not whole:
                 self._save()
                 return False
-            if epoch + 1 < self.recipe.schedule.epochs and self.stop():
+            if not self._over() and self.stop():
                 return False
         self._finish()
         return True
+
+    def _over(self) -> bool:
+        """Return whether the last epoch is done, or no better one has come for as long as the recipe waits."""
+        return self.at.epoch >= self.recipe.schedule.epochs or self.recipe.selection.exhausted(self.rows)
 
     def _epoch(self, epoch: int) -> bool:
         """Train the rest of one epoch; return False if it was stopped before its end."""
@@ -189,6 +193,8 @@ class Loop:
         if self.averaged is not None and self.recipe.average.kind == "swa" and self._averages(epoch):
             self.averaged.update_parameters(self.method.student)
         row |= self._cost()
+        if self.recipe.keep_every and (epoch + 1) % self.recipe.keep_every == 0:
+            self._export(f"epoch-{epoch + 1}", self.method.deployed(self.method.student))
         if self.diagnostics is not None:
             row["diagnostics"] = self.diagnostics.close()
         self.rows.append(row)

@@ -106,7 +106,7 @@ def _refuse_single_images(recipe: Recipe) -> None:
 def _end(run: Run, recipe: Recipe, loop: Loop, device: torch.device) -> None:
     """Write the marker of a finished run."""
     document = {
-        "epochs": recipe.schedule.epochs,
+        "epochs": loop.at.epoch,
         "seconds": loop.at.seconds,
         "images": loop.at.images,
         "device": device.type,

@@ -5,19 +5,19 @@ from __future__ import annotations
 from functools import cache
 
 from ardbench import data
-from ardbench.evaluation.protocols import AutoAttack, Clean, protocol
+from ardbench.evaluation.protocols import AutoAttack, Clean, Protocol, protocol
 from ardbench.models.cost import cost
 
 ROBUST = 0.5
 """The share of test images that AutoAttack is taken to spend all its attacks on; the others fall to the first ones."""
 
 
-def forwards(name: str, classes: int) -> float:
+def forwards(asked: str | Protocol, classes: int) -> float:
     """Return what a protocol costs on one image, in forwards of the network; a backward to the image counts as one.
 
     AutoAttack's numbers are those of a point that stays robust, times `ROBUST`, and hold for 100 steps and 9 targets.
     """
-    rules = protocol(name)
+    rules = protocol(asked) if isinstance(asked, str) else asked
     if isinstance(rules, Clean):
         return 1
     if not isinstance(rules, AutoAttack):
@@ -34,9 +34,9 @@ def of_attack(name: str, rules: AutoAttack, classes: int) -> int:
     return costs[name]
 
 
-def flop(name: str, images: int, model: str, dataset: str) -> float:
+def flop(asked: str | Protocol, images: int, model: str, dataset: str) -> float:
     """Return what a protocol costs on so many images of a data set."""
-    return images * forwards(name, data.info(dataset).num_classes) * _forward(model, dataset)
+    return images * forwards(asked, data.info(dataset).num_classes) * _forward(model, dataset)
 
 
 @cache

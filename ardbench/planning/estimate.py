@@ -102,7 +102,7 @@ def _estimate(cell: Cell, measures: Counter[str], rates: Rates, tflops: float | 
         return Estimate(*work)
     if tflops:
         return Estimate(*work, tflops * 1e12, "as given with --tflops")
-    reached = {name: rates.evaluation(name, recipe.student) for name in passes}
+    reached = {name: rates.evaluation(name, recipe.student, data.info(recipe.data.name).size) for name in passes}
     seconds = sum(passes[name] / rate for name, rate in reached.items() if rate)
     return Estimate(*work, *rates.training(cell), evaluation / seconds if seconds else None)
 

@@ -1,15 +1,16 @@
 """How fast a device is, in FLOP/s: by the runs that it has trained and evaluated, or else by the speed tables.
 
-These are what `benchmarks/speed/training.py` and `scaling.py` write; only rows of a device of the same name tell anything.
+Images of one size tell nothing of another: small ones may reach a hundredth of the FLOP/s. The tables are
+what `benchmarks/speed/training.py` and `scaling.py` write; only rows of a device of the same name tell anything.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from io import StringIO
 from pathlib import Path
 from statistics import median
@@ -47,6 +48,11 @@ class Trained:
         """Method and student."""
         return self.run.recipe.composition, self.run.recipe.student
 
+    @property
+    def size(self) -> int:
+        """The side of its images."""
+        return data.info(self.run.recipe.data.name).size
+
     @cached_property
     def rate(self) -> float:
         """The FLOP/s that its epochs have reached; counted when it is asked for."""
@@ -61,6 +67,7 @@ class Evaluated:
 
     protocol: str
     student: str
+    size: int
     flop: float
     seconds: float
 
@@ -82,42 +89,47 @@ class Rates:
 
     trained: Sequence[Trained] = ()
     evaluated: Sequence[Evaluated] = ()
-    table: Sequence[Timed] = ()
-    """Empty where runs tell."""
+    table: Callable[[], Sequence[Timed]] = tuple
+    """Reads the speed tables, where no run of the same student tells."""
 
     def training(self, cell: Cell) -> tuple[float | None, str]:
-        """Return the rate of the run itself, else of its like, and where it comes from, in words.
+        """Return the rate of the run itself, else of its like on images of its size, and where it comes from, in words.
 
         The median where there are several.
         """
         like = (cell.recipe.composition, cell.recipe.student)
-        runs: list[tuple[str, Sequence[Trained | Timed]]] = [
-            ("reached by the run itself", [one for one in self.trained if one.run.path == cell.run.path]),
-            ("reached by the same method and student", [one for one in self.trained if one.alike == like]),
-            ("reached by the same student", [one for one in self.trained if one.alike[1] == like[1]]),
-            ("reached by all runs there", self.trained),
+        there = [one for one in self.trained if one.size == data.info(cell.recipe.data.name).size]
+        told: list[tuple[str, Sequence[Trained | Timed]]] = [
+            ("reached by the run itself", [one for one in there if one.run.path == cell.run.path]),
+            ("reached by the same method and student", [one for one in there if one.alike == like]),
+            ("reached by the same student", [one for one in there if one.alike[1] == like[1]]),
         ]
-        for source, chosen in (*runs, *self._tabulated(cell.recipe)):
+        if not any(chosen for _, chosen in told):
+            told = [*self._tabulated(cell.recipe), ("reached by all runs on images of this size", there)]
+        for source, chosen in told:
             if chosen:
                 return median(one.rate for one in chosen), source
         return None, ""
 
-    def evaluation(self, protocol: str, student: str) -> float | None:
-        """Return the rate of evaluations of the same protocol and student, else of the protocol, else of all."""
-        of_protocol = [e for e in self.evaluated if e.protocol == protocol]
-        like = [e for e in of_protocol if e.student == student] or of_protocol or self.evaluated
+    def evaluation(self, protocol: str, student: str, size: int) -> float | None:
+        """Return the rate of evaluations of the same protocol and student, else of the protocol, else of all.
+
+        Args:
+            size: the side of the images; those of others tell nothing.
+        """
+        there = [e for e in self.evaluated if e.size == size]
+        of_protocol = [e for e in there if e.protocol == protocol]
+        like = [e for e in of_protocol if e.student == student] or of_protocol or there
         return sum(e.flop for e in like) / sum(e.seconds for e in like) if like else None
 
     def _tabulated(self, recipe: Recipe) -> list[tuple[str, list[Timed]]]:
-        """Return the rows with a recipe's student, nearest first; the rate of another may be 20 times as high.
+        """Return the rows with a recipe's student and size of images, nearest first.
 
-        So may that of larger images: where there are none as large, the largest of the smaller ones count.
+        The rate of another student may be 20 times as high.
         """
         precision = recipe.precision.outer if recipe.precision.outer == recipe.precision.attack else None
         size = data.info(recipe.data.name).size
-        fitting = [row for row in self.table if row.student == recipe.student and row.size <= size]
-        largest = max((row.size for row in fitting), default=0)
-        rows = [row for row in fitting if row.size == largest]
+        rows = [row for row in self.table() if (row.student, row.size) == (recipe.student, size)]
         alike = [row for row in rows if row.precision == precision]
         like = [row for row in alike if row.method == recipe.composition]
         by = "by the speed table, same student"
@@ -143,9 +155,10 @@ def measured(
         if run.metrics and _countable(run):
             trained += [Trained(run, counted)] if _made_on(run, device) else []
             evaluated += _evaluations(run, device, protocols, evaluated)
-    paths = [] if trained else [tables / f"{kind}{device.type}.csv" for kind in ("", "scaling-")]
-    table = [row for path in paths for row in read_table(path, hardware_name(device))]
-    return Rates(trained, evaluated, table)
+    paths = [tables / f"{kind}{device.type}.csv" for kind in ("", "scaling-")]
+    return Rates(
+        trained, evaluated, cache(lambda: [row for path in paths for row in read_table(path, hardware_name(device))])
+    )
 
 
 def read_table(path: Path, name: str) -> list[Timed]:
@@ -190,16 +203,17 @@ def _evaluations(
     """Return what a run's evaluations took; one that was taken over from the same network took nothing."""
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     student, dataset = run.recipe.student, run.recipe.data.name
+    size = data.info(dataset).size
     found = []
     for protocol in protocols:
-        there = sum((one.protocol, one.student) == (protocol, student) for one in known)
+        there = sum((one.protocol, one.student, one.size) == (protocol, student, size) for one in known)
         stem = file_name(protocol).removesuffix(".json")
         paths = [*run.path.glob(f"eval/*/{stem}.json"), *run.path.glob(f"eval/*/{stem}-n*[0-9].json")]
         for path in sorted(paths)[: max(0, SAMPLES - there)]:
             verdicts = load_verdicts(path)
             if verdicts.protocol == protocol and verdicts.seconds and verdicts.environment.get("device") == named:
                 cost = flop(protocol, verdicts.n, student, dataset)
-                found.append(Evaluated(protocol, student, cost, verdicts.seconds))
+                found.append(Evaluated(protocol, student, size, cost, verdicts.seconds))
     return found
 
 

@@ -16,6 +16,7 @@ from ardbench.config import Recipe, in_pixels
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.faults import blamed, outside, place
+from ardbench.recipes.values import one
 from ardbench.untrusted import read_toml
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def resolve(
             raise unknown(f"variant of {base}", variant, variants)
         tree = _merged(tree, {"title": f"{tree.get('title', base)} ({variant})"} | variants[variant])
     given = {"data.name": dataset, "student": student, "seed": seed, "schedule.epochs": epochs}
-    changes = sets if isinstance(sets, Mapping) else dict(_parsed(text) for text in sets)
+    changes = sets if isinstance(sets, Mapping) else dict(parsed(text) for text in sets)
     for key, value in ({k: v for k, v in given.items() if v is not None} | dict(changes)).items():
         _put(tree, key, value)
     tree.setdefault("name", Path(located).stem + f"@{variant}" * bool(variant))
@@ -189,14 +190,12 @@ def _of_another_kind(section: str, old: Tree, new: Tree) -> bool:
     return mark in new and new[mark] != old.get(mark)
 
 
-def _parsed(text: str) -> tuple[str, Any]:
+def parsed(text: str) -> tuple[str, Any]:
+    """Return key and value of a "section.key=value"."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ArdbenchError(f"--set {text!r} is not of the form section.key=value, such as --set attack.steps=7.")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):
-        return key.strip(), value.strip()  # a bare word or fraction: resnet18, 8/255
+    return key.strip(), one(value)
 
 
 def _put(tree: Tree, key: str, value: Any) -> None:

@@ -173,7 +173,7 @@ def _about(run: Run, checkpoint: str) -> str:
     }
     return (
         f"`{recipe.student}`, trained with `{recipe.method['name']}` on {data.info(recipe.data.name).title}{taught}. "
-        f"Checkpoint `{checkpoint}`: {selected[checkpoint]}."
+        f"Checkpoint `{checkpoint}`: {selected.get(checkpoint, 'the weights after that epoch')}."
     )
 
 
@@ -229,9 +229,14 @@ def trust_findings(folder: Path) -> Iterator[str]:
             yield f"Trust check {one.check} ({one.level}, {path.name}): {one.reason}"
 
 
+def _epochs(run: Run) -> str:
+    planned, made = run.recipe.schedule.epochs, (run.done or {}).get("epochs")
+    return f"{planned} epochs" if made in (None, planned) else f"{made} of {planned} epochs (selection.patience)"
+
+
 def _training(run: Run, config: Mapping[str, Any]) -> Iterator[str]:
     recipe, known = run.recipe, run.environment
-    yield f"Recipe {_code(recipe.name)}, seed {recipe.seed}, {recipe.schedule.epochs} epochs; every value is in `config.json`."
+    yield f"Recipe {_code(recipe.name)}, seed {recipe.seed}, {_epochs(run)}; every value is in `config.json`."
     yield f"The recipe's threat: {threat_name(recipe.threat.norm, recipe.threat.eps)}."
     for teacher in config["teachers"]:
         name, model, digest = marked(teacher["name"]), _code(teacher["model"]), _code(teacher["sha256"])

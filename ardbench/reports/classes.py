@@ -18,7 +18,7 @@ from ardbench.reports.results import evaluations, protocol_order, threat_name
 from ardbench.reports.settings import teachers_in_words
 from ardbench.reports.tables import UNFINISHED, Entry, Row, Table
 from ardbench.reports.view import WHOLE, View
-from ardbench.runs import Run
+from ardbench.runs import Run, checkpoint_order
 
 ABOUT = ("run", "dataset", "checkpoint", "protocol", "protocol_version", "norm", "eps", "status")
 COUNTED = ("class", "value", "n", "low", "high")
@@ -140,7 +140,7 @@ def _classes(group: Sequence[Evaluated], where: str, intervals: bool) -> Table:
     lines, used = [], []
     for one in group:
         opens = True
-        for checkpoint in ("best", "last", "averaged"):
+        for checkpoint in checkpoint_order(where for where, _ in one.verdicts):
             found = [one.verdicts.get((checkpoint, name)) for name in shown]
             if any(found):
                 used += [verdicts for verdicts in found if verdicts]

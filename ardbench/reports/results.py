@@ -20,7 +20,7 @@ from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, wor
 from ardbench.reports import judging
 from ardbench.reports.published import Number, published_beside
 from ardbench.reports.settings import cells_of, settings_of, teachers_in_words
-from ardbench.runs import CHECKPOINTS, Run, remembered
+from ardbench.runs import Run, is_checkpoint, remembered
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
 WORST = "worst"
@@ -171,7 +171,7 @@ def verdicts_of(run: Run, path: Path) -> Verdicts:
 def _verdict_files(run: Run, pattern: str) -> Iterator[Path]:
     """Yield the files of finished evaluations of checkpoints that a run can have, in the order of names."""
     for path in sorted(run.path.glob(pattern)):
-        known = path.parent.name in CHECKPOINTS
+        known = is_checkpoint(path.parent.name)
         if known and not path.name.endswith(".state.json") and not trust.is_trust(path):
             yield path
 

@@ -12,6 +12,7 @@ from ardbench.reports.results import WORST, protocol_order, threat_name
 from ardbench.reports.results import written_eps as written_eps
 from ardbench.reports.view import WHOLE, View
 from ardbench.reports.worst import Behind, behind
+from ardbench.runs import checkpoint_order
 
 SUBSET, UNFINISHED, ASSUMED, FURTHER = "†", "‡", "§", "¶"
 
@@ -148,7 +149,7 @@ def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int, 
     first = group.iloc[0]
     labels = (name, first["student"], first["teachers"])
     measured, quoted = group[group["published"].isna()], group[group["published"].notna()]
-    checkpoints = [one for one in ("best", "last", "averaged") if one in set(measured["checkpoint"])] or [""]
+    checkpoints = checkpoint_order(name for name in measured["checkpoint"] if name) or [""]
     lines: list[Row] = []
     for checkpoint in checkpoints:
         rows = measured[measured["checkpoint"] == checkpoint]
@@ -163,7 +164,7 @@ def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int, 
 
 def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int, worst: Behind) -> list[Entry]:
     """Return the cells of a line; its worst case is blank where it lacks an attack that most lines have."""
-    cells = [_entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
+    cells = [entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
     if WORST in protocols and cells[place := protocols.index(WORST)].text:
         shown = rows[(rows["protocol"] == WORST) & rows["value"].notna()]
         over = {worst.of(run, checkpoint) for run, checkpoint in zip(shown["run"], shown["checkpoint"], strict=True)}
@@ -174,7 +175,7 @@ def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int, worst: Beh
     return cells
 
 
-def _entry(rows: pd.DataFrame, decimals: int) -> Entry:
+def entry(rows: pd.DataFrame, decimals: int) -> Entry:
     """Return one cell: value and interval, over several seeds mean and deviation; blank if nothing was measured."""
     rows = rows[rows["value"].notna()]
     if rows.empty:

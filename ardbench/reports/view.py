@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ardbench.errors import unknown
+from ardbench.runs import is_checkpoint
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class View:
             rows = rows[rows["protocol"].isin([*named, ""])]
         if not (self.protocols or self.checkpoints):
             return rows
-        stated = rows["checkpoint"].where(rows["checkpoint"].isin(["", "best", "last", "averaged"]), "last")
+        stated = [name if not name or is_checkpoint(name) else "last" for name in rows["checkpoint"]]
         return rows[[self.shows(*pair) for pair in zip(rows["protocol"], stated, strict=True)]]
 
     def places(self, header: Sequence[str], labels: int) -> list[int]:

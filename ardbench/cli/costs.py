@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from ardbench.listeners import say
 if TYPE_CHECKING:
     import torch
 
-    from ardbench.evaluation.protocols import Protocol
     from ardbench.verbs.measuring import Measuring
     from ardbench.verbs.training import Training
 
@@ -21,8 +20,6 @@ COSTS = ("M images", "PFLOP", "hours")
 HOUR = 3600.0
 LARGE = 1e13
 """FLOP below which no device computes for an hour."""
-BATCH = 100
-"""Images at a time in a trial of an evaluation: one batch may not take minutes on a small machine."""
 SHORT = 1.0
 """Seconds of a trial before an evaluation that was asked for."""
 FEW = 1000
@@ -65,50 +62,16 @@ def show_training(trainings: Sequence[Training], device: str, runs: Path, output
     output.document({"device": describe(chosen), "runs": rows})
 
 
-@dataclass(frozen=True)
-class Planned:
-    """An evaluation that was asked for."""
-
-    job: Measuring
-    checkpoint: str
-    rules: Protocol
-    images: int
-    flop: float
-    """0 where it is not missing."""
-    state: str
-    """missing, stored, or `as best` where the checkpoint best is the same network and is measured first."""
-
-
-def planned(job: Measuring) -> list[Planned]:
-    """Return what a measuring would do, as far as it is not done already."""
-    from ardbench import data
-    from ardbench.evaluation.cost import flop
-    from ardbench.evaluation.verdicts import file_name, load_verdicts
-
-    subject, asked, found = job.subject, job.question, list[Planned]()
-    images = asked.n or data.info(subject.dataset).test_images
-    for checkpoint in subject.checkpoints:
-        store, weights = subject.store(checkpoint, job.threat, asked.seed), subject.key(checkpoint)["weights"]
-        twin = subject.run and subject.run.twin(checkpoint)
-        same = twin is not None and twin in [one.checkpoint for one in found]
-        for one in asked.rules:
-            file = store / file_name(one.name, asked.n)
-            there = file.is_file() and load_verdicts(file).key.get("weights") == weights
-            state = "stored" if there else f"as {twin}" if same else "missing"
-            cost = flop(one, images, subject.model, subject.dataset) if state == "missing" else 0.0
-            found.append(Planned(job, checkpoint, one, images, cost, state))
-    return found
-
-
 def show_evaluation(jobs: Sequence[Measuring], device: str, output: Output) -> None:
     """Print what evaluations cost here and measure nothing."""
     from ardbench.engine.device import choose, describe
     from ardbench.planning import trial
+    from ardbench.verbs.costing import planned, rates_of
 
     chosen, rows = choose(device), list[dict[str, Any]]()
     for job in jobs:
         asked = planned(job)
-        rates = _rates(asked, chosen, trial.SECONDS)
+        rates = rates_of(asked, chosen, trial.SECONDS)
         rows += [
             {
                 "subject": job.subject.name,
@@ -132,14 +95,15 @@ def warn_of_hours(jobs: Sequence[Measuring], device: torch.device) -> None:
     from ardbench import processes
     from ardbench.evaluation.protocols import AutoAttack
     from ardbench.models import MODELS
+    from ardbench.verbs.costing import planned, rates_of
 
     hours, images = 0.0, 0
     for job in jobs:
         if job.subject.model not in MODELS:  # an object, of which nothing is known
             continue
         attacks = [one for one in planned(job) if isinstance(one.rules, AutoAttack) and one.flop]
-        if sum(one.flop for one in attacks) >= LARGE:
-            rates, images = _rates(attacks, device, SHORT), attacks[0].images
+        if attacks and sum(one.flop for one in attacks) >= LARGE:
+            rates, images = rates_of(attacks, device, SHORT), attacks[0].images
             hours += sum(one.flop / rates[one.rules.name] for one in attacks) / HOUR / processes.size()
     if hours < 1:
         return
@@ -148,27 +112,6 @@ def warn_of_hours(jobs: Sequence[Measuring], device: torch.device) -> None:
         wider = (images / FEW) ** 0.5
         less = f"--n {FEW} takes about {digits(hours * FEW / images)} h, its intervals {digits(wider)} times as wide"
     say(f"AutoAttack on {images:,} images takes about {digits(hours)} h here: {less}.")
-
-
-def _rates(asked: Sequence[Planned], device: torch.device, seconds: float) -> dict[str, float]:
-    """Return the FLOP/s of each protocol that is missing of a subject, as earlier evaluations or a trial tell."""
-    from ardbench import data
-    from ardbench.planning import trial
-    from ardbench.planning.counting import StepCounter
-    from ardbench.planning.rates import measured
-
-    names = sorted({one.rules.name for one in asked if one.flop})
-    if not names:
-        return {}
-    subject, runs = asked[0].job.subject, asked[0].job.runs
-    known = measured(runs, device, names, StepCounter())
-    found = {name: known.evaluation(name, subject.model, data.info(subject.dataset).size) for name in names}
-    if None in found.values():
-        say(f"No evaluation below {runs} tells how fast this is: trying {seconds:.0f} s of forwards and backwards.")
-        net, batch = subject.network(asked[0].checkpoint, device), min(BATCH, asked[0].images)
-        tried = trial.attacking(net, subject.model, subject.dataset, batch, seconds)
-        return {name: rate or tried for name, rate in found.items()}
-    return {name: rate for name, rate in found.items() if rate}
 
 
 def _show(rows: Sequence[dict[str, Any]], labels: Sequence[str], output: Output) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from click.exceptions import Exit
 
-from ardbench.cli import STOPPED
+from ardbench.cli import STOPPED, costs
+from ardbench.cli.ended import evaluation, facts_of, summary
 from ardbench.cli.output import Output, speaking_once, typed_again
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
@@ -20,7 +20,6 @@ from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
     from ardbench.config import Recipe
-    from ardbench.runs import Run
     from ardbench.verbs.training import Training
 
 
@@ -61,11 +60,8 @@ class Wanted:
         found = [resolved(self.recipe, self.fast, self.sets, words | {"seed": seed}) for seed in seeds or [None]]
         if len({recipe.seed for recipe in found}) < len(found):
             raise ArdbenchError("--set seed= has the last word over --seed: give one of them.")
-        if self.diagnostics:
-            found = [recipe.model_copy(update={"diagnostics": True}) for recipe in found]
-        if self.keep_every:
-            found = [recipe.model_copy(update={"keep_every": self.keep_every}) for recipe in found]
-        return found
+        wishes = {"diagnostics": self.diagnostics, "keep_every": self.keep_every}
+        return [recipe.model_copy(update={key: wish for key, wish in wishes.items() if wish}) for recipe in found]
 
 
 def execute(wanted: Wanted, teachers: Sequence[str], check: Callable[[Recipe, str], None]) -> None:
@@ -86,26 +82,16 @@ def execute(wanted: Wanted, teachers: Sequence[str], check: Callable[[Recipe, st
         tracking = Tracking.to(wanted.tensorboard, wanted.wandb, wanted.mlflow)
         trainings = [prepared(recipe, teachers, wanted.runs) for recipe in recipes]
         if wanted.dry_run:
-            from ardbench.cli.costs import show_training
-
-            show_training(trainings, wanted.device, wanted.runs, output)
+            costs.show_training(trainings, wanted.device, wanted.runs, output)
             return
-        facts = _execute(wanted, trainings, output, log, tracking)
+        facts: list[dict[str, Any]] = []
+        for training in trainings:  # even out of time none is left out: torchrun's processes stop together, in a run
+            facts.append(_one(wanted, training, output, log, tracking))
+            if not facts[-1]["finished"]:
+                break
         output.document(facts[0] if len(trainings) == 1 else {"runs": facts})
         if not facts[-1]["finished"]:
             raise Exit(STOPPED)
-
-
-def _execute(
-    wanted: Wanted, trainings: Sequence[Training], output: Output, log: Log, tracking: Tracking
-) -> list[dict[str, Any]]:
-    """Train one after the other and return what became of each; one that is stopped is the last."""
-    facts: list[dict[str, Any]] = []
-    for training in trainings:  # even out of time none is left out: the processes of torchrun stop together, in a run
-        facts.append(_one(wanted, training, output, log, tracking))
-        if not facts[-1]["finished"]:
-            break
-    return facts
 
 
 def _one(wanted: Wanted, training: Training, output: Output, log: Log, tracking: Tracking) -> dict[str, Any]:
@@ -119,19 +105,17 @@ def _one(wanted: Wanted, training: Training, output: Output, log: Log, tracking:
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")
         if recipe.keep_every and not any(name.startswith("epoch-") for name in run.checkpoints):
-            output.line(
-                "Its epochs were not kept while it trained: for --keep-every train it again below another --runs."
-            )
+            output.line("Its epochs were not kept while it trained: to keep them train it again below another --runs.")
         tracking.draw([run])
     elif not _train(wanted, training, output, log, tracking):
         again = typed_again()
         output.line(f"Stopped and saved after {len(run.metrics)} of {recipe.schedule.epochs} epochs.")
         output.line(f"To go on, type the same command again: {again}")
-        return _facts(run, finished=False, already_done=False, following=again)
-    following = _evaluation(wanted, run)
-    output.line(_summary(run))
+        return facts_of(run, finished=False, already_done=False, following=again)
+    following = evaluation(wanted.data_root, run)
+    output.line(summary(run))
     output.line(f"Next: {following}")
-    return _facts(run, finished=True, already_done=before, following=following)
+    return facts_of(run, finished=True, already_done=before, following=following)
 
 
 def _train(wanted: Wanted, training: Training, output: Output, log: Log, tracking: Tracking) -> bool:
@@ -157,35 +141,3 @@ def _train(wanted: Wanted, training: Training, output: Output, log: Log, trackin
     if finished and rows:
         output.line(f"Speed: {speed}.")
     return finished
-
-
-def _evaluation(wanted: Wanted, run: Run) -> str:
-    root = ["--data-root", str(wanted.data_root)] if wanted.data_root else []
-    return shlex.join(["ardbench", "eval", str(run.path), *root])
-
-
-def _summary(run: Run) -> str:
-    """Return what a finished run has cost and, if it was validated, how it stands."""
-    done, row = run.done or {}, (run.metrics or [{}])[-1]
-    epochs, planned = done.get("epochs"), run.recipe.schedule.epochs
-    early = "" if epochs == planned else f" of {planned}, as selection.patience ended it,"
-    text = f"Finished: {epochs} epochs{early} in {done.get('seconds', 0.0):.1f} s on {done.get('device')}"
-    for where, words in (("val", "validation"), ("test", "test")):
-        if f"{where}_clean" in row:
-            clean, robust = 100 * row[f"{where}_clean"], 100 * row[f"{where}_robust"]
-            text += f"; {words} accuracy at the end {clean:.1f} % clean, {robust:.1f} % under {run.recipe.selection.protocol}"
-    best = done.get("best_epoch", -1)
-    return f"{text}; best epoch {best + 1}." if "best" in run.checkpoints else f"{text}."
-
-
-def _facts(run: Run, *, finished: bool, already_done: bool, following: str) -> dict[str, Any]:
-    return {
-        "run": str(run.path),
-        "identity": run.identity,
-        "finished": finished,
-        "already_done": already_done,
-        "done": run.done,
-        "metrics": run.metrics,
-        "checkpoints": run.checkpoints,
-        "next": following,
-    }

@@ -105,3 +105,16 @@ def nt_xent(u: Tensor, v: Tensor, tau: float) -> Tensor:
     log_p = cosines.masked_fill(itself, float("-inf")).log_softmax(dim=-1)
     positives = log_p.roll(len(u), dims=1).diagonal()  # (2B,): of anchor i in column i + B, in a circle of 2B
     return -positives.reshape(2, -1).mean(dim=0)
+
+
+def trust(teacher_adv: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """Return A_i = T_y(x'_i)^beta (B,), a constant of the loss.
+
+    Args:
+        teacher_adv: (B, K) logits of the teacher at x'.
+        labels: (B,).
+        beta: exponent; 0 trusts the teacher wholly.
+
+    Source: Zhu et al., ICLR 2022, Equation 5 as transcribed in RSLAD's Table 1; exponent after the released code.
+    """
+    return (-beta * cross_entropy(teacher_adv, labels)).exp().detach()

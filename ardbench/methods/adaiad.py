@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ardbench.config import NonNegative, Point, Positive, ReleasedConfig, Share
-from ardbench.losses import cross_entropy, kl
+from ardbench.losses import cross_entropy, kl, trust
 from ardbench.methods.base import Method, Step
-from ardbench.methods.iad import trust
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,26 +6,11 @@ from typing import TYPE_CHECKING
 
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import Forwards, MethodConfig, NonNegative, Point, ReleasedConfig, Share
-from ardbench.losses import cross_entropy, kl
+from ardbench.losses import cross_entropy, kl, trust
 from ardbench.methods.base import Method, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ardbench.data.batches import Batch
-
-
-def trust(teacher_adv: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """Return A_i = T_y(x'_i)^beta (B,), a constant of the loss.
-
-    Args:
-        teacher_adv: (B, K) logits of the teacher at x'.
-        labels: (B,).
-        beta: exponent; 0 trusts the teacher wholly.
-
-    Source: Zhu et al., ICLR 2022, Equation 5 as transcribed in RSLAD's Table 1; exponent after the released code.
-    """
-    return (-beta * cross_entropy(teacher_adv, labels)).exp().detach()
 
 
 class IADIConfig(ReleasedConfig):

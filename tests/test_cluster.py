@@ -222,7 +222,8 @@ def test_the_command_line_works_on_a_cluster(machines: Machines, tmp_path: Path,
     words = ["reproduce", "tiny.toml", "--engine", "ray", "--address", machines.address, "--device", "cpu"]
     result = call(*words)
     assert result.exit_code == 0, result.output
-    connected, device, *lines = result.stderr.splitlines()
+    moved, connected, device, *lines = result.stderr.splitlines()
+    assert moved.startswith("pgd-at-digits was written for digits. ")
     assert connected == f"Connected to the Ray cluster at {machines.address} (nodes: 3, CPUs: 2, GPUs: 0)."
     assert device == "Device: cpu; 1 of 1 runs are to be done, each with 1 CPU."
     assert lines[0] in ("robust s0: started on first", "robust s0: started on second")

@@ -142,7 +142,7 @@ def test_the_figure_has_a_column_for_each_axis_and_is_the_same_from_the_same_row
         row.measured(Measured(seconds, 0.1, 0.01, 100.0), 1e8, 5)
         table.write(row)
     paths = scaling_report.draw(table.rows(), tmp_path / "one")
-    assert [path.name for path in paths] == ["one.png", "one.svg"]
+    assert [path.name for path in paths] == ["one.png", "one.svg", "one.pdf"]
     again = scaling_report.draw(table.rows(), tmp_path / "two")
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     svg = paths[1].read_text(encoding="utf-8")

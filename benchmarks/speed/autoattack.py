@@ -249,8 +249,9 @@ class Watch(Progress):
 
     def task(self, description: str, total: int, unit: str = "images") -> None:
         for path in self.folder.glob("*.state.json"):  # none before the clean predictions
-            self.clock.begin(description)
-            self.said.append((description, load_state(path).predictions))
+            attack = description.partition(" ")[0]  # of "apgd-t (2/4)"
+            self.clock.begin(attack)
+            self.said.append((attack, load_state(path).predictions))
 
     def took(self, labels: list[int], last: list[int]) -> dict[int, str]:
         """Return the attack that took each point that was right at first; `last` is what was said in the end."""

@@ -258,7 +258,7 @@ def trained(
 
 
 def test_train_goes_from_teachers_to_a_done_marker_and_stops_and_goes_on(tmp_path: Path) -> None:
-    """With a time limit of nothing each call makes one step (2 of 3 epochs) or measures one epoch; in the end it is the same."""
+    """With a time limit of nothing each call makes one step (2 of 3 epochs) or measures one epoch; it comes to the same."""
     teacher = trained(own("pgd-at", schedule__epochs=1), tmp_path)
     assert teacher is not None
     taught = (of_run(teacher, "robust"),)

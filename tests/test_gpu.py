@@ -173,7 +173,7 @@ LAUNCHES = {
     ("eval", "pgd-at"): (439, 474, 241), ("train", "pgd-at"): (478, 512, 241),
     ("eval", "trades"): (695, 757, 462), ("train", "trades"): (763, 824, 462),
     ("eval", "rslad"): (661, 721, 474), ("train", "rslad"): (700, 759, 474),
-    ("eval", "adaad"): (687, 732, 299), ("train", "adaad"): (726, 770, 299),
+    ("eval", "adaad"): (688, 733, 300), ("train", "adaad"): (727, 771, 300),
     ("eval", "iad-i"): (453, 488, 255), ("train", "iad-i"): (492, 526, 255),
 }  # fmt: skip
 """The most launches of a step of a ResNet-8 at batch 2 with 2 attack steps: in fp32, bf16, and bf16 that is replayed."""

@@ -33,6 +33,7 @@ from ardbench.runs import Run
 
 ROOT = Path(__file__).parents[1]
 CASES = [(name, "none") for name in OURS] + [(name, "global") for name in ("crdnd", "iad-i", "peeraid", "rslad")]
+CASES += [("iad-i+fair+igdm+awp", "global"), ("adaad+igdm+fair+sam-like", "none"), ("crdnd+igdm+awp", "none")]
 """Methods, and what stands at the place of BatchNorm: nothing, or one over the global batch."""
 SETS = {
     ("iad-i", "global"): {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -230,6 +231,15 @@ def test_the_last_set_wins_and_wins_over_options_and_variants() -> None:
         resolve("rslad-digits", sets={"method.scale": 0.5}).method
         == resolve("rslad-digits", sets=["method.scale=0.5"]).method
     )
+
+
+def test_what_the_caller_gave_stays_as_it_was() -> None:
+    changes = {"modules": [{"name": "igdm", "alpha": 2}], "modules.igdm.alpha": 3}
+    changes |= {"average": {"kind": "ema", "decay": 0.9}, "average.decay": 0.5}
+    given = copy.deepcopy(changes)
+    found = [resolve("rslad-digits", sets=changes) for _ in range(2)]
+    assert changes == given
+    assert [(one.modules[0]["alpha"], one.average.decay) for one in found] == [(3, 0.5), (3, 0.5)]
 
 
 def test_variants_merge_by_section_and_replace_a_section_of_another_kind(tmp_path: Path) -> None:

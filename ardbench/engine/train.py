@@ -66,10 +66,6 @@ def train(
             listener.note(said)
         allow_tf32(recipe.precision.tf32)
         forget_peak(device)
-        if processes.size() > 1 and (recipe.modules or recipe.weight_perturbation):
-            raise ArdbenchError(
-                "Modules and weight perturbation train in one process: type the command without torchrun."
-            )
         _refuse_single_images(recipe)
         method = build_method(decided, teachers, device, listener, given)
         words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -209,7 +210,7 @@ def _put(tree: Tree, key: str, value: Any) -> None:
         if not isinstance(below, dict):
             raise ArdbenchError(f"--set {key}: {section} is a value, not a section.")
         tree = below
-    tree[last] = value
+    tree[last] = deepcopy(value)  # a later key may write into it, and it is the caller's
 
 
 def _validated(model: type[Model], tree: Tree, where: str, section: str = "") -> Model:

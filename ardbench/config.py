@@ -129,6 +129,10 @@ class ModuleConfig(Section):
 class Data(Section):
     """Which data set, how much of its training set validates, and how training images are augmented."""
 
+    LATER = frozenset({"place"})
+    SAME: ClassVar[frozenset[str]] = frozenset({"place"})
+    """What brings the same images by another way, and so is no part of a run's identity."""
+
     name: str
     validation: Count
     """Images held out of the training set, by class, with the data set's own seed; 0 trains on everything."""
@@ -140,6 +144,9 @@ class Data(Section):
     """Train on a class-balanced subset of this many images, drawn with the data set's own seed; None takes all."""
     normalise: bool = False
     """Whether the student's first layer subtracts the data set's mean and divides by its deviation."""
+    place: Literal["auto", "device", "host", "files"] = "auto"
+    """Where images lie: on the device, on the host (batches are copied ahead), or in their files (and are decoded each time);
+    auto: the first of these that has room."""
 
 
 class Threat(Section):
@@ -399,6 +406,7 @@ class Recipe(Section):
         words = {"name": True, "title": True, "family": True, "diagnostics": True, "keep_every": True}
         if self.sync_bn:  # as with one process
             words["sync_bn"] = True
-        science = self.model_dump(mode="json", exclude={**words, "precision": set(Precision.SAME)})
+        same = {"data": set(Data.SAME), "precision": set(Precision.SAME)}
+        science = self.model_dump(mode="json", exclude={**words, **same})
         text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -16,6 +16,7 @@ from ardbench import methods
 from ardbench.attacks.graph import DRAWN, Graphs
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import Recipe
+from ardbench.data.batches import TrainBatches
 from ardbench.data.load import load
 from ardbench.engine.device import forget_peak, peak_memory
 from ardbench.engine.loop import Loop
@@ -160,9 +161,32 @@ def test_training_waits_for_the_device_only_where_it_looks(name: str, sets: dict
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("name", ["pgd-at", "rslad"])
+def test_training_from_the_host_waits_for_the_device_at_the_first_step_of_an_epoch_alone(
+    name: str, tmp_path: Path
+) -> None:
+    loop = begun(recipe(name, data__batch=8, data__place="host"), tmp_path)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for index in range(2, 10):
+            loop._step(loop.batches.batch(0, index), 0, index)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_batches_from_the_host_are_those_of_the_device() -> None:
+    here, there = (
+        TrainBatches(load("fake", "cuda", place=place).train, "crop-flip", 40, False, 3) for place in ("device", "host")
+    )
+    for epoch, step in ((0, 0), (0, 1), (0, 2), (0, 3), (0, 6), (1, 0), (1, 1), (0, 4)):
+        one, other = here.batch(epoch, step), there.batch(epoch, step)
+        assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+
+
 def begun(wanted: Recipe, folder: Path) -> Loop:
     """Return a loop after two steps, in which it compiles, records, and asks the teacher about the views of the epoch."""
-    splits = load("fake", torch.device("cuda"), validation=wanted.data.validation)
+    words = ("fake", torch.device("cuda"), None, wanted.data.validation)
+    splits = load(*words, place=wanted.data.place)
     loop = Loop(Run(folder), wanted, method(wanted, to="cuda"), splits, lambda: False, Progress())
     for index in range(2):
         loop._step(loop.batches.batch(0, index), 0, index)

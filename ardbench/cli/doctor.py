@@ -27,7 +27,6 @@ VARIABLES = (
 )  # fmt: skip
 """What changes how ardbench works; no other variable is read."""
 DRIVER = Path("/proc/driver/nvidia/version")
-MEMORY = Path("/proc/meminfo")
 GIB = 2**30
 
 Facts = dict[str, str]
@@ -49,6 +48,7 @@ def doctor(data_root: Path | None, runs: Path, as_json: bool) -> None:
         "Precision": _precision(),
         "Folders": _folders(data_root, runs),
         "Data sets": _datasets(data_root),
+        "Images lie": _places(),
         "Environment": {name: os.environ.get(name, "not set") for name in VARIABLES},
     }
     sections = {title: {name: anonymous(value) for name, value in facts.items()} for title, facts in sections.items()}
@@ -123,11 +123,12 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 
 def _memory() -> str:
-    if not MEMORY.is_file():
-        return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"
-    lines = dict(line.split(":") for line in MEMORY.read_text(encoding="utf-8").splitlines())
-    whole, free = (int(lines[name].split()[0]) * 1024 / GIB for name in ("MemTotal", "MemAvailable"))
-    return f"{whole:.1f} GiB, {free:.1f} GiB available"
+    import torch
+
+    from ardbench.data.places import free_memory
+
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{whole / GIB:.1f} GiB, {free_memory(torch.device('cpu')) / GIB:.1f} GiB available"
 
 
 def _precision() -> Facts:
@@ -177,3 +178,14 @@ def _datasets(root: Path | None) -> Facts:
     from ardbench.data.verify import whereabouts
 
     return {name: whereabouts(name, root) for name in data.DATASETS}
+
+
+def _places() -> Facts:
+    """Return where a run would hold the images of each data set, and why."""
+    import torch
+
+    from ardbench import data
+    from ardbench.data.places import place_of
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {name: str(place_of(info, device)) for name, info in data.DATASETS.items()}

@@ -1,4 +1,4 @@
-"""Images that lie on the device as uint8, and the augmented batches of an epoch that are gathered from them."""
+"""The images of a data set as uint8, and the augmented batches of an epoch that are gathered from them on the device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ardbench import processes
 from ardbench.data import DatasetInfo, check_augment, check_batch
+from ardbench.data.ahead import Ahead
+from ardbench.data.images import Elsewhere
+from ardbench.data.places import Place
 from ardbench.data.stratify import stratified
 from ardbench.draws import Draws, generator
 from ardbench.errors import ArdbenchError
@@ -59,13 +62,13 @@ class Split:
     """Part of a data set, on one device.
 
     Args:
-        images: (N, C, H, W) uint8, contiguous.
+        images: (N, C, H, W) uint8, contiguous, or what gives them by rows from elsewhere.
         labels: (N,) int64.
         index: (N,) positions in the data set's own training or test set, int64.
         info: the facts of the data set.
     """
 
-    images: Tensor
+    images: Tensor | Elsewhere
     labels: Tensor
     index: Tensor
     info: DatasetInfo
@@ -80,7 +83,8 @@ class Split:
     def take(self, rows: list[int]) -> Split:
         """Return the split of these rows, in their order."""
         chosen = torch.tensor(rows, dtype=torch.int64, device=self.labels.device)
-        return Split(self.images[chosen], self.labels[chosen], self.index[chosen], self.info)
+        images = self.images[chosen] if isinstance(self.images, Tensor) else self.images.take(chosen.cpu())
+        return Split(images, self.labels[chosen], self.index[chosen], self.info)
 
     def subset(self, n: int, seed: int) -> Split:
         """Return n examples, the classes in proportion, in the split's order; larger n contain smaller ones."""
@@ -102,6 +106,8 @@ class Splits:
     train: Split
     validation: Split | None
     test: Split
+    place: Place | None = None
+    """Where the images lie; None where nobody has decided it."""
 
 
 class TrainBatches:
@@ -137,6 +143,7 @@ class TrainBatches:
         self.layout, self.rank, self.world = layout, rank, world
         self._augmented = torch.compile(crop_flip, dynamic=False) if compiled else crop_flip
         self._epoch, self._permutation = -1, split.labels
+        self._ahead = None if isinstance(split.images, Tensor) else Ahead(split.images, self._plan)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.split), self.size)
@@ -147,7 +154,8 @@ class TrainBatches:
         rows, view = self.seen(epoch, step)
         whole = min(self.size, len(self.split) - step * self.size)
         draws = Draws(self.seed, epoch, step, whole, whole * self.rank // self.world)
-        return Batch(self.pixels(rows, view), self.split.labels[rows], self.split.index[rows], view, draws)
+        x = self.pixels(rows, view) if self._ahead is None else self._shown(self._ahead.images(epoch, step), view)
+        return Batch(x, self.split.labels[rows], self.split.index[rows], view, draws)
 
     def seen(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Return which rows (b,) of the split this process sees in one step, and their views (b, 3)."""
@@ -155,13 +163,28 @@ class TrainBatches:
             raise IndexError(f"step {step} of an epoch of {len(self)}")
         rows = self._order(epoch)[step * self.size : (step + 1) * self.size]  # (B,)
         view = self._views(epoch, step, len(rows))  # (B, 3)
-        first, end = (len(rows) * rank // self.world for rank in (self.rank, self.rank + 1))
-        return rows[first:end], view[first:end]
+        return self._own(rows), self._own(view)
 
     def pixels(self, rows: Tensor, view: Tensor) -> Tensor:
         """Return rows (b,) of the split, each under its view (b, 3), as pixels (b, C, H, W) in [0, 1]."""
-        x = as_pixels(self._augmented(self.split.images, rows, view, self.split.info.pad))
+        images = self.split.images
+        return self._shown(images, view, rows) if isinstance(images, Tensor) else self._shown(images[rows], view)
+
+    def _shown(self, images: Tensor, view: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return rows (b,) of images, or all b of them, each under its view (b, 3), as pixels (b, C, H, W)."""
+        rows = torch.arange(len(view), device=view.device) if rows is None else rows
+        x = as_pixels(self._augmented(images, rows, view, self.split.info.pad))
         return x.contiguous(memory_format=self.layout)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """Return this process's of the rows (B, ...) of a global batch."""
+        first, end = (len(rows) * rank // self.world for rank in (self.rank, self.rank + 1))
+        return rows[first:end]
+
+    def _plan(self, epoch: int) -> list[Tensor]:
+        """Return the rows (b,) that this process sees in each step of an epoch, on the host; the device is waited for."""
+        parts = torch.split(self._order(epoch).cpu(), self.size)
+        return [self._own(rows) for rows in parts[: len(self)]]
 
     def _order(self, epoch: int) -> Tensor:
         """Return the permutation (N,) of an epoch."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from ardbench.data import DatasetInfo, check_sizes, data_root, info
 from ardbench.data.batches import Split, Splits
 from ardbench.data.fetch import check_root
+from ardbench.data.images import HostImages
+from ardbench.data.places import Place, place_of
 from ardbench.data.raw import Raw
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
@@ -24,8 +26,9 @@ def load(
     train_images: int | None = None,
     download: bool = True,
     progress: Progress | None = None,
+    place: str = "auto",
 ) -> Splits:
-    """Return a data set on a device; its validation split is the same for every teacher, student and seed of a run.
+    """Return a data set for a device; its validation split is the same for every teacher, student and seed of a run.
 
     Args:
         name: one of `DATASETS`.
@@ -33,22 +36,28 @@ def load(
         validation: images held out of the training set, the classes in proportion.
         train_images: how many of the others to train on, the classes in proportion; None takes all.
         download: whether an absent file may be fetched.
+        place: where the images lie, as `data.place` says it.
 
     Raises:
         ArdbenchError: an unknown name, sizes that do not fit, or files that are wrong or not to be had.
     """
     facts = info(name)
     check_sizes(facts, validation, train_images)
+    if place == "files":
+        raise ArdbenchError(
+            f"data.place = 'files' decodes images of a folder when they are wanted, and {name} is none: give 'host' or 'auto'."
+        )
     raw = read(facts, root, download, progress)
-    whole = _split(facts, raw.train_images, raw.train_labels)
+    lie = place_of(facts, torch.device(device), place)
+    whole = _split(facts, raw.train_images, raw.train_labels, device, lie)
     held, rest = None, whole
     if validation:
         order = whole.order("validation")
         held, rest = (whole.take(sorted(part)) for part in (order[:validation], order[validation:]))
     if train_images is not None and train_images < len(rest):
         rest = rest.take(sorted(rest.order("train")[:train_images]))
-    test = _split(facts, raw.test_images, raw.test_labels)
-    return Splits(_on(device, rest), None if held is None else _on(device, held), _on(device, test))
+    test = _split(facts, raw.test_images, raw.test_labels, device, lie)
+    return Splits(_on(device, rest), None if held is None else _on(device, held), _on(device, test), lie)
 
 
 def read(
@@ -89,9 +98,12 @@ def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress) ->
     return read_torchvision(facts, root, download)
 
 
-def _split(facts: DatasetInfo, images: Tensor, labels: Tensor) -> Split:
-    return Split(images, labels, torch.arange(len(labels)), facts)
+def _split(facts: DatasetInfo, images: Tensor, labels: Tensor, device: torch.device | str, place: Place) -> Split:
+    """Return a split whose images lie where they stay, or, as its labels do, on the host on their way to the device."""
+    lie = images if place.name == "device" else HostImages(images.numpy(), device)
+    return Split(lie, labels, torch.arange(len(labels)), facts)
 
 
 def _on(device: torch.device | str, split: Split) -> Split:
-    return Split(split.images.to(device), split.labels.to(device), split.index.to(device), split.info)
+    images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
+    return Split(images, split.labels.to(device), split.index.to(device), split.info)

@@ -76,7 +76,7 @@ class Loop:
         self.run, self.recipe, self.method, self.splits = run, recipe, method, splits
         self.asked, self.stop, self.progress = stop, partial(processes.anybody, stop), progress
         self.trained = False  # a batch, since it was made
-        self.device = splits.train.images.device
+        self.device = splits.train.labels.device
         self.batches = TrainBatches(
             splits.train,
             recipe.data.augment,

@@ -78,7 +78,7 @@ class TeacherCache:
     ) -> None:
         self.batches, self.teachers, self.classes, self.precision = batches, teachers, classes, precision
         self.run, self.progress = run, progress
-        self.device, info = batches.split.images.device, batches.split.info
+        self.device, info = batches.split.labels.device, batches.split.info
         self.views = count_views(batches.augment, info.pad)
         self.places = info.train_images * self.views
         self._stores: dict[int, Store | None] = {}

@@ -59,7 +59,7 @@ def check_teachers(
     """
     if not teachers or run.teachers_checked is not None:
         return
-    device = splits.train.images.device
+    device = splits.train.labels.device
     split = splits.train if splits.validation is None else splits.validation
     images = f"{'training' if splits.validation is None else 'validation'} images"
     nets = [networks.of_teacher(teacher, recipe.data.name, device, given) for teacher in teachers]
@@ -118,7 +118,7 @@ def _affordable(recipe: Recipe, nets: Sequence[nn.Module], train: Split, there: 
     An epoch is taken to forward each teacher once, and the student as often as its attack and its gradients do.
     """
     limit, info, attack = LIMITS.teachers, data.info(recipe.data.name), recipe.attack
-    with measuring(nn.ModuleList(nets), train.images.device), FlopCounterMode(display=False) as counter:
+    with measuring(nn.ModuleList(nets), train.labels.device), FlopCounterMode(display=False) as counter:
         for net in nets:
             net(train.pixels(slice(0, 1)))
     teachers = counter.get_total_flops()

@@ -69,7 +69,10 @@ def train(
         _refuse_single_images(recipe)
         method = build_method(decided, teachers, device, listener, given)
         words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
-        splits = processes.first(lambda: load(*words, progress=listener))  # downloads at most what has a use
+        splits = processes.first(
+            lambda: load(*words, progress=listener, place=recipe.data.place)
+        )  # downloads at most what has a use
+        listener.note(f"Images lie {splits.place}.")
         # not before: what is refused leaves no directory
         processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)

@@ -38,6 +38,8 @@ SUBSET_SEED = 0
 """Every subset of n examples is the same one, whatever is evaluated on it and with which seed."""
 OBJECTIVES = {"ce": label_loss, "margin": label_margin}
 LOCK = ".lock"
+PIECE = 1024
+"""Images that are read at a time to be summed."""
 PLAIN = Precision(attack="fp32", fold_bn=False, channels_last=False)
 
 
@@ -336,7 +338,8 @@ def _key(
 def examples_digest(chosen: Split) -> str:
     """Return the sha256 of images, labels and positions, by which verdicts name what they were measured on."""
     digest = hashlib.sha256()
-    for tensor in (chosen.images, chosen.labels, chosen.index):
+    pieces = (chosen.images[begin : begin + PIECE] for begin in range(0, len(chosen), PIECE))
+    for tensor in (*pieces, chosen.labels, chosen.index):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ardbench.config import Precision, Recipe
+from ardbench.config import Data, Precision, Recipe
 from ardbench.recipes import flat
 
-UNTOLD = {"name", "title", "family", "seed", "diagnostics", *(f"precision.{name}" for name in Precision.SAME)}
+SAME = {f"{section}.{name}" for section, kind in (("data", Data), ("precision", Precision)) for name in kind.SAME}
+UNTOLD = {"name", "title", "family", "seed", "diagnostics", *SAME}
 """Keys that decide no result, and the seed."""
 OF_SECTION = ("name", "kind", "by")
 """Keys that say little without their section: "schedule.kind" is called "schedule"."""

@@ -242,7 +242,7 @@ def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True) -> Su
 def of_file(text: str, words: Words) -> Subject:
     """Return a file of weights, or a part of it, under 8/255 in l-infinity unless told otherwise."""
     (path, part), model, seen = split_part(text), words.model, words.seen
-    if not path.is_file():
+    if not path.is_file() or ":" in part:
         place, _, named = text.rpartition(":")
         path, part = split_part(place or text)
         if not path.is_file():

@@ -106,7 +106,8 @@ def test_parts_of_a_file_are_measured_each_for_itself(tmp_path: Path) -> None:
     words = ("--model", MODEL, "--dataset", "fake", "--runs", tmp_path / "runs")
     documents = [evaluated(file, "--part", part, *words) for part in ("model", "ema")]
     again = evaluated(f"{file}#ema", *words)
-    assert [one["results"][0]["stored"] for one in (*documents, again)] == [False, False, True]
+    whole = evaluated(f"{file}#ema:{MODEL}", "--dataset", "fake", "--runs", tmp_path / "runs")
+    assert [one["results"][0]["stored"] for one in (*documents, again, whole)] == [False, False, True, True]
     assert documents[0]["results"] != documents[1]["results"]
     assert len(list((tmp_path / "runs" / "files").iterdir())) == 2
     assert call("eval", file, *words).exit_code == 2

@@ -191,7 +191,12 @@ def _sides(several: Sequence[Any], dataset: str | None, root: Path, norm: Norm |
     subjects = [subject for place in range(len(several)) for subject in known[place]]
     own = next((subject.threat for subject in subjects if subject.run), subjects[0].threat)
     asked = threat_of(own, norm, eps) if (norm, eps) != (None, None) else None
-    return [_measured(one, tuple(known[place]), asked, own) for place, one in enumerate(several)]
+    names = [_name(one) for one in several]
+    names = [str(one) if names.count(name) > 1 else name for one, name in zip(several, names, strict=True)]
+    return [
+        _measured(one, name, tuple(known[place]), asked, own)
+        for place, (one, name) in enumerate(zip(several, names, strict=True))
+    ]
 
 
 def _is_file(what: Any) -> bool:
@@ -205,13 +210,14 @@ def _name(what: Any) -> str:
         return ", ".join(map(_name, what))
     if is_object(what):
         return type(what).__name__
-    return Path(text).name if Path(text).exists() or ":" not in text else text.rpartition(":")[2]
+    return Path(text).name if Path(text).exists() or ":" not in text or is_file(text) else text.rpartition(":")[2]
 
 
-def _measured(what: Any, subjects: tuple[Subject, ...], asked: Threat | None, own: Threat) -> Side:
+def _measured(what: Any, name: str, subjects: tuple[Subject, ...], asked: Threat | None, own: Threat) -> Side:
     """Return the evaluations that all seeds have, of the weights that they have now.
 
     Args:
+        name: what the side is called in sentences.
         asked: the threat that was named; without it a run's is its own, and that of everything else `own`.
     """
     found: dict[tuple[str, str, int], list[Verdicts]] = {}
@@ -223,7 +229,7 @@ def _measured(what: Any, subjects: tuple[Subject, ...], asked: Threat | None, ow
                 for place in CHECKPOINTS if subject.chosen else (checkpoint,):
                     found.setdefault((place, one.protocol, one.n), []).append(one)
     whole = {key: several for key, several in found.items() if len(several) == len(subjects)}
-    return Side(_name(what), str(what), subjects, whole)
+    return Side(name, str(what), subjects, whole)
 
 
 def _compared(sides: tuple[Side, Side], protocol: str | None, checkpoint: str | None, n: int | None) -> Comparison:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import pathlib
+import pickle
 import types
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -266,6 +267,9 @@ def test_other_archives_have_a_sentence_of_their_own(net: Network, tmp_path: Pat
     assert "is an archive of NumPy's arrays" in refusal(tmp_path / "a.npz")
     np.save(tmp_path / "a.npy", np.ones(3))
     assert "is an array of NumPy" in refusal(tmp_path / "a.npy")
+    for protocol in (3, 4, 5):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": np.ones(3)}, protocol=protocol))
+        assert "a.pkl is a pickle that torch.save has not written: where you trust it" in refusal(tmp_path / "a.pkl")
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("best.pth", b"x")
     assert "is a zip archive and no checkpoint: unpack it" in refusal(tmp_path / "a.pt")

@@ -37,6 +37,9 @@ STARTS = (
 )
 """First bytes, in small letters, of what is no checkpoint, and what to do about it."""
 SAVED = "give a file of torch.save(model.state_dict(), FILE)"
+UNPICKLED = "where you trust it, since reading one may run code, save torch.save(pickle.load(open(FILE, 'rb')), NEW)"
+PLAIN = (b"\x03", b"\x04", b"\x05")
+"""Protocols of pickles that torch.save does not write by itself."""
 TORCHSCRIPT = (
     "is a TorchScript archive, which is a program and not weights alone: where you trust it, save "
     "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
@@ -112,6 +115,8 @@ def _pickle(path: Path, start: bytes) -> object:
         raise ArdbenchError(f"{path} {error}: {SAVED}.") from None
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is None and start[:1] == b"\x80" and start[1:2] in PLAIN:
+            raise ArdbenchError(f"{path} is a pickle that torch.save has not written: {UNPICKLED}.") from None
         if code is None:
             raise ArdbenchError(f"{path} is damaged or not a file of torch.save: copy or download it again.") from None
         raise ArdbenchError(

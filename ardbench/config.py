@@ -61,6 +61,10 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 """A share of the run: "215/300" is the start of epoch 215 of 300, and of epoch 6 of 9."""
 
 
+EXTRA = "extra"
+"""What a composition says of training with images besides the data set's."""
+
+
 def epoch_at(share: float, epochs: int) -> int:
     """Return the epoch (from 0) whose start lies nearest to `share` of a run of `epochs` epochs."""
     return round(share * epochs)
@@ -129,8 +133,8 @@ class ModuleConfig(Section):
 class Data(Section):
     """Which data set, how much of its training set validates, and how training images are augmented."""
 
-    LATER = frozenset({"place"})
-    SAME: ClassVar[frozenset[str]] = frozenset({"place"})
+    LATER = frozenset({"place", "extra", "extra_share", "extra_sha256"})
+    SAME: ClassVar[frozenset[str]] = frozenset({"place", "extra"})
     """What brings the same images by another way, and so is no part of a run's identity."""
 
     name: str
@@ -147,6 +151,22 @@ class Data(Section):
     place: Literal["auto", "device", "host", "files"] = "auto"
     """Where images lie: on the device, on the host (batches are copied ahead), or in their files (and are decoded each time);
     auto: the first of these that has room."""
+    extra: str | None = None
+    """More training images, "npz:FILE", such as generated ones; `extra_sha256` names their arrays, wherever FILE lies."""
+    extra_share: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """How much of each batch they are. An epoch is counted in original images, and shows each of these once."""
+    extra_sha256: str | None = None
+    """Of the arrays; it is found out where it is not given."""
+
+    @model_validator(mode="after")
+    def _shares_a_batch(self) -> Data:
+        if (self.extra is None) != (self.extra_share is None):
+            raise ValueError("extra = 'npz:FILE' and extra_share, how much of each batch it is, go together")
+        if self.extra_share is not None and not 0 < round(self.extra_share * self.batch) < self.batch:
+            raise ValueError(
+                f"extra_share = {self.extra_share:g} of a batch of {self.batch} leaves no original or no extra image: change it"
+            )
+        return self
 
 
 class Threat(Section):
@@ -365,9 +385,10 @@ class Recipe(Section):
 
     @property
     def composition(self) -> str:
-        """What trains, in one word: the method and what is laid over it, such as "rslad+igdm" or "trades+awp"."""
+        """What trains, in one word: the method and what goes with it, such as "rslad+igdm", "trades+awp" or "trades+extra"."""
         perturbed = [self.weight_perturbation.variant] if self.weight_perturbation else []
-        return "+".join([self.method["name"], *(one["name"] for one in self.modules), *perturbed])
+        extra = [EXTRA] if self.data.extra else []
+        return "+".join([self.method["name"], *(one["name"] for one in self.modules), *perturbed, *extra])
 
     @model_validator(mode="after")
     def _selects_on_something(self) -> Recipe:

@@ -25,6 +25,8 @@ ARCHIVE_LIMIT = 2**30
 """Bytes of a published archive or of a file in one; Tiny-ImageNet, the largest, takes a quarter of it."""
 MEMBER_LIMIT = 64 * 2**20
 """Bytes that one member of an archive, or one file of an unpacked one, may take."""
+ARRAYS_LIMIT = 2**40
+"""Bytes of an array in a file of extra images, which is never held in memory; 20 million of CIFAR's size take 2**36."""
 UNPACKED_LIMIT = 2 * 2**30
 """Bytes that the members of an archive may take together when unpacked; Tiny-ImageNet takes a quarter of it."""
 

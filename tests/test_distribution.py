@@ -20,6 +20,7 @@ import torch
 from cli_call import call
 from small import in_double
 from test_engine import loop_of, rows, weights
+from test_extra import extra_images
 from test_methods import OURS
 from torch import Tensor, nn
 
@@ -34,12 +35,15 @@ from ardbench.runs import Run
 ROOT = Path(__file__).parents[1]
 CASES = [(name, "none") for name in OURS] + [(name, "global") for name in ("crdnd", "iad-i", "peeraid", "rslad")]
 CASES += [("iad-i+fair+igdm+awp", "global"), ("adaad+igdm+fair+sam-like", "none"), ("crdnd+igdm+awp", "none")]
-"""Methods, and what stands at the place of BatchNorm: nothing, or one over the global batch."""
+CASES += [("rslad", "none, host"), ("rslad", "none, extra")]
+"""Methods, and what stands at the place of BatchNorm: nothing, or one over the global batch; and where images come from."""
 SETS = {
     ("iad-i", "global"): {
         "method__forwards_before": ["x_adv", "x_adv", "x"],
         "method__forwards": ["x_adv", "x_adv", "x", "x"],
-    }
+    },
+    ("rslad", "none, host"): {"data__place": "host"},
+    ("rslad", "none, extra"): {"data__extra_share": 0.6, "data__place": "host"},
 }
 """As released: forwards whose logits nobody needs move the statistics of all processes."""
 UNEVEN = {"data__batch": 51, "schedule__epochs": 2, "diagnostics": True, "precision__cache_gb": 0}
@@ -66,6 +70,8 @@ def loop(name: str, norm: str, folder: Path, stop: Any = lambda: False, **sets: 
                 net.set_submodule(path, nn.Identity())
         return net
 
+    if norm.endswith("extra"):
+        sets = {"data__extra": f"npz:{extra_images(folder.parent, labels=False)}"} | sets
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small, "network", network)
         return loop_of(name, folder, stop, torch.float64, **UNEVEN | SETS.get((name, norm), {}) | sets)
@@ -123,6 +129,7 @@ def torchrun(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which two processes have trained."""
     folder = tmp_path_factory.mktemp("two")
+    extra_images(folder, labels=False)  # not by two processes at once
     program = folder / "program.py"
     program.write_text(PROGRAM)
     done = torchrun(program, folder, cwd=folder)

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ardbench.config import Recipe, Schedule
-from ardbench.data.load import load
+from ardbench.data.load import extra_of, load
 from ardbench.draws import derive, seed_operations
 from ardbench.engine import stopping as stops
 from ardbench.engine.averaging import Trailing
@@ -43,7 +44,8 @@ SHORT = {"schedule__epochs": 3, "selection__every": 1}
 
 def loop_of(name: str, folder: Path, stop: Any = lambda: False, to: Any = torch.float32, **sets: Any) -> Loop:
     wanted = recipe(name, **SHORT | sets)
-    splits = load("fake", CPU, validation=wanted.data.validation)
+    splits = load("fake", CPU, validation=wanted.data.validation, place=wanted.data.place)
+    splits = replace(splits, extra=extra_of(wanted.data, CPU))
     folder.mkdir(exist_ok=True, parents=True)
     return Loop(Run(folder), wanted, method(wanted, to=to), splits, stop, Progress())
 

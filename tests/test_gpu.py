@@ -5,19 +5,21 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small import batch, method, recipe
+from test_extra import extra_images
 
 from ardbench import methods
 from ardbench.attacks.graph import DRAWN, Graphs
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import Recipe
 from ardbench.data.batches import TrainBatches
-from ardbench.data.load import load
+from ardbench.data.load import extra_of, load
 from ardbench.engine.device import forget_peak, peak_memory
 from ardbench.engine.loop import Loop
 from ardbench.methods.base import Context
@@ -161,11 +163,17 @@ def test_training_waits_for_the_device_only_where_it_looks(name: str, sets: dict
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("labels", [None, True, False])
 @pytest.mark.parametrize("name", ["pgd-at", "rslad"])
 def test_training_from_the_host_waits_for_the_device_at_the_first_step_of_an_epoch_alone(
-    name: str, tmp_path: Path
+    name: str, labels: bool | None, tmp_path: Path
 ) -> None:
-    loop = begun(recipe(name, data__batch=8, data__place="host"), tmp_path)
+    extra = {}
+    if labels is not None:
+        with_labels = labels or name == "pgd-at"
+        path = extra_images(tmp_path, labels=with_labels)
+        extra = {"data__extra": f"npz:{path}", "data__extra_share": 0.5}
+    loop = begun(recipe(name, data__batch=8, data__place="host", **extra), tmp_path)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for index in range(2, 10):
@@ -186,7 +194,7 @@ def test_batches_from_the_host_are_those_of_the_device() -> None:
 def begun(wanted: Recipe, folder: Path) -> Loop:
     """Return a loop after two steps, in which it compiles, records, and asks the teacher about the views of the epoch."""
     words = ("fake", torch.device("cuda"), None, wanted.data.validation)
-    splits = load(*words, place=wanted.data.place)
+    splits = replace(load(*words, place=wanted.data.place), extra=extra_of(wanted.data, "cuda"))
     loop = Loop(Run(folder), wanted, method(wanted, to="cuda"), splits, lambda: False, Progress())
     for index in range(2):
         loop._step(loop.batches.batch(0, index), 0, index)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ardbench.data.extra import PREFIX, file_name
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
 from ardbench.evaluation.verdicts import load_verdicts
@@ -119,14 +120,17 @@ def _content(path: Path) -> bytes:
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose teachers lie beside the run: RUN/CHECKPOINT.safetensors, or no more than a file's name."""
+    """Return a configuration whose teachers lie beside the run, RUN/CHECKPOINT.safetensors; of other files it has the names."""
     teachers = []
     for told in config.get("teachers", ()):
         weights = Path(told["weights"])
         of_run = is_checkpoint(told["identity"].rpartition("@")[2])
         beside = f"{weights.parent.name}/{weights.name}" if of_run else weights.name
         teachers.append(told | {"source": without_folder(told["source"]), "weights": beside})
-    return config | {"teachers": teachers}
+    recipe = config["recipe"]
+    if extra := recipe["data"].get("extra"):
+        recipe = recipe | {"data": recipe["data"] | {"extra": f"{PREFIX}{file_name(extra)}"}}
+    return config | {"recipe": recipe, "teachers": teachers}
 
 
 def _as_json(document: dict[str, Any]) -> bytes:

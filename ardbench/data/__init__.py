@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ardbench.data.epoch import Epoch
 from ardbench.errors import ArdbenchError, unknown
 
 AUGMENTS = ("crop-flip", "crop", "none")
@@ -175,11 +176,11 @@ def check_sizes(info: DatasetInfo, validation: int, train_images: int | None) ->
         )
 
 
-def check_batch(images: int, batch: int, drop_last: bool) -> None:
+def check_batch(epoch: Epoch) -> None:
     """Refuse a batch that is larger than the training images where incomplete ones are dropped."""
-    if drop_last and batch > images:
+    if not len(epoch):
         raise ArdbenchError(
-            f"data.batch = {batch} with data.drop_last leaves no batch of {images} training images: lower it."
+            f"data.batch = {epoch.batch} with data.drop_last leaves no batch of {epoch.images} training images: lower it."
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ardbench import processes
 from ardbench.data import DatasetInfo, check_augment, check_batch
-from ardbench.data.ahead import Ahead
+from ardbench.data.ahead import Ahead, Parts
+from ardbench.data.epoch import Epoch, Mix
 from ardbench.data.images import Elsewhere
 from ardbench.data.places import Place
 from ardbench.data.stratify import stratified
@@ -24,7 +27,7 @@ class Batch:
     Args:
         x: (b, C, H, W) pixels in [0, 1].
         y: (b,) labels, int64.
-        index: (b,) positions in the data set's own training set, int64.
+        index: (b,) positions in the data set's own training set, int64; those of extra images come after its last.
         view: (b, 3) offsets dy and dx of the crop in [0, 2 pad], and flip in {0, 1}, int64; (pad, pad, 0) is the image.
         draws: the random numbers of this step.
     """
@@ -100,6 +103,21 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
+class Extra:
+    """Images that make up a share of each training batch.
+
+    Args:
+        images: M of the data set's size.
+        labels: (M,) on the host; None where the teacher labels them.
+        share: of a batch.
+    """
+
+    images: Elsewhere
+    labels: np.ndarray | None
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
 class Splits:
     """A data set as a run uses it; `validation` comes out of the training set, and `test` is never touched."""
 
@@ -108,20 +126,26 @@ class Splits:
     test: Split
     place: Place | None = None
     """Where the images lie; None where nobody has decided it."""
+    extra: Extra | None = None
 
 
 class TrainBatches:
     """The batches of every epoch, each a function of (seed, epoch, step).
 
+    An epoch shows each image of the split once. Extra images are drawn with replacement, as many for each batch as it
+    takes, and lie evenly in it, so that each process has its share of them.
+
     Args:
         split: what is trained on.
         augment: "crop-flip", "crop" or "none".
-        batch: examples in the global batch.
+        batch: examples in the global batch, extra ones included.
         drop_last: leave out the last incomplete batch.
         seed: the run's.
         layout: of the pixels in memory.
         compiled: whether code is generated for the augmentation.
         rank, world: of the processes that share every global batch, this one and how many.
+        extra: what is mixed in.
+        label: gives the labels (n,) of extra images (n, C, H, W) in [0, 1] that have none.
     """
 
     def __init__(
@@ -136,34 +160,59 @@ class TrainBatches:
         compiled: bool = False,
         rank: int = 0,
         world: int = 1,
+        extra: Extra | None = None,
+        label: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         check_augment(split.info, augment)
-        check_batch(len(split), batch, drop_last)
-        self.split, self.augment, self.size, self.drop_last, self.seed = split, augment, batch, drop_last, seed
+        self.epoch = Epoch(len(split), batch, drop_last, extra.share if extra else 0.0)
+        check_batch(self.epoch)
+        self.split, self.augment, self.size, self.seed = split, augment, batch, seed
         self.layout, self.rank, self.world = layout, rank, world
+        self.extra, self.label = extra, label
         self._augmented = torch.compile(crop_flip, dynamic=False) if compiled else crop_flip
         self._epoch, self._permutation = -1, split.labels
         self._ahead = None if isinstance(split.images, Tensor) else Ahead(split.images, self._plan)
+        self._extra_ahead = None if extra is None else Ahead(extra.images, self._plan_of_extra)
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.split), self.size)
-        return full + (rest > 0 and not self.drop_last)
+        return len(self.epoch)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return this process's rows of one global batch; nothing waits for the device."""
-        rows, view = self.seen(epoch, step)
-        whole = min(self.size, len(self.split) - step * self.size)
-        draws = Draws(self.seed, epoch, step, whole, whole * self.rank // self.world)
-        x = self.pixels(rows, view) if self._ahead is None else self._shown(self._ahead.images(epoch, step), view)
-        return Batch(x, self.split.labels[rows], self.split.index[rows], view, draws)
+        mix, (rows, view) = self.epoch.mix(step), self.seen(epoch, step)
+        labels, index = self.split.labels[rows], self.split.index[rows]
+        draws = Draws(self.seed, epoch, step, mix.rows, self._bounds(mix)[0])
+        if self._extra_ahead is not None:
+            return self._mixed(rows, labels, index, draws)
+        x = self.pixels(rows, view) if self._ahead is None else self._shown(self._ahead.at(epoch, step)[0], view)
+        return Batch(x, labels, index, view, draws)
+
+    def _mixed(self, rows: Tensor, labels: Tensor, index: Tensor, draws: Draws) -> Batch:
+        """Return a batch of these rows (n,) of the split and of the step's extra images."""
+        assert self._extra_ahead is not None
+        at = draws.epoch, draws.step
+        images = self.split.images[rows] if self._ahead is None else self._ahead.at(*at)[0]
+        extra, places, *given = self._extra_ahead.at(*at)
+        labels = torch.cat([labels, given[0] if given else self._labels(extra)])
+        index = torch.cat([index, self.split.info.train_images + places])
+        order, view = torch.cat(self.parts(draws.step)).argsort(), self._view(*at)
+        x = self._shown(torch.cat([images, extra]), view, order)
+        return Batch(x, labels[order], index[order], view, draws)
+
+    def parts(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return where in this process's batch of a step the original images lie, and where the extra ones, each in order."""
+        mix, device = self.epoch.mix(step), self.split.labels.device
+        first, end = self._bounds(mix)
+        own, extra = (
+            torch.arange(*span, device=device) for span in zip(mix.before(first), mix.before(end), strict=True)
+        )
+        # the first rows before which so many lie
+        return own * mix.rows // mix.own - first, ((extra + 1) * mix.rows - 1) // max(mix.extra, 1) - first
 
     def seen(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return which rows (b,) of the split this process sees in one step, and their views (b, 3)."""
-        if not 0 <= step < len(self):
-            raise IndexError(f"step {step} of an epoch of {len(self)}")
-        rows = self._order(epoch)[step * self.size : (step + 1) * self.size]  # (B,)
-        view = self._views(epoch, step, len(rows))  # (B, 3)
-        return self._own(rows), self._own(view)
+        """Return which rows (n,) of the split this process sees in one step, and their views (n, 3)."""
+        view = self._view(epoch, step)
+        return self._rows(self._order(epoch), step), view[self.parts(step)[0]] if self.extra else view
 
     def pixels(self, rows: Tensor, view: Tensor) -> Tensor:
         """Return rows (b,) of the split, each under its view (b, 3), as pixels (b, C, H, W) in [0, 1]."""
@@ -176,15 +225,37 @@ class TrainBatches:
         x = as_pixels(self._augmented(images, rows, view, self.split.info.pad))
         return x.contiguous(memory_format=self.layout)
 
-    def _own(self, rows: Tensor) -> Tensor:
-        """Return this process's of the rows (B, ...) of a global batch."""
-        first, end = (len(rows) * rank // self.world for rank in (self.rank, self.rank + 1))
-        return rows[first:end]
+    def _labels(self, images: Tensor) -> Tensor:
+        assert self.label is not None, "recipes.resolve refuses images without labels where nobody gives them"
+        return self.label(as_pixels(images).contiguous(memory_format=self.layout))
 
-    def _plan(self, epoch: int) -> list[Tensor]:
-        """Return the rows (b,) that this process sees in each step of an epoch, on the host; the device is waited for."""
-        parts = torch.split(self._order(epoch).cpu(), self.size)
-        return [self._own(rows) for rows in parts[: len(self)]]
+    def _bounds(self, mix: Mix) -> tuple[int, int]:
+        """Return which rows of a global batch are this process's: from the one, before the other."""
+        return mix.rows * self.rank // self.world, mix.rows * (self.rank + 1) // self.world
+
+    def _rows(self, order: Tensor, step: int) -> Tensor:
+        """Return which rows (n,) of the split this process sees in one step of an epoch of this order (N,)."""
+        mix, begin = self.epoch.mix(step), step * self.epoch.own
+        first, end = (mix.before(row)[0] for row in self._bounds(mix))
+        return order[begin + first : begin + end]
+
+    def _plan(self, epoch: int) -> list[Parts]:
+        """Return the rows (n,) that this process sees in each step of an epoch, on the host; the device is waited for."""
+        order = self._order(epoch).cpu()
+        return [(self._rows(order, step),) for step in range(len(self))]
+
+    def _plan_of_extra(self, epoch: int) -> list[Parts]:
+        """Return which extra images this process sees in each step of an epoch, with their labels where they have some."""
+        return [self._drawn(epoch, step) for step in range(len(self))]
+
+    def _drawn(self, epoch: int, step: int) -> Parts:
+        assert self.extra is not None
+        mix, labels = self.epoch.mix(step), self.extra.labels
+        source = generator(torch.device("cpu"), self.seed, "extra", epoch, step)
+        rows = torch.randint(len(self.extra.images), (mix.extra,), generator=source)
+        first, end = (mix.before(row)[1] for row in self._bounds(mix))
+        rows = rows[first:end]
+        return (rows,) if labels is None else (rows, torch.from_numpy(labels[rows.numpy()].astype(np.int64)))
 
     def _order(self, epoch: int) -> Tensor:
         """Return the permutation (N,) of an epoch."""
@@ -195,17 +266,18 @@ class TrainBatches:
             self._epoch = epoch
         return self._permutation
 
-    def _views(self, epoch: int, step: int, rows: int) -> Tensor:
-        """Return the views (B, 3) of a global batch."""
-        device, pad = self.split.labels.device, self.split.info.pad
-        view = torch.full((rows, 3), pad, device=device)
+    def _view(self, epoch: int, step: int) -> Tensor:
+        """Return the views (b, 3) of this process's rows of a global batch."""
+        mix, device, pad = self.epoch.mix(step), self.split.labels.device, self.split.info.pad
+        view = torch.full((mix.rows, 3), pad, device=device)
         view[:, 2] = 0
         source = generator(device, self.seed, "view", epoch, step)
         if self.augment != "none":
-            view[:, :2] = torch.randint(0, 2 * pad + 1, (rows, 2), generator=source, device=device)
+            view[:, :2] = torch.randint(0, 2 * pad + 1, (mix.rows, 2), generator=source, device=device)
         if self.augment == "crop-flip":
-            view[:, 2] = torch.randint(0, 2, (rows,), generator=source, device=device)
-        return view
+            view[:, 2] = torch.randint(0, 2, (mix.rows,), generator=source, device=device)
+        first, end = self._bounds(mix)
+        return view[first:end]
 
 
 def count_views(augment: str, pad: int) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ardbench.config import Data
 from ardbench.data import DatasetInfo, check_sizes, data_root, info
-from ardbench.data.batches import Split, Splits
+from ardbench.data.batches import Extra, Split, Splits
+from ardbench.data.extra import opened
 from ardbench.data.fetch import check_root
 from ardbench.data.images import HostImages
 from ardbench.data.places import Place, place_of
@@ -58,6 +61,22 @@ def load(
         rest = rest.take(sorted(rest.order("train")[:train_images]))
     test = _split(facts, raw.test_images, raw.test_labels, device, lie)
     return Splits(_on(device, rest), None if held is None else _on(device, held), _on(device, test), lie)
+
+
+def extra_of(section: Data, device: torch.device | str) -> Extra | None:
+    """Return the extra images that a recipe names, mapped into memory; None where it names none.
+
+    Raises:
+        ArdbenchError: they do not fit the data set, are others than the recipe says, or cannot be decoded.
+    """
+    if section.extra is None or section.extra_share is None:
+        return None
+    facts = info(section.name)
+    file = opened(section, facts)
+    array = file.array(file.image).reshape(*file.image.shape[:3], -1)
+    # in memory, in few bytes: to look them up in a file that is mapped takes a page for each
+    labels = None if file.label is None else file.array(file.label).astype(np.min_scalar_type(facts.num_classes))
+    return Extra(HostImages(array, device, channels_last=True), labels, section.extra_share)
 
 
 def read(

@@ -19,8 +19,7 @@ def check_shares(batches: TrainBatches) -> None:
     Raises:
         ArdbenchError: with what to change.
     """
-    rest = 0 if batches.drop_last else len(batches.split) % batches.size
-    smallest = rest or batches.size
+    smallest = batches.epoch.mix(len(batches) - 1).rows
     if smallest < batches.world:
         raise ArdbenchError(
             f"A batch of {smallest} examples cannot be shared by {batches.world} processes: start fewer, or set data.batch, "

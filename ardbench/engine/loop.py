@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 
@@ -87,6 +87,8 @@ class Loop:
             compiled=recipe.precision.compile,
             rank=processes.rank(),
             world=processes.size(),
+            extra=splits.extra,
+            label=self._label,
         )
         check_shares(self.batches)
         self.contract = Contract(method)
@@ -138,10 +140,10 @@ class Loop:
             self.contract.begin_epoch(epoch)
         for net in self.trainables.values():
             net.train()
-        total = len(self.batches.split.labels)
+        total, own = self.batches.epoch.images, self.batches.epoch.own
         self.progress.task(f"epoch {epoch + 1}/{self.recipe.schedule.epochs}", total)
         if self.at.step:
-            self.progress.update(min(self.at.step * self.recipe.data.batch, total), **self.ledger.means())
+            self.progress.update(min(self.at.step * own, total), **self.ledger.means())
         began, before = time.perf_counter(), self.at.seconds
         for index in range(self.at.step, len(self.batches)):
             batch = self.batches.batch(epoch, index)
@@ -151,7 +153,7 @@ class Loop:
             last = index + 1 == len(self.batches)
             if self.device.type == "cpu" or last or index % LOOK_EVERY == LOOK_EVERY - 1:
                 self.ledger.check(epoch)
-                self.progress.update(min(self.at.step * self.recipe.data.batch, total), **self.ledger.means())
+                self.progress.update(min(self.at.step * own, total), **self.ledger.means())
             self.at.seconds = before + time.perf_counter() - began
             if self.stop() and not last:
                 return False
@@ -251,6 +253,11 @@ class Loop:
             update_bn(clean, self.averaged)
             average_statistics(1 / processes.size(), [self.averaged])
             self._export("averaged", self.contract.deployed(self.averaged.module))
+
+    @torch.no_grad()
+    def _label(self, images: Tensor) -> Tensor:
+        """Return the classes (n,) that the first teacher sees in images (n, C, H, W)."""
+        return self.method.teachers[0](images).argmax(dim=1)
 
     def _averages(self, epoch: int) -> bool:
         return epoch >= epoch_at(self.recipe.average.start, self.recipe.schedule.epochs)

@@ -1,7 +1,7 @@
 """Teachers' logits at augmented clean images: a teacher is asked about a view once, and not again in a later epoch.
 
 A crop of an image padded by p and a flip have 2 (2p + 1)^2 views: 162 with p = 4. Logits are equal to rounding to those of
-asking again.
+asking again. Extra images, of which there are too many to come back often, are asked about each time.
 """
 
 from __future__ import annotations
@@ -92,7 +92,14 @@ class TeacherCache:
         epoch, steps = store.ready
         if epoch != batch.draws.epoch or step not in steps:
             self._fill(teacher, store, batch.draws.epoch, range(step, min(step + self.ahead, len(self.batches))))
-        return store.logits[self._place(batch.index, batch.view)]
+        if self.batches.extra is None:
+            return store.logits[self._place(batch.index, batch.view)]
+        own, extra = self.batches.parts(step)
+        logits = torch.empty(len(batch.y), self.classes, device=self.device)
+        logits[own] = store.logits[self._place(batch.index[own], batch.view[own])]
+        with torch.no_grad():
+            logits[extra] = self.teachers[teacher](batch.x[extra]).float()
+        return logits
 
     def fill(self, epoch: int, steps: range) -> None:
         """Ask every teacher about those views of these steps that are not known yet."""

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,9 @@ import torch
 import ardbench
 from ardbench import data, methods, models, processes
 from ardbench.config import Recipe
-from ardbench.data.load import load
+from ardbench.data.batches import Splits
+from ardbench.data.epoch import Epoch
+from ardbench.data.load import extra_of, load
 from ardbench.engine import networks
 from ardbench.engine.device import allow_tf32, check_precision, describe, forget_peak, with_graphs
 from ardbench.engine.distribution import synchronise
@@ -68,11 +71,9 @@ def train(
         forget_peak(device)
         _refuse_single_images(recipe)
         method = build_method(decided, teachers, device, listener, given)
-        words = (recipe.data.name, device, data_root, recipe.data.validation, recipe.data.train_images)
         splits = processes.first(
-            lambda: load(*words, progress=listener, place=recipe.data.place)
+            lambda: _loaded(recipe, device, data_root, listener)
         )  # downloads at most what has a use
-        listener.note(f"Images lie {splits.place}.")
         # not before: what is refused leaves no directory
         processes.once(lambda: run.create(recipe, teachers, environment(device)))
         loop = Loop(run, recipe, method, splits, stop, listener)
@@ -86,11 +87,26 @@ def train(
     return True
 
 
+def _loaded(recipe: Recipe, device: torch.device, data_root: Path | None, listener: Progress) -> Splits:
+    """Return what is trained and measured on, and say where its images lie."""
+    of = recipe.data
+    extra = extra_of(of, device)
+    splits = load(of.name, device, data_root, of.validation, of.train_images, progress=listener, place=of.place)
+    listener.note(f"Images lie {splits.place}.")
+    if extra is not None:
+        labelled = "labelled by the first teacher" if extra.labels is None else "with labels of their own"
+        listener.note(
+            f"{of.extra_share:.0%} of each batch are of the {len(extra.images):,} images of {of.extra}, {labelled}."
+        )
+    return replace(splits, extra=extra)
+
+
 def _refuse_single_images(recipe: Recipe) -> None:
     """Refuse a last batch of one image, in one process or another, where a BatchNorm sees features of 1x1: one number."""
     info, of = data.info(recipe.data.name), recipe.data
     images, world = of.train_images or info.train_images - of.validation, processes.size()
-    last = of.batch if of.drop_last else images % of.batch or of.batch
+    epoch = Epoch.of(of, images)
+    last = epoch.mix(len(epoch) - 1).rows
     shares = [last * (rank + 1) // world - last * rank // world for rank in range(world)]
     if last != 1 and (recipe.sync_bn or 1 not in shares):
         return

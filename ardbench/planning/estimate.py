@@ -16,6 +16,7 @@ import torch
 from ardbench import data
 from ardbench.campaigns.suites import Cell
 from ardbench.config import Recipe, epoch_at
+from ardbench.data.epoch import Epoch
 from ardbench.evaluation.cost import flop
 from ardbench.planning.counting import StepCounter
 from ardbench.planning.rates import TABLES, Rates, measured
@@ -85,10 +86,9 @@ def estimate(
 
 
 def images_per_epoch(recipe: Recipe) -> int:
-    """Return how many training images an epoch shows."""
+    """Return how many training images an epoch shows, extra ones included."""
     left = data.info(recipe.data.name).train_images - recipe.data.validation
-    images = min(left, recipe.data.train_images or left)
-    return images - images % recipe.data.batch if recipe.data.drop_last else images
+    return Epoch.of(recipe.data, min(left, recipe.data.train_images or left)).shown
 
 
 def _estimate(cell: Cell, measures: Counter[str], rates: Rates, tflops: float | None, counted: StepCounter) -> Estimate:

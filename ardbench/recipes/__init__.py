@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from ardbench import data, methods, models
 from ardbench.config import Recipe, in_pixels
+from ardbench.data.epoch import Epoch
+from ardbench.data.extra import opened
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.faults import blamed, outside, place
@@ -263,7 +265,7 @@ def _checked(recipe: Recipe) -> Recipe:
     data.check_augment(info, recipe.data.augment)
     data.check_sizes(info, recipe.data.validation, recipe.data.train_images)
     images = recipe.data.train_images or info.train_images - recipe.data.validation
-    data.check_batch(images, recipe.data.batch, recipe.data.drop_last)
+    data.check_batch(Epoch.of(recipe.data, images))
     if recipe.student not in models.MODELS:
         raise unknown("model", recipe.student, models.MODELS)
     protocol(recipe.selection.protocol)
@@ -277,6 +279,15 @@ def _checked(recipe: Recipe) -> Recipe:
             f"The method {recipe.method['name']} learns from the student's moving average: recipe {recipe.name} needs an "
             "[average] section with kind = 'ema' and no start."
         )
+    if recipe.data.extra is not None:
+        extra = opened(recipe.data, info)
+        if extra.label is None and not kind.roles:
+            raise ArdbenchError(
+                f"{extra.path} has no array `label`, and {recipe.method['name']} has no teacher to label its images: give a "
+                "file with labels, or distill from a teacher."
+            )
+        known = recipe.data.model_copy(update={"extra_sha256": extra.contents.sha256})
+        recipe = recipe.model_copy(update={"data": known})
     where = f"recipe {recipe.name}, section method"
     if outside(kind):
         where += f" ({kind.Config.__name__}, {place(kind.Config)})"

@@ -9,10 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 from ardbench.config import Data, Precision, Recipe
+from ardbench.data.extra import PREFIX, file_name
 from ardbench.recipes import flat
 
 SAME = {f"{section}.{name}" for section, kind in (("data", Data), ("precision", Precision)) for name in kind.SAME}
-UNTOLD = {"name", "title", "family", "seed", "diagnostics", *SAME}
+UNTOLD = {"name", "title", "family", "seed", "diagnostics", *SAME, "data.extra_sha256"} - {"data.extra"}
 """Keys that decide no result, and the seed."""
 OF_SECTION = ("name", "kind", "by")
 """Keys that say little without their section: "schedule.kind" is called "schedule"."""
@@ -58,7 +59,9 @@ def _said(name: str, value: object) -> str:
         return f"{name} {'on' if value else 'off'}"
     if isinstance(value, float):
         return f"{name} {_number(value)}"
-    return f"{name} {value if isinstance(value, str) else json.dumps(value)}"
+    if isinstance(value, str):
+        return f"{name} {file_name(value) if value.startswith(PREFIX) else value}"
+    return f"{name} {json.dumps(value)}"
 
 
 def _number(value: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ardbench import __version__, data
 from ardbench.campaigns.suites import of_present_weights
+from ardbench.data.extra import file_name
 from ardbench.errors import printable
 from ardbench.evaluation import trust
 from ardbench.evaluation.trust import FOR_CHECKS
@@ -165,6 +166,10 @@ def _about(run: Run, checkpoint: str) -> str:
     recipe = run.recipe
     names = " and ".join(marked(Path(teacher.source).name) for teacher in run.teachers)
     taught = f", distilled from {names}" if run.teachers else ""
+    extra = ""
+    if recipe.data.extra and recipe.data.extra_share and recipe.data.extra_sha256:
+        file = f"{_code(file_name(recipe.data.extra))} with sha256 `{recipe.data.extra_sha256[:16]}`"
+        extra = f" and, {recipe.data.extra_share:.0%} of each batch, the images of {file}"
     judged = "test images" if recipe.selection.by == "best-test" else "validation images"
     selected = {
         "best": f"the epoch with the highest accuracy under {recipe.selection.protocol} on {judged}",
@@ -172,7 +177,7 @@ def _about(run: Run, checkpoint: str) -> str:
         "averaged": f"an average over training ({recipe.average.kind})",
     }
     return (
-        f"`{recipe.student}`, trained with `{recipe.method['name']}` on {data.info(recipe.data.name).title}{taught}. "
+        f"`{recipe.student}`, trained with `{recipe.method['name']}` on {data.info(recipe.data.name).title}{extra}{taught}. "
         f"Checkpoint `{checkpoint}`: {selected.get(checkpoint, 'the weights after that epoch')}."
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from ardbench.config import Data
+from ardbench.data.extra import file_name
 from ardbench.reports.classes import Evaluated, accuracies_by_class, class_tables, confusions, read_evaluated
 from ardbench.reports.rendering import latex, markdown, marked
 from ardbench.reports.results import evaluations, training_seconds
@@ -91,6 +93,7 @@ def _run(run: Run) -> dict[str, Any]:
         "training_seconds": training_seconds(run),
         "weights": done.get("weights", {}),
         "teachers": [{"source": without_folder(t.source), "role": t.role, "sha256": t.sha256} for t in run.teachers],
+        **_extra(run.recipe.data),
         "environment": known | {"argv": [without_folder(word) for word in known.get("argv", ())]},
         "evaluations": [
             {
@@ -105,4 +108,17 @@ def _run(run: Run) -> dict[str, Any]:
             }
             for _, path, verdicts in evaluations(run)
         ],
+    }
+
+
+def _extra(section: Data) -> dict[str, Any]:
+    """Return which images besides the data set's were trained on, where there were some."""
+    if section.extra is None:
+        return {}
+    return {
+        "extra": {
+            "source": file_name(section.extra),
+            "share": section.extra_share,
+            "sha256": section.extra_sha256,
+        }
     }

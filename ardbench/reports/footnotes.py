@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ardbench.config import EXTRA
 from ardbench.evaluation.statistics import LIMITS
 from ardbench.reports.results import TRUST, WEIGHTED, WORST, protocol_order, threat_name
 from ardbench.reports.worst import Behind, behind
@@ -47,6 +48,7 @@ def of_accuracies(
         *_worst(measured, behind(rows) if worst is None else worst),
         *_weighted(measured),
         *_selection(measured),
+        *_extra(measured),
         *_subsets(measured),
         *_standing(rows),
         *_sources(rows),
@@ -248,6 +250,16 @@ def _sources(rows: pd.DataFrame) -> list[str]:
             )
     unnamed = sorted(set(quoted.loc[quoted["published_method"] != quoted["method"], "published_method"]))
     return notes + [f"published as {name}: which of its variants was run is not stated." for name in unnamed]
+
+
+def _extra(rows: pd.DataFrame) -> list[str]:
+    """Say what a row is that trained with more than the data set."""
+    if not rows["method"].str.split("+").str[-1].eq(EXTRA).any():
+        return []
+    return [
+        "+ extra data: a share of each training batch were images besides the data set's, another setting than the others'; "
+        "the provenance names them."
+    ]
 
 
 def _trees(rows: pd.DataFrame) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from ardbench.config import EXTRA
 from ardbench.reports import footnotes
 from ardbench.reports.results import WORST, protocol_order, threat_name
 from ardbench.reports.results import written_eps as written_eps
@@ -140,7 +141,8 @@ def names(rows: pd.DataFrame) -> dict[tuple[str, ...], str]:
         several = len(seen[label, first["student"], first["teachers"]]) > 1
         mark = f" {UNFINISHED} ({standing})" if standing else ""
         about = f" ({first['differs'] or f'#{setting}'})" if several else ""
-        found[label, setting, standing] = f"{label}{about}{mark}"
+        extra = " + extra data" if first["method"].split("+")[-1] == EXTRA else ""
+        found[label, setting, standing] = f"{label}{extra}{about}{mark}"
     return found
 
 

@@ -40,7 +40,7 @@ LAYERS = (
 
 TORCH_FREE = (
     "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "campaigns.varied", "cli", "cli.*",
-    "config", "data", "data.epoch", "data.extra", "data.npz", "errors", "evaluation", "evaluation.matrix",
+    "config", "data", "data.epoch", "data.extra", "data.npz", "errors", "evaluation", "evaluation.derived", "evaluation.matrix",
     "evaluation.protocols", "evaluation.statistics", "evaluation.trust", "evaluation.verdicts", "evidence", "exports",
     "faults", "losses", "methods", "methods.*", "models", "models.normalisation", "models.sealed",
     "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "subjects",

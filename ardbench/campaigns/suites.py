@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from types import EllipsisType
 from typing import Annotated, Any, Literal, Protocol
@@ -21,6 +22,7 @@ from ardbench.campaigns.copies import standing
 from ardbench.campaigns.varied import chosen, varied_runs
 from ardbench.config import Count, Recipe, Section
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.evaluation.derived import check_measured
 from ardbench.evaluation.protocols import protocol
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
 from ardbench.models import zoo
@@ -100,6 +102,8 @@ class Suite(Section):
     seeds: Seeds = (0,)
     protocols: Annotated[tuple[str, ...], Field(min_length=1)]
     checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)] = ("last",)
+    derived: tuple[str, ...] = ()
+    """Columns that its tables have besides, of `ardbench.evaluation.derived`."""
     n: Images | dict[str, Images] | None = None
     """Test images to measure on, the same class-balanced ones for every run, or so many by protocol; else all."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -211,6 +215,7 @@ def load_suite(name_or_path: str) -> Suite:
         raise _explained(error, path.stem) from None
     for protocol_name in suite.protocols:
         protocol(protocol_name)
+    check_measured(suite.derived, list(product(suite.checkpoints, suite.protocols)))
     suite = suite.model_copy(update={"runs": tuple(one for run in suite.runs for one in varied_runs(run))})
     _ordered(suite)
     return suite

@@ -207,7 +207,7 @@ def _tables(suite: Suite, cells: Sequence[Cell], out: Path, output: Output) -> p
     from ardbench.reports.sweep import sweep_table
     from ardbench.runs import write_atomic
 
-    frame = collect_suite(cells)
+    frame = collect_suite(cells, derived=suite.derived)
     paths = write(frame, out, suite.name, [cell.run for cell in cells])
     varied = {run.name: chosen(run) for run in suite.runs if run.vary}
     if varied:

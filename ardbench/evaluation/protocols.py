@@ -22,6 +22,8 @@ FILE = ".toml:"
 """What stands between a file of the user's and the name of a protocol in it."""
 OWN_NAME = re.compile(r"(?!aa-|trust-|.*-n\d+$)[a-z0-9][a-z0-9-]*")
 """What a user's protocol may be called: its files must not look like those of others."""
+TAKEN = ("trust", "weighted", "worst", "worst-class", "nsd", "nrr", "overfitting")
+"""Names of files and columns that are no protocols."""
 FAST = "-fast"
 """Ends the name of an AutoAttack protocol whose attacks run in bf16: aa-fast, aa-fast:apgd-ce,square."""
 
@@ -192,7 +194,7 @@ def _of_file(path: Path, name: str) -> Protocol:
         raise ArdbenchError(f"Protocols {path} cannot be read as TOML ({error}): give FILE.toml:NAME.") from None
     if name not in tables:
         raise unknown(f"protocol in {path}:", name, tables)
-    if name in {*PROTOCOLS, "trust", "weighted", "worst"} or not OWN_NAME.fullmatch(name):
+    if name in {*PROTOCOLS, *TAKEN} or not OWN_NAME.fullmatch(name):
         raise ArdbenchError(
             f"Protocol {name!r} in {path} cannot be called so: take a name of small letters, digits and hyphens that is "
             "no other file's or column's, such as my-pgd40."

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ardbench.config import EXTRA
+from ardbench.evaluation.derived import BOOTSTRAP, DERIVED, WEIGHTED, WORST, is_asked_for, parsed
 from ardbench.evaluation.statistics import LIMITS
-from ardbench.reports.results import TRUST, WEIGHTED, WORST, protocol_order, threat_name
+from ardbench.reports.results import TRUST, protocol_order, threat_name
 from ardbench.reports.worst import Behind, behind
 
 ALIKE = ["suite_name", "setting", "status", "checkpoint", "protocol", "protocol_version", "n"]
@@ -38,15 +39,12 @@ def of_accuracies(
     measured = rows[rows["value"].notna()]
     if measured.empty:
         return ["Nothing has been measured yet: a blank cell is no zero.", *_sources(rows)]
+    counted = measured[~measured["protocol"].map(is_asked_for)]
     notes = [
-        _numbers(measured, intervals),
-        _threats(measured),
-        *_versions(measured),
-        *_resolution(measured),
-        *_seeds(measured),
-        *_winners(measured),
+        *([] if counted.empty else _of_counted(counted, intervals)),
         *_worst(measured, behind(rows) if worst is None else worst),
         *_weighted(measured),
+        *_derived(measured),
         *_selection(measured),
         *_extra(measured),
         *_subsets(measured),
@@ -57,6 +55,18 @@ def of_accuracies(
         *_trust(measured if checked is None else checked),
     ]
     return [*notes, "A blank cell was not measured."]
+
+
+def _of_counted(rows: pd.DataFrame, intervals: bool) -> list[str]:
+    """Return what there is to know of accuracies; numbers that are made of them on demand are none."""
+    return [
+        _numbers(rows, intervals),
+        _threats(rows),
+        *_versions(rows),
+        *_resolution(rows),
+        *_seeds(rows),
+        *_winners(rows),
+    ]
 
 
 def of_costs(runs: pd.DataFrame) -> list[str]:
@@ -187,6 +197,17 @@ def _weighted(rows: pd.DataFrame) -> list[str]:
     return [
         f"{WEIGHTED}: (clean + aa) / 2 on the same images; its interval is Newcombe's for paired shares. It is never bold."
     ]
+
+
+def _derived(rows: pd.DataFrame) -> list[str]:
+    """Say what each number is that was asked for besides, and what the intervals are."""
+    asked = [(name, *parsed(name)) for name in protocol_order(rows["protocol"]) if is_asked_for(name)]
+    notes = [f"{column}: {DERIVED[name].note.format(of=of)}" for column, name, of in asked]
+    drawn = [column for column, name, _ in asked if name in BOOTSTRAP]
+    if drawn:
+        how = f"95 % percentile bootstraps, {LIMITS.bootstrap.draws:,} draws from seed {LIMITS.bootstrap.seed}"
+        notes.append(f"Intervals of {', '.join(drawn)}: {how}. What is derived so is never bold.")
+    return notes
 
 
 def _selection(rows: pd.DataFrame) -> list[str]:

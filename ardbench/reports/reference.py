@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from ardbench.evaluation.derived import is_derived
 from ardbench.evaluation.statistics import LIMITS
 from ardbench.reports.judging import Judgement, Result, judgement
-from ardbench.reports.results import WEIGHTED, WORST, protocol_order, read
+from ardbench.reports.results import protocol_order, read
 
 REFERENCES = Path("results")
 """The folder of references below the working directory: SUITE.csv, as `write` writes it."""
@@ -127,5 +128,5 @@ def _asked(row: Result) -> tuple[Any, ...]:
 
 def _counted(frame: pd.DataFrame) -> list[Result]:
     """Return the rows of accuracies that were counted on present weights; what is derived from them differs as they do."""
-    counted = frame["value"].notna() & (frame["status"] == "done") & ~frame["protocol"].isin([WORST, WEIGHTED])
+    counted = frame["value"].notna() & (frame["status"] == "done") & ~frame["protocol"].map(is_derived)
     return [{str(name): value for name, value in row.items()} for row in frame[counted].to_dict("records")]

@@ -14,6 +14,7 @@ from ardbench.campaigns.suites import Cell, of_present_weights
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
+from ardbench.evaluation.derived import WEIGHTED, WORST, numbers
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts, worst_case
@@ -23,12 +24,8 @@ from ardbench.reports.settings import cells_of, settings_of, teachers_in_words
 from ardbench.runs import Run, is_checkpoint, remembered
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
-WORST = "worst"
-"""The protocol column of a worst case: robust against every attack that was measured on the same images."""
 ROBUST = "robust"
 """What a row carries besides its columns until it is judged: the answers behind its value."""
-WEIGHTED = "weighted"
-"""The protocol column of (clean + aa) / 2, both measured on the same images."""
 TRUST = "trust: "
 """What begins a note of the trust checks: "LEVEL, CHECK: reason", or "LEVEL: check, check." of those that say no more."""
 TEXT, WHOLE, REAL, TRUTH = "str", "Int64", "float64", "boolean"
@@ -84,7 +81,7 @@ whether a published number was reached (`judging.Judgement`). A row has a value,
 published checkpoint), or neither: it is still to be measured."""
 
 
-def collect(runs: Sequence[Run], published: Sequence[Number] = ()) -> pd.DataFrame:
+def collect(runs: Sequence[Run], published: Sequence[Number] = (), derived: Sequence[str] = ()) -> pd.DataFrame:
     """Return the tidy results of runs, teachers of other runs first.
 
     A run without any evaluation has one row without a value.
@@ -92,14 +89,15 @@ def collect(runs: Sequence[Run], published: Sequence[Number] = ()) -> pd.DataFra
     Args:
         runs: in any order.
         published: numbers that stand beside runs besides those of published.csv.
+        derived: columns of `evaluation.derived.DERIVED`, which are made where they are asked for.
 
     Raises:
         ArdbenchError: a file of a run is damaged.
     """
-    return collect_suite(cells_of(runs), published)
+    return collect_suite(cells_of(runs), published, derived)
 
 
-def collect_suite(cells: Sequence[Cell], published: Sequence[Number] = ()) -> pd.DataFrame:
+def collect_suite(cells: Sequence[Cell], published: Sequence[Number] = (), derived: Sequence[str] = ()) -> pd.DataFrame:
     """Return the tidy results of a plan in its order, with a row for everything that is still to be measured.
 
     Raises:
@@ -108,7 +106,7 @@ def collect_suite(cells: Sequence[Cell], published: Sequence[Number] = ()) -> pd
     rows = [
         row | {"setting": setting, "differs": words}
         for cell, (setting, words) in zip(cells, settings_of(cells), strict=True)
-        for row in _rows(cell, published)
+        for row in _rows(cell, published, derived)
     ]
     flags = [(row, row.pop(ROBUST)) for row in rows if ROBUST in row]
     for row in judging.winners((row, robust) for row, robust in flags if row["status"] == "done"):
@@ -245,7 +243,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(COLUMNS)
 
 
-def _rows(cell: Cell, published: Sequence[Number]) -> Iterator[dict[str, Any]]:
+def _rows(cell: Cell, published: Sequence[Number], derived: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of one run: evaluations, what is derived from them, what is missing, what was published."""
     about, run = _about(cell), cell.run
     found = [
@@ -263,6 +261,8 @@ def _rows(cell: Cell, published: Sequence[Number]) -> Iterator[dict[str, Any]]:
     for checkpoint in dict.fromkeys(checkpoint for checkpoint, *_ in found):
         several = [verdicts for name, verdicts, present in found if name == checkpoint and present]
         yield from (about | {"checkpoint": checkpoint} | row for row in (*_worst(several), *_weighted(several)))
+    measured = [(checkpoint, verdicts) for checkpoint, verdicts, present in found if present]
+    yield from (about | row for column in derived for row in _asked_for(column, measured))
     there = {(checkpoint, verdicts.protocol) for checkpoint, verdicts, _ in found}
     wanted = [(checkpoint, name) for checkpoint, name, _ in cell.missing]
     missing = [pair for pair in wanted if pair not in there and pair[1] not in trust.FOR_CHECKS]
@@ -362,6 +362,13 @@ def _weighted(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:
                 low, high = paired_interval(clean.robust, [not robust for robust in aa.robust])
                 about = {"value": (clean.accuracy + aa.accuracy) / 2, "n": aa.n}
                 yield _derived(WEIGHTED, aa) | about | {"low": (1 + low) / 2, "high": (1 + high) / 2}
+
+
+def _asked_for(column: str, measured: Sequence[tuple[str, Verdicts]]) -> Iterator[dict[str, Any]]:
+    """Yield the columns of a derived number that was asked for, of each checkpoint that has it."""
+    for checkpoint, of, (value, low, high) in numbers(column, measured):
+        about = {"checkpoint": checkpoint, "value": value, "n": of.n, "low": low, "high": high}
+        yield _derived(column, of) | about
 
 
 def _derived(protocol: str, of: Verdicts) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ardbench.config import EXTRA
+from ardbench.evaluation.derived import WORST
 from ardbench.reports import footnotes
-from ardbench.reports.results import WORST, protocol_order, threat_name
+from ardbench.reports.results import protocol_order, threat_name
 from ardbench.reports.results import written_eps as written_eps
 from ardbench.reports.view import WHOLE, View
 from ardbench.reports.worst import Behind, behind

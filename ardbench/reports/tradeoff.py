@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.derived import is_derived
 from ardbench.reports.figures import MARKERS, PALETTE, figure
-from ardbench.reports.results import WEIGHTED, WORST, protocol_order
+from ardbench.reports.results import protocol_order
 from ardbench.reports.tables import groups, names, parts
 from ardbench.reports.view import WHOLE, View
 
@@ -66,8 +67,8 @@ def required(frame: pd.DataFrame, view: View = WHOLE) -> dict[tuple[str, str], F
 
 
 def _telling(rows: pd.DataFrame, view: View) -> str:
-    measured = set(rows.loc[rows["value"].notna(), "protocol"]) - {"clean", WEIGHTED, WORST}
-    attacks = [name for name in protocol_order(measured) if view.shows(name, "")]
+    measured = protocol_order(rows.loc[rows["value"].notna() & (rows["protocol"] != "clean"), "protocol"])
+    attacks = [name for name in measured if not is_derived(name) and view.shows(name, "")]
     return "aa" if "aa" in attacks else attacks[-1] if attacks else ""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ardbench.errors import unknown
+from ardbench.evaluation.derived import check_measured, is_asked_for
 from ardbench.runs import is_checkpoint
 
 
@@ -74,6 +75,8 @@ class View:
         """
         there = list(dict.fromkeys(name for header in headers for name in header))
         for name in self.columns:
+            if name not in there and is_asked_for(name):
+                check_measured([name], ())
             if name not in there:
                 raise unknown("column of these tables:", name, there)
 

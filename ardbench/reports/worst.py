@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ardbench.reports.results import WEIGHTED, WORST
+from ardbench.evaluation.derived import WEIGHTED, WORST, is_asked_for
 
 Line = tuple[str, str]
 """Run and checkpoint."""
@@ -40,7 +40,8 @@ class Behind:
 
 def behind(rows: pd.DataFrame) -> Behind:
     """Return the attacks behind the worst cases among the rows of one table."""
-    measured = rows[rows["value"].notna() & ~rows["protocol"].isin(["clean", WEIGHTED])]
+    others = rows["protocol"].isin(["clean", WEIGHTED]) | rows["protocol"].map(is_asked_for)
+    measured = rows[rows["value"].notna() & ~others]
     alike: dict[Line, dict[tuple[int, str], set[str]]] = {}
     for run, checkpoint, n, status, name in measured[["run", "checkpoint", "n", "status", "protocol"]].itertuples(
         False

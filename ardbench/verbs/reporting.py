@@ -54,11 +54,15 @@ class Report:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A name for files, the cells of a suite, of a folder or of runs that were named one by one, or results that were read."""
+    """A name for files, the cells of a suite, of a folder or of runs that were named one by one, or results that were read.
+
+    `derived` are the columns that the suite asks for.
+    """
 
     name: str
     cells: Sequence[Cell] = ()
     suite: bool = False
+    derived: Sequence[str] = ()
     named: bool = False
     frame: pd.DataFrame | None = None
 
@@ -68,7 +72,11 @@ class _Chosen:
 
 
 def results(
-    what: What | Sequence[What] = "runs", *, runs: str | Path = "runs", published: str | Path | None = None
+    what: What | Sequence[What] = "runs",
+    *,
+    runs: str | Path = "runs",
+    published: str | Path | None = None,
+    derived: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the tidy results: a row for each run, checkpoint and protocol, and for each published number beside it.
 
@@ -77,11 +85,13 @@ def results(
             that `report` wrote.
         runs: the folder in which a suite's runs lie.
         published: a CSV of numbers like benchmarks/published.csv, which stand beside runs as well.
+        derived: columns of numbers that are made on demand: nsd, worst-class, nrr, overfitting, each of aa unless it says
+            of what (`nsd:pgd20`).
 
     Raises:
         ArdbenchError: there is nothing of that name, or a file is damaged.
     """
-    return _frame(_several(what, Path(runs)), published)
+    return _frame(_several(what, Path(runs)), published, derived)
 
 
 def report(
@@ -108,11 +118,12 @@ def report(
     Raises:
         ArdbenchError: as `results`; or the view names what there is not.
     """
+    from ardbench.evaluation.derived import is_asked_for
     from ardbench.reports import View, write
 
     shown = view or View()
     chosen = _several(what, Path(runs))
-    frame = _frame(chosen, published)
+    frame = _frame(chosen, published, tuple(filter(is_asked_for, shown.columns)))
     shown.check(frame)
     paths, remarks = list[Path](), list[str]()
     if out is not None:
@@ -210,20 +221,26 @@ def _chosen(what: Sequence[What], root: Path) -> _Chosen:
             from ardbench.campaigns.suites import planned
 
             suite, cells = planned(str(first), root)
-            return _Chosen(suite.name, cells, suite=True)
+            return _Chosen(suite.name, cells, suite=True, derived=suite.derived)
     opened = dict.fromkeys(one if isinstance(one, Run) else Run.open(Path(one)) for one in what)
     return _Chosen("report", cells_of(list(opened)), named=True)
 
 
-def _frame(chosen: _Chosen, published: str | Path | None) -> pd.DataFrame:
+def _frame(chosen: _Chosen, published: str | Path | None, derived: Sequence[str] = ()) -> pd.DataFrame:
     from ardbench.reports import collect_suite
     from ardbench.reports.published import own_numbers
 
     if chosen.frame is None:
-        return collect_suite(chosen.cells, own_numbers(Path(published)) if published is not None else ())
+        own = own_numbers(Path(published)) if published is not None else ()
+        return collect_suite(chosen.cells, own, tuple(dict.fromkeys([*chosen.derived, *derived])))
     if published is not None:
         raise ArdbenchError(
             "--published stands beside runs, and a CSV of results has its published numbers in it: name runs or a suite."
+        )
+    if absent := next((name for name in derived if name not in set(chosen.frame["protocol"])), None):
+        raise ArdbenchError(
+            f"Column {absent!r} is made of verdicts, and a CSV of results has none: name runs or a suite, or write the CSV "
+            "with that column."
         )
     return chosen.frame
 

@@ -66,12 +66,13 @@ tables: $(STAMP) ## Make the tables of SUITE again in runs/tables from the runs 
 evidence-gpu: $(STAMP) ## Train a robust ResNet-18, then cells of cifar10-level, in calls of nine minutes; ARGS names the folder of the results
 	PYTHON=$(BIN)/python benchmarks/evidence_gpu.sh $(ARGS)
 
-speed: $(STAMP) ## Measure training, each switch, AutoAttack and scaling, over an hour on a CPU; ARGS goes to all, such as --device cuda
+speed: $(STAMP) ## Measure training, each switch, AutoAttack, scaling and places of images, over an hour on a CPU; ARGS goes to all, such as --device cuda
 	$(BIN)/python benchmarks/speed/training.py $(ARGS)
 	$(BIN)/python benchmarks/speed/switches.py $(ARGS)
 	$(BIN)/python benchmarks/speed/autoattack.py $(ARGS)
 	$(BIN)/python benchmarks/speed/scaling.py $(ARGS)
 	$(BIN)/python benchmarks/speed/scaling.py --dataset digits $(ARGS)
+	$(BIN)/python benchmarks/speed/places.py $(ARGS)
 
 speed-gpu: $(STAMP) ## Run all GPU tests and speed measurements but the switches in nine minutes; ARGS names the folder of the results
 	PYTHON=$(BIN)/python benchmarks/speed/gpu.sh $(ARGS)

@@ -133,8 +133,8 @@ class ModuleConfig(Section):
 class Data(Section):
     """Which data set, how much of its training set validates, and how training images are augmented."""
 
-    LATER = frozenset({"place", "extra", "extra_share", "extra_sha256"})
-    SAME: ClassVar[frozenset[str]] = frozenset({"place", "extra"})
+    LATER = frozenset({"place", "workers", "extra", "extra_share", "extra_sha256"})
+    SAME: ClassVar[frozenset[str]] = frozenset({"place", "workers", "extra"})
     """What brings the same images by another way, and so is no part of a run's identity."""
 
     name: str
@@ -151,6 +151,8 @@ class Data(Section):
     place: Literal["auto", "device", "host", "files"] = "auto"
     """Where images lie: on the device, on the host (batches are copied ahead), or in their files (and are decoded each time);
     auto: the first of these that has room."""
+    workers: AtLeastOne | None = None
+    """Processes that decode images which lie in their files; None takes one for each processor but one."""
     extra: str | None = None
     """More training images, "npz:FILE", such as generated ones; `extra_sha256` names their arrays, wherever FILE lies."""
     extra_share: Annotated[Number, Field(gt=0, lt=1)] | None = None

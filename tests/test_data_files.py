@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -22,8 +23,10 @@ from PIL import Image
 
 from ardbench import data
 from ardbench.data import file_tree, tiny_imagenet
+from ardbench.data.batches import TrainBatches
+from ardbench.data.images import FileImages
 from ardbench.data.load import load
-from ardbench.data.verify import describe
+from ardbench.data.verify import describe, place
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 
@@ -256,6 +259,36 @@ def test_decoded_images_are_kept_until_their_source_changes(tiny: Callable[..., 
     tiny(form, files)
     assert load("tiny-imagenet", "cpu", root, progress=tasks).train.images[0].max() < 12
     assert len(tasks.seen) == 4 and not list(root.glob(".unfinished*"))
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_images_that_stay_in_their_files_are_those_of_the_cache(
+    form: str, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny(form, tiny_files())
+    words = ("tiny-imagenet", "cpu", root, 3, None, False)
+    there = load(*words, place="files", workers=2)
+    assert not (root / tiny_imagenet.CACHE).exists()
+    decoded = load(*words, place="device")
+    assert (root / tiny_imagenet.CACHE).exists()
+    for one, other in (
+        (there.train, decoded.train),
+        (there.validation, decoded.validation),
+        (there.test, decoded.test),
+    ):
+        assert one is not None and other is not None
+        assert isinstance(one.images, FileImages) and torch.equal(one.pixels(slice(None)), other.pixels(slice(None)))
+    batches = [TrainBatches(splits.train, "crop-flip", 2, False, 0) for splits in (there, decoded)]
+    for step in range(len(batches[0])):
+        one, other = (made.batch(0, step) for made in batches)
+        assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert load(*words).place.name == "device"  # the cache is there already
+    (root / tiny_imagenet.CACHE).unlink()
+    found = load(*words).place
+    assert found is not None and found.name == "files"
+    assert f"decoded they would take 209 kB, and 1 kB are free in {root}" in found.why
+    assert place("tiny-imagenet", torch.device("cpu"), root) == found
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,11 @@ from small import in_double
 from test_engine import loop_of, rows, weights
 from test_extra import extra_images
 from test_methods import OURS
+from test_places import fake_in_files
 from torch import Tensor, nn
 
 from ardbench import processes
+from ardbench.data.load import load
 from ardbench.engine.checkpoints import load_state
 from ardbench.engine.distribution import average_statistics, synchronise
 from ardbench.engine.loop import Loop
@@ -35,7 +37,7 @@ from ardbench.runs import Run
 ROOT = Path(__file__).parents[1]
 CASES = [(name, "none") for name in OURS] + [(name, "global") for name in ("crdnd", "iad-i", "peeraid", "rslad")]
 CASES += [("iad-i+fair+igdm+awp", "global"), ("adaad+igdm+fair+sam-like", "none"), ("crdnd+igdm+awp", "none")]
-CASES += [("rslad", "none, host"), ("rslad", "none, extra")]
+CASES += [("rslad", f"none, {data}") for data in ("host", "files", "extra")]
 """Methods, and what stands at the place of BatchNorm: nothing, or one over the global batch; and where images come from."""
 SETS = {
     ("iad-i", "global"): {
@@ -43,6 +45,7 @@ SETS = {
         "method__forwards": ["x_adv", "x_adv", "x", "x"],
     },
     ("rslad", "none, host"): {"data__place": "host"},
+    ("rslad", "none, files"): {"data__place": "files"},
     ("rslad", "none, extra"): {"data__extra_share": 0.6, "data__place": "host"},
 }
 """As released: forwards whose logits nobody needs move the statistics of all processes."""
@@ -74,6 +77,7 @@ def loop(name: str, norm: str, folder: Path, stop: Any = lambda: False, **sets: 
         sets = {"data__extra": f"npz:{extra_images(folder.parent, labels=False)}"} | sets
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small, "network", network)
+        fake_in_files(patch, folder.parent / "files")
         return loop_of(name, folder, stop, torch.float64, **UNEVEN | SETS.get((name, norm), {}) | sets)
 
 
@@ -130,6 +134,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which two processes have trained."""
     folder = tmp_path_factory.mktemp("two")
     extra_images(folder, labels=False)  # not by two processes at once
+    with pytest.MonkeyPatch.context() as patch:
+        fake_in_files(patch, folder / "files")
+        load("fake", small.CPU, place="files")
     program = folder / "program.py"
     program.write_text(PROGRAM)
     done = torchrun(program, folder, cwd=folder)

@@ -67,6 +67,8 @@ def test_what_is_told_is_what_torch_and_the_disk_say(tmp_path: Path) -> None:
     assert "(not there yet)" in told["Folders"]["runs"] and "0 runs" in told["Folders"]["runs"]
     assert told["Environment"]["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "not set")
     assert told["Data sets"].keys() == data.DATASETS.keys()
+    assert told["Images lie"].keys() == data.DATASETS.keys()
+    assert told["Images lie"]["digits"].startswith("on the device: they take 115 kB, and ")
     assert (told["Data sets"]["digits"], told["Data sets"]["svhn"]) == ("embedded", "absent")
 
 

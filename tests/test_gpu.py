@@ -13,6 +13,7 @@ import pytest
 import torch
 from small import batch, method, recipe
 from test_extra import extra_images
+from test_places import fake_in_files
 
 from ardbench import methods
 from ardbench.attacks.graph import DRAWN, Graphs
@@ -182,9 +183,13 @@ def test_training_from_the_host_waits_for_the_device_at_the_first_step_of_an_epo
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_batches_from_the_host_are_those_of_the_device() -> None:
+@pytest.mark.parametrize("place", ["host", "files"])
+def test_batches_from_the_host_are_those_of_the_device(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_in_files(monkeypatch, tmp_path)
     here, there = (
-        TrainBatches(load("fake", "cuda", place=place).train, "crop-flip", 40, False, 3) for place in ("device", "host")
+        TrainBatches(load("fake", "cuda", place=name).train, "crop-flip", 40, False, 3) for name in ("device", place)
     )
     for epoch, step in ((0, 0), (0, 1), (0, 2), (0, 3), (0, 6), (1, 0), (1, 1), (0, 4)):
         one, other = here.batch(epoch, step), there.batch(epoch, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,58 @@ import numpy as np
 import pytest
 import torch
 from cli_call import call
+from PIL import Image
 from small import CPU, method, recipe
 from test_engine import equal, rows, weights
 
 from ardbench import data
+from ardbench.data import load as loading
 from ardbench.data import places
 from ardbench.data.batches import TrainBatches
 from ardbench.data.images import HostImages
 from ardbench.data.load import load
 from ardbench.data.places import in_bytes, place_of
+from ardbench.data.raw import Raw, Undecoded
 from ardbench.engine.loop import Loop
+from ardbench.errors import ArdbenchError
 from ardbench.evaluation.measure import examples_digest
 from ardbench.progress import Progress
 from ardbench.recipes.differences import differing
 from ardbench.runs import Run
 
-ELSEWHERE = ("host",)
+ELSEWHERE = ("host", "files")
+
+
+def fake_in_files(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the fake data set be read from files of its images where these lie in their files."""
+    original = loading._read
+
+    def undecoded(images: torch.Tensor, kind: str) -> Undecoded:
+        folder.mkdir(exist_ok=True)
+        names = [f"{kind}-{row}.png" for row in range(len(images))]
+        for name, image in zip(names, images, strict=True):
+            if not (folder / name).exists():
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
+        return Undecoded(names, (3, 8, 8), lambda name: np.asarray(Image.open(folder / name)))
+
+    def read(facts: data.DatasetInfo, *words: Any) -> Raw:
+        raw = original(facts, *words)
+        if facts.name != "fake" or words[-1] != "files":
+            return raw
+        assert isinstance(raw.train_images, torch.Tensor) and isinstance(raw.test_images, torch.Tensor)
+        found = {
+            "train_images": undecoded(raw.train_images, "train"),
+            "test_images": undecoded(raw.test_images, "test"),
+        }
+        return replace(raw, **found)  # type: ignore[arg-type]
+
+    patch.setattr(loading, "_read", read)
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fake_in_files(monkeypatch, tmp_path / "files")
+    return tmp_path / "files"
 
 
 def loop_of(folder: Path, place: str, stop: Any = lambda: False, **sets: Any) -> Loop:
@@ -90,7 +127,7 @@ def test_a_run_is_the_same_wherever_images_lie_and_goes_on_anywhere(place: str, 
 
 
 def test_the_place_is_no_part_of_a_run() -> None:
-    usual, moved = recipe("pgd-at"), recipe("pgd-at", data__place="host")
+    usual, moved = recipe("pgd-at"), recipe("pgd-at", data__place="host", data__workers=2)
     assert usual.identity() == moved.identity()
     assert differing([usual, moved]) == ["", ""]
 
@@ -110,3 +147,19 @@ def test_a_run_says_where_its_images_lie(tmp_path: Path) -> None:
     words = ("train", "pgd-at-digits", "--student", "resnet8-tiny", "--epochs", "1", "--runs", tmp_path)
     result = call(*words, "--set", "data.place=host", "--set", "data.train_images=50", "--set", "selection.every=9")
     assert result.exit_code == 0 and "Images lie on the host: data.place = host (they take 115 kB" in result.output
+
+
+def test_an_image_that_cannot_be_read_stops_a_run_with_its_sentence(files: Path, tmp_path: Path) -> None:
+    loop = loop_of(tmp_path / "run", "files")
+
+    def refusing(name: str) -> np.ndarray:
+        raise ArdbenchError(f"{name} is no image: take it away.")
+
+    object.__setattr__(loop.splits.train.images._source, "decode", refusing)  # type: ignore[union-attr]
+    with pytest.raises(ArdbenchError, match=r"^train-\d+\.png is no image: take it away\.$"):
+        loop.fit()
+
+
+def test_a_data_set_without_files_of_images_is_not_decoded_from_them() -> None:
+    with pytest.raises(ArdbenchError, match="those of digits do not lie in a file each: give 'host' or 'auto'"):
+        load("digits", CPU, place="files")

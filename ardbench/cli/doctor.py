@@ -48,7 +48,7 @@ def doctor(data_root: Path | None, runs: Path, as_json: bool) -> None:
         "Precision": _precision(),
         "Folders": _folders(data_root, runs),
         "Data sets": _datasets(data_root),
-        "Images lie": _places(),
+        "Images lie": _places(data_root),
         "Environment": {name: os.environ.get(name, "not set") for name in VARIABLES},
     }
     sections = {title: {name: anonymous(value) for name, value in facts.items()} for title, facts in sections.items()}
@@ -180,12 +180,12 @@ def _datasets(root: Path | None) -> Facts:
     return {name: whereabouts(name, root) for name in data.DATASETS}
 
 
-def _places() -> Facts:
+def _places(root: Path | None) -> Facts:
     """Return where a run would hold the images of each data set, and why."""
     import torch
 
     from ardbench import data
-    from ardbench.data.places import place_of
+    from ardbench.data.verify import place
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return {name: str(place_of(info, device)) for name, info in data.DATASETS.items()}
+    return {name: str(place(name, device, root)) for name in data.DATASETS}

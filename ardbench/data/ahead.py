@@ -59,6 +59,8 @@ class Ahead:
         while self._left and len(self._coming) < DEPTH:
             self._coming.append(self._reader.submit(_next, self._source, self._left[0], self._images.device))
             self._left = self._left[1:]
+        if not self._left:
+            self._source = iter(())  # what worked for the one that is done may end
 
     def _landed(self, side: torch.cuda.Stream) -> Parts:
         """Return this step's parts on the device, and begin to copy the next step's if they have been read."""

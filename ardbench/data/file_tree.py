@@ -108,7 +108,14 @@ def of_zip(path: Path, top: str, identity: str) -> FileTree:
         )
     files = [member.filename for member in members if not member.is_dir()]
     names = frozenset(name.removeprefix(f"{top}/") for name in files if name.startswith(f"{top}/"))
-    return FileTree(path, identity, names, lambda name: archive.read(f"{top}/{name}"))
+    archives = {os.getpid(): archive}  # a process forked from this one would move the file's position for both
+
+    def read(name: str) -> bytes:
+        if os.getpid() not in archives:
+            archives[os.getpid()] = zipfile.ZipFile(path)
+        return archives[os.getpid()].read(f"{top}/{name}")
+
+    return FileTree(path, identity, names, read)
 
 
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:

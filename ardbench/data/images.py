@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ardbench.data.raw import Undecoded
+from ardbench.errors import ArdbenchError
 
 
 class Elsewhere(ABC):
@@ -74,3 +80,68 @@ class HostImages(Elsewhere):
     def take(self, rows: Tensor) -> HostImages:
         held = rows if self._rows is None else self._rows[rows]
         return HostImages(self._array, self.device, held, channels_last=self._last)
+
+
+class FileImages(Elsewhere):
+    """Images that are decoded from their files each time; several processes decode those of a longer plan.
+
+    Args:
+        source: all files.
+        rows: (N,) which of them, int64; None takes all.
+        workers: processes; None takes one for each processor but one.
+    """
+
+    def __init__(
+        self, source: Undecoded, device: torch.device | str, rows: Tensor | None = None, workers: int | None = None
+    ) -> None:
+        rows = torch.arange(len(source.names)) if rows is None else rows
+        super().__init__((len(rows), *source.size), device)
+        self._source, self._rows, self._workers = source, rows, workers
+
+    def stream(self, plan: Sequence[Tensor]) -> Iterator[Tensor]:
+        together = len(plan) > 1
+        loader = DataLoader(
+            _Files(self._source),
+            batch_sampler=[self._rows[rows].tolist() for rows in plan],
+            num_workers=(self._workers or _idle_processors()) if together else 0,
+            collate_fn=_whole,
+            multiprocessing_context="fork" if together else None,
+            generator=torch.Generator(),  # torch's own would lose a number to it
+        )
+        return map(_unless_refused, iter(loader))
+
+    def take(self, rows: Tensor) -> FileImages:
+        return FileImages(self._source, self.device, self._rows[rows], self._workers)
+
+
+class _Files(Dataset[Tensor]):
+    """What DataLoader asks for: a batch at a time; a refusal travels as what it is, which raised there would not."""
+
+    def __init__(self, source: Undecoded) -> None:
+        self.source = source
+
+    def __getitems__(self, rows: list[int]) -> Tensor | ArdbenchError:
+        channels, height, width = self.source.size
+        images = np.empty((len(rows), height, width, channels), np.uint8)
+        try:
+            for place, row in enumerate(rows):
+                images[place] = self.source.decode(self.source.names[row])
+        except ArdbenchError as refusal:
+            return refusal
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _whole(batch: Any) -> Any:
+    """Return what is a batch already."""
+    return batch
+
+
+def _unless_refused(batch: Tensor | ArdbenchError) -> Tensor:
+    if isinstance(batch, ArdbenchError):
+        raise batch
+    return batch
+
+
+def _idle_processors() -> int:
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1)

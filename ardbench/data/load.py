@@ -14,9 +14,9 @@ from ardbench.data import DatasetInfo, check_sizes, data_root, info
 from ardbench.data.batches import Extra, Split, Splits
 from ardbench.data.extra import opened
 from ardbench.data.fetch import check_root
-from ardbench.data.images import HostImages
+from ardbench.data.images import Elsewhere, FileImages, HostImages
 from ardbench.data.places import Place, place_of
-from ardbench.data.raw import Raw
+from ardbench.data.raw import Raw, Undecoded
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 
@@ -30,6 +30,7 @@ def load(
     download: bool = True,
     progress: Progress | None = None,
     place: str = "auto",
+    workers: int | None = None,
 ) -> Splits:
     """Return a data set for a device; its validation split is the same for every teacher, student and seed of a run.
 
@@ -39,27 +40,32 @@ def load(
         validation: images held out of the training set, the classes in proportion.
         train_images: how many of the others to train on, the classes in proportion; None takes all.
         download: whether an absent file may be fetched.
-        place: where the images lie, as `data.place` says it.
+        place, workers: as `data.place` and `data.workers` say it.
 
     Raises:
         ArdbenchError: an unknown name, sizes that do not fit, or files that are wrong or not to be had.
     """
     facts = info(name)
     check_sizes(facts, validation, train_images)
-    if place == "files":
-        raise ArdbenchError(
-            f"data.place = 'files' decodes images of a folder when they are wanted, and {name} is none: give 'host' or 'auto'."
-        )
-    raw = read(facts, root, download, progress)
-    lie = place_of(facts, torch.device(device), place)
-    whole = _split(facts, raw.train_images, raw.train_labels, device, lie)
+    raw = read(facts, root, download, progress, place)
+    lie = _place(facts, raw, torch.device(device), place)
+
+    def split(images: Tensor | Undecoded, labels: Tensor) -> Split:
+        there: Tensor | Elsewhere
+        if isinstance(images, Undecoded):
+            there = FileImages(images, device, workers=workers)
+        else:
+            there = images if lie.name == "device" else HostImages(images.numpy(), device)
+        return Split(there, labels, torch.arange(len(labels)), facts)  # on the host, on its way to the device
+
+    whole = split(raw.train_images, raw.train_labels)
     held, rest = None, whole
     if validation:
         order = whole.order("validation")
         held, rest = (whole.take(sorted(part)) for part in (order[:validation], order[validation:]))
     if train_images is not None and train_images < len(rest):
         rest = rest.take(sorted(rest.order("train")[:train_images]))
-    test = _split(facts, raw.test_images, raw.test_labels, device, lie)
+    test = split(raw.test_images, raw.test_labels)
     return Splits(_on(device, rest), None if held is None else _on(device, held), _on(device, test), lie)
 
 
@@ -80,14 +86,18 @@ def extra_of(section: Data, device: torch.device | str) -> Extra | None:
 
 
 def read(
-    facts: DatasetInfo, root: str | os.PathLike[str] | None, download: bool, progress: Progress | None = None
+    facts: DatasetInfo,
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    progress: Progress | None = None,
+    place: str = "device",
 ) -> Raw:
-    """Return a data set as its files hold it, after every check that there is.
+    """Return a data set as its files hold it, after every check that there is; undecoded where its images lie in `place`.
 
     Raises:
         ArdbenchError: files that are wrong or not to be had.
     """
-    raw = _read(facts, data_root(root), download, progress or Progress())
+    raw = _read(facts, data_root(root), download, progress or Progress(), place)
     for kind, images, labels, count in (
         ("training", raw.train_images, raw.train_labels, facts.train_images),
         ("test", raw.test_images, raw.test_labels, facts.test_images),
@@ -102,7 +112,7 @@ def read(
     return raw
 
 
-def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress) -> Raw:
+def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress, place: str) -> Raw:
     if facts.name in ("digits", "fake"):
         from ardbench.data.embedded import read_digits, read_fake
 
@@ -111,16 +121,21 @@ def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress) ->
     if facts.name == "tiny-imagenet":
         from ardbench.data.tiny_imagenet import read_tiny_imagenet
 
-        return read_tiny_imagenet(facts, root, download, progress)
+        return read_tiny_imagenet(facts, root, download, progress, place)
     from ardbench.data.cifar_svhn import read_torchvision
 
     return read_torchvision(facts, root, download)
 
 
-def _split(facts: DatasetInfo, images: Tensor, labels: Tensor, device: torch.device | str, place: Place) -> Split:
-    """Return a split whose images lie where they stay, or, as its labels do, on the host on their way to the device."""
-    lie = images if place.name == "device" else HostImages(images.numpy(), device)
-    return Split(lie, labels, torch.arange(len(labels)), facts)
+def _place(facts: DatasetInfo, raw: Raw, device: torch.device, asked: str) -> Place:
+    if isinstance(raw.train_images, Undecoded):
+        return Place("files", raw.train_images.why or f"data.place = {asked}")
+    if asked == "files":
+        raise ArdbenchError(
+            f"data.place = 'files' decodes images when they are wanted, and those of {facts.name} do not lie in a file each: "
+            "give 'host' or 'auto'."
+        )
+    return place_of(facts, device, asked)
 
 
 def _on(device: torch.device | str, split: Split) -> Split:

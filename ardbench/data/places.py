@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Place:
 
 
 def place_of(info: DatasetInfo, device: torch.device, asked: str = "auto") -> Place:
-    """Return where the images of a data set lie that has them decoded; `asked` is `data.place`."""
+    """Return where the images of a data set lie that are decoded; `asked` is `data.place`."""
     size, free = decoded_size(info), free_memory(device)
     why = f"they take {in_bytes(size)}, and {in_bytes(free)} are free on {device.type}"
     if asked != "auto":
@@ -36,6 +37,14 @@ def place_of(info: DatasetInfo, device: torch.device, asked: str = "auto") -> Pl
     if size <= SHARE * free:
         return Place("device", why)
     return Place("host", f"{why}, of which they may have half; batches are copied ahead")
+
+
+def no_room(folder: Path, size: int) -> str:
+    """Return why so many bytes of decoded images are not to be kept in a folder that is there, in words; "" where they fit."""
+    free = shutil.disk_usage(folder).free
+    if size <= free:
+        return ""
+    return f"decoded they would take {in_bytes(size)}, and {in_bytes(free)} are free in {folder}; they are decoded when wanted"
 
 
 def decoded_size(info: DatasetInfo) -> int:

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch import Tensor
 from ardbench.data import DatasetInfo
 from ardbench.data.fetch import Published, absent, check_md5, fetch, scratch
 from ardbench.data.file_tree import FileTree, of_folder, of_zip
-from ardbench.data.raw import CheckedFile, Raw
+from ardbench.data.places import decoded_size, no_room
+from ardbench.data.raw import CheckedFile, Raw, Undecoded
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 
@@ -37,11 +39,14 @@ Listed = list[tuple[str, int]]
 """Files with their labels."""
 
 
-def read_tiny_imagenet(info: DatasetInfo, root: Path, download: bool, progress: Progress) -> Raw:
+def read_tiny_imagenet(info: DatasetInfo, root: Path, download: bool, progress: Progress, place: str = "auto") -> Raw:
     """Return the data set from the archive in `root` if there is one, else from the unpacked folder, else fetched.
 
     Labels number the sorted WordNet ids, as torchvision's ImageFolder does. Nothing is unpacked to disk. A folder may be as
     people keep it: one too deep, validation images sorted into folders of their classes, with files of macOS among them.
+
+    Args:
+        place: where images are to lie; in their "files" they stay undecoded, with "auto" where the decoded ones have no room.
 
     Raises:
         ArdbenchError: what lies in `root` is torn, incomplete or not Tiny-ImageNet, or absent and not to be had.
@@ -54,13 +59,18 @@ def read_tiny_imagenet(info: DatasetInfo, root: Path, download: bool, progress: 
             tree, f"wnids.txt names {len(set(ids))} classes in {len(ids)} lines, {info.num_classes} are needed"
         )
     train, test = _train_files(info, tree, ids), _test_files(info, tree, ids)
-    images = _cached(root, tree.identity, info)
+    labels = torch.tensor([label for _, label in train + test])
+    n, more = info.train_images, (_names(tree, ids), (checked,))
+    images = None if place == "files" else _cached(root, tree.identity, info)
+    why = no_room(root, decoded_size(info)) if images is None and place == "auto" else ""
+    if place == "files" or why:
+        size, decode = (info.channels, info.size, info.size), partial(_decode, tree, size=info.size)
+        apart = [Undecoded([name for name, _ in files], size, decode, why) for files in (train, test)]
+        return Raw(apart[0], labels[:n], apart[1], labels[n:], *more)
     if images is None:
         images = _decoded(info, tree, train + test, progress)
         _cache(root, tree.identity, images)
-    labels = torch.tensor([label for _, label in train + test])
-    n = info.train_images
-    return Raw(images[:n], labels[:n], images[n:], labels[n:], _names(tree, ids), (checked,))
+    return Raw(images[:n], labels[:n], images[n:], labels[n:], *more)
 
 
 def _open(info: DatasetInfo, root: Path, download: bool) -> tuple[FileTree, CheckedFile]:

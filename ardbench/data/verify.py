@@ -9,6 +9,7 @@ import torch
 
 from ardbench.data import data_root, info
 from ardbench.data.load import read
+from ardbench.data.places import Place, decoded_size, no_room, place_of
 from ardbench.progress import Progress
 
 
@@ -58,6 +59,21 @@ def whereabouts(name: str, root: str | os.PathLike[str] | None = None) -> str:
             (folder / one.name).is_file() for one in published(facts.name)
         )
     return "found" if there else "absent"
+
+
+def place(name: str, device: torch.device, root: str | os.PathLike[str] | None = None) -> Place:
+    """Return where the images of a data set would lie in a run on a device, and why; nothing is read.
+
+    Raises:
+        ArdbenchError: an unknown name.
+    """
+    facts, folder = info(name), data_root(root)
+    if name == "tiny-imagenet" and folder.is_dir():
+        from ardbench.data.tiny_imagenet import CACHE
+
+        if not (folder / CACHE).is_file() and (why := no_room(folder, decoded_size(facts))):
+            return Place("files", why)
+    return place_of(facts, device)
 
 
 def _counts(labels: torch.Tensor, classes: int) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Teachers' logits at augmented clean images: a teacher is asked about a view once, and not again in a later epoch.
 
 A crop of an image padded by p and a flip have 2 (2p + 1)^2 views: 162 with p = 4. Logits are equal to rounding to those of
-asking again. Extra images, of which there are too many to come back often, are asked about each time.
+asking again. Teachers are asked each time about extra images, of which there are too many to come back often, and about
+images that are decoded for each batch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from ardbench.attacks.form import FastForm
 from ardbench.config import Precision
 from ardbench.data.batches import Batch, TrainBatches, count_views, number_views
+from ardbench.data.images import FileImages
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 from ardbench.runs import Run, write_atomic
@@ -85,6 +87,8 @@ class TeacherCache:
 
     def logits(self, batch: Batch, teacher: int) -> Tensor:
         """Return a teacher's logits (B, K) at the clean view of a batch, without gradient."""
+        if isinstance(self.batches.split.images, FileImages):  # to look ahead would be to decode each image twice
+            return self._asked(teacher, batch.x)
         store, step = self._store(teacher), batch.draws.step
         if store is None:
             with torch.no_grad():
@@ -97,9 +101,14 @@ class TeacherCache:
         own, extra = self.batches.parts(step)
         logits = torch.empty(len(batch.y), self.classes, device=self.device)
         logits[own] = store.logits[self._place(batch.index[own], batch.view[own])]
-        with torch.no_grad():
-            logits[extra] = self.teachers[teacher](batch.x[extra]).float()
+        logits[extra] = self._asked(teacher, batch.x[extra])
         return logits
+
+    @torch.no_grad()
+    def _asked(self, teacher: int, x: Tensor) -> Tensor:
+        """Return a teacher's logits (n, K) at images (n, C, H, W), which round as those do that are kept."""
+        padded = torch.cat([x, x[-1:].expand(-len(x) % ROWS, *x.shape[1:])])
+        return self.teachers[teacher](padded)[: len(x)].float()
 
     def fill(self, epoch: int, steps: range) -> None:
         """Ask every teacher about those views of these steps that are not known yet."""

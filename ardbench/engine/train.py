@@ -91,7 +91,8 @@ def _loaded(recipe: Recipe, device: torch.device, data_root: Path | None, listen
     """Return what is trained and measured on, and say where its images lie."""
     of = recipe.data
     extra = extra_of(of, device)
-    splits = load(of.name, device, data_root, of.validation, of.train_images, progress=listener, place=of.place)
+    words = (of.name, device, data_root, of.validation, of.train_images)
+    splits = load(*words, progress=listener, place=of.place, workers=of.workers)
     listener.note(f"Images lie {splits.place}.")
     if extra is not None:
         labelled = "labelled by the first teacher" if extra.labels is None else "with labels of their own"

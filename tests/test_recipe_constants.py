@@ -18,9 +18,12 @@ FORWARDS = {
     "trades": ["x", "x_adv", "x"], "mart": ["x", "x_adv"], "adaad": ["x", "x_adv"],
     "adaiad": ["x", "x_adv", "x"], "ard": ["x_adv", "x"],
     "iad-i": ["x_adv", "x_adv", "x", "x"], "peeraid": ["x_adv", "x_adv", "x"],
+    "adaad@igdm": None, "trades@awp": None,
 }  # fmt: skip
 SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
+STUDENTS = {"akd2": "preactresnet18", "pgd-at@awp": "preactresnet18", "trades@awp": "wrn-34-10"}
+"""Other than a ResNet-18."""
 IAD_II = {"beta": 0.1, "begin": 40 / 200, "label": 0.25, "robust": 0.5, "clean": 0.25}
 IAD_TRUST = {"beta": 0.1, "begin": 60 / 200}
 AKD2 = {"label": 0.3, "robust": 0.6, "clean": 0.1, "temperature": 2}
@@ -66,28 +69,39 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
     return {
         "standard": (TWICE, 0.1, 5e-4, 128, UNIFORM, LAST, NO, {}),
         "pgd-at": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, LAST, NO, {}),
+        "pgd-at@awp": (TWICE, 0.1, 5e-4, 128, TRAIN, TEST, NO, {}),
+        "trades@awp": (TWICE, 0.1, 5e-4, 128, NORMAL, LAST, NO, {"beta": 6}),
         "pgd-at@iad": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, TEST, NO, {}),
         "trades": ((76, [74]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
         "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
         "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
         "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
         "ard@printed": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1)),
+        "ard@igdm": (TWICE, 0.1, 2e-4, 128, UNIFORM, LAST, NO, ard(1, 1)),
+        "ard@fair": (ONCE, 0.1, 2e-4, 128, TRAIN, LAST, NO, ard(30, 1 / k)),
         "ard@intended": (TWICE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
         "ard@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, ard(1, 1)),
         "akd2": ((200, [50, 150]), 0.1, 5e-4, 128, TRAIN, held, ("swa", 55), AKD2),
         "akd2@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, AKD2_IAD),
         "adaad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "scale": {10: 0.1, 100: 1}[k]}),
+        "adaad@igdm": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, NO, {"alpha": 1, "scale": 1}),
+        "adaiad@igdm": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, NO, {"alpha": 1, "temperature": 30} | IAD_TRUST),
         "adaiad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "temperature": 30} | IAD_TRUST),
         "rslad": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 0.1}),
+        "rslad@igdm": ((200, [140, 172, 190]), 0.1, 2e-4, 128, NORMAL, ("last", "pgd20-trades", 0), NO,
+                       {"alpha": 5 / 6, "scale": 0.1}),
+        "rslad@fair": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 1 / k}),
         "rslad@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 1}),
         "iad-i": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(False)),
         "iad-i@printed": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(True)),
+        "iad-i@igdm": (TWICE, 0.1, 2e-4, 128, TRAIN, LAST, NO, iad_i(False)),
+        "iad-i@fair": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(False)),
         "iad-i@intended": (TWICE, 0.1, 2e-4, 128, TRAIN, TEST, NO, iad_i(False)),
         "iad-ii": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, IAD_II),
         "iad-ii@intended": (TWICE, 0.1, 2e-4, 128, TRAIN, TEST, NO, IAD_II),
         "peeraid": (PEERAID, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 214), peeraid(0.01, 0, 1 / k, 1 / k, 5)),
         "crdnd": ((300, []), 0.1, 2e-4, 128, NORMAL, LAST, NO, CRDND),
-    }
+    }  # fmt: skip
 
 
 def named(method: str, dataset: str) -> str:
@@ -132,8 +146,11 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
         {key: value for key, value in recipe.method.items() if key not in ("name", *SWITCH)},
     )
     assert found == RELEASED[name]
-    executed = {"forwards": FORWARDS[recipe.method["name"]]} if recipe.method["name"] in FORWARDS else {}
-    executed |= {"forwards_before": ["x_adv", "x_adv", "x"]} if recipe.method["name"] == "iad-i" else {}
+    method = recipe.method["name"]
+    written = "@".join(filter(None, (method, name.partition("@")[2])))
+    order = FORWARDS.get(written, FORWARDS.get(method))
+    executed = {"forwards": order} if order else {}
+    executed |= {"forwards_before": ["x_adv", "x_adv", "x"]} if method == "iad-i" else {}
     assert {key: recipe.method[key] for key in SWITCH if key in recipe.method} == executed
     assert schedule.kind == ("cosine" if name.startswith("crdnd") else "step")
     assert (schedule.gamma or 0.1, recipe.optimizer.momentum, recipe.optimizer.kind) == (0.1, 0.9, "sgd")
@@ -143,9 +160,44 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     assert recipe.data.drop_last is name.startswith("crdnd")
     own = {"norm": "linf", "eps": 0.031} if name == "darht-cifar100" else None
     assert (recipe.selection.threat and recipe.selection.threat.model_dump()) == own
-    student = "wrn-34-10" if name.endswith("@wrn") else "preactresnet18" if akd2 else "resnet18"
-    assert (recipe.student, recipe.data.normalise) == (student, akd2)
+    assert recipe.optimizer.nesterov is (written in ("ard@fair", "rslad@fair"))
+    assert recipe.student == STUDENTS.get(written, "wrn-34-10" if name.endswith("@wrn") else "resnet18")
+    assert recipe.data.normalise is (STUDENTS.get(written) == "preactresnet18")
     assert recipe.title.endswith(f" ({name.partition('@')[2]})" if "@" in name else "")
+
+
+FAIR = {"name": "fair", "exponent": 2, "lowest": 5 / 6, "highest": 5 / 2, "offset": 1e-5}
+AWP = {"pgd-at": ("awp", 0.01, 0), "trades": ("awp", 0.005, 9)}
+"""Variant, gamma, and the first epoch (from 0) of 200."""
+
+
+def igdm(method: str, dataset: str, released: bool) -> dict[str, Any]:
+    """Return the section of IGDM: the second release's alpha by data set, the first's over ARD, and a ramp of 200 epochs."""
+    alpha = 1 if dataset == "cifar10" else 20 if (method, released) == ("ard", True) else 10
+    ramp = 200 if released else None
+    return {"name": "igdm", "alpha": alpha, "beta": 1, "gamma": 1, "ramp_epochs": ramp, "extra_forwards": False}
+
+
+@pytest.mark.parametrize("name", [run for run in RUNS if "digits" not in run])
+def test_modules_and_weight_perturbation_have_the_constants_of_their_code_and_stand_in_variants_of_their_names(
+    name: str,
+) -> None:
+    recipe, (base, _, variant) = resolve(name), name.partition("@")
+    released = not base.endswith("-level")
+    wanted = {"igdm": [igdm(recipe.method["name"], recipe.data.name, released)], "fair": [FAIR]}.get(variant, [])
+    assert list(recipe.modules) == wanted
+    perturbed = recipe.weight_perturbation
+    found = perturbed and (perturbed.variant, perturbed.gamma, epoch_at(perturbed.begin, 200))
+    assert found == (AWP[recipe.method["name"]] if variant == "awp" else None)
+
+
+def test_a_level_variant_with_a_module_is_the_level_recipe_otherwise() -> None:
+    laid = [run for run in RUNS if run.partition("@")[2] in ("igdm", "fair", "awp") and "-level@" in run]
+    assert len(laid) == 3 * (5 + 3 + 2)
+    for name in laid:
+        base, own = resolve(name.partition("@")[0]), resolve(name)
+        same = {"modules": base.modules, "weight_perturbation": None, "name": base.name, "title": base.title}
+        assert own.model_copy(update=same) == base
 
 
 @pytest.mark.parametrize(

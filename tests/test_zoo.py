@@ -89,6 +89,10 @@ LAYOUTS: dict[str, Callable[[], Shapes]] = {
     "ltd-wrn-34-20-cifar10": lambda: trades(34, 20, 10, False),
     "ltd-wrn-34-10-cifar100": lambda: trades(34, 10, 100, True),
     "gowal-wrn-70-16-cifar100": lambda: gowal(70, 16, 100),
+    "gowal-wrn-28-10-cifar10": lambda: gowal(28, 10, 10),
+    "wang-wrn-28-10-cifar10": lambda: gowal(28, 10, 10),
+    "wang-wrn-28-10-cifar100": lambda: gowal(28, 10, 100),
+    "bartoldson-wrn-94-16-cifar10": lambda: gowal(94, 16, 10),
 }
 
 
@@ -117,7 +121,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "teachers").mkdir()
     for model in ("wrn-34-10", "wrn-34-20"):
         monkeypatch.setitem(MODELS, model, "test_zoo:small_wrn")
-    monkeypatch.setitem(MODELS, "wrn-70-16-swish", "test_zoo:small_swish")
+    for model in ("wrn-28-10-swish", "wrn-70-16-swish", "wrn-94-16-swish"):
+        monkeypatch.setitem(MODELS, model, "test_zoo:small_swish")
     return tmp_path / "teachers"
 
 

@@ -15,8 +15,8 @@ from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
-UNNAMED = {"iad-i": "iad", "iad-ii": "iad"}
-"""From a method to the name under which papers print its numbers without saying which variant they ran."""
+UNNAMED = {"iad-i": "iad", "iad-ii": "iad", "adaad+igdm": "igdm"}
+"""From a method to the name under which papers print its numbers without saying which variant they ran, or over which base."""
 FIELDS = ("method", "student", "teacher", "dataset", "checkpoint", "metric", "value_percent", "kind", "paper")
 """The columns of a file of published numbers that are read; it may have more."""
 
@@ -26,7 +26,7 @@ class Number:
     """A published accuracy.
 
     Args:
-        method: as published; "iad" is either variant of it.
+        method: as published; "iad" is either variant of it, "igdm" that module over a base that is not stated.
         student: its architecture.
         teacher: as published, "" where it is not stated or there is none.
         dataset: of training and test.

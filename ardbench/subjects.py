@@ -110,8 +110,21 @@ class Subject:
         Raises:
             ArdbenchError: a file is damaged, or names classes that the data set has not.
         """
+        return self._present(self.store(checkpoint, threat, 0), checkpoint)
+
+    def under_any_threat(self, checkpoint: str) -> Iterator[tuple[Verdicts, Path]]:
+        """Yield the same of whatever threats it was measured under, each with its folder; clean images once."""
+        told = set[object]()
+        for folder in (self.folder / "eval" / checkpoint, *sorted(self.folder.glob(f"eval-other/*/{checkpoint}"))):
+            for one in self._present(folder, checkpoint):
+                place = (one.protocol, one.n, *(() if one.protocol == "clean" else one.threat.values()))
+                if one.seed == 0 and place not in told:
+                    told.add(place)
+                    yield one, folder
+
+    def _present(self, folder: Path, checkpoint: str) -> Iterator[Verdicts]:
         classes = data.info(self.dataset).num_classes
-        for path in sorted(self.store(checkpoint, threat, 0).glob("*.json")):
+        for path in sorted(folder.glob("*.json")):
             if path.name.endswith(".state.json") or trust.is_trust(path):
                 continue
             verdicts = load_verdicts(path)
@@ -293,6 +306,16 @@ def is_file(what: object) -> bool:
     text = str(what)
     place = text.rpartition(":")[0]
     return Path(text).is_file() or (bool(place) and split_part(place)[0].is_file() and not _is_suite(place))
+
+
+def is_named(what: object) -> bool:
+    """Return whether a name is of a file, of an exported folder or of the zoo: a network that is no run."""
+    text = str(what)
+    return (
+        (is_file(what) and not text.endswith((".csv", ".toml")))
+        or text.startswith(zoo.PREFIX)
+        or bool(export_in(Path(text)))
+    )
 
 
 def of_object(net: nn.Module, words: Words) -> Subject:

@@ -28,7 +28,7 @@ from test_reports import make_run, recipe, verdict
 
 from ardbench import data, models
 from ardbench.campaigns.suites import benchmarks_folder, load_suite, plan
-from ardbench.cli.status import _read, _row
+from ardbench.cli.status import _row
 from ardbench.data import tiny_imagenet
 from ardbench.data.cifar_batches import read_batch
 from ardbench.data.cifar_svhn import _extract
@@ -46,6 +46,7 @@ from ardbench.recipes import describe, resolve
 from ardbench.reports import collect, read, tables, write
 from ardbench.reports.page import page
 from ardbench.runs import Run, Teacher, read_json
+from ardbench.verbs.standing import facts_of
 
 SECONDS = 20
 """An input that takes longer hangs; the slowest takes a second on a busy machine."""
@@ -294,7 +295,7 @@ def results(folder: Path) -> Read:
 
 def whole_run(run: Run, folder: Path, share: float) -> None:
     """Read a run as `status` does, of some as `report` does, and of few as `report --html` does."""
-    facts = _read(run)
+    facts = facts_of(run)
     _row({"run": "", "reason": "", "age": 0.0, **facts})
     json.dumps(facts, allow_nan=False)
     if share < 0.05:

@@ -24,9 +24,9 @@ from ardbench.data.load import load
 from ardbench.evaluation.matrix import Question, Transfer
 from ardbench.evaluation.statistics import wilson
 from ardbench.reports import collect, tables, write
+from ardbench.reports.evaluations import sweeps
 from ardbench.reports.figures import bands, bars, png
 from ardbench.reports.page import Kept, page
-from ardbench.reports.results import sweeps
 from ardbench.reports.transfer import Matrix
 from ardbench.runs import Run, Teacher, read_json, sha256_of, write_json
 

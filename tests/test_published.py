@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 
@@ -154,9 +155,14 @@ def test_each_number_is_shown_or_listed_with_one_reason(shown: set[Number]) -> N
 def test_cells_checked_by_hand(
     recipe: str, student: str, protocol: str, expected: list[tuple[str, str, str, str, float]]
 ) -> None:
-    found = published_beside(resolve(recipe, student=student), {protocol})
+    wanted = resolve(recipe, student=student)
+    found = published_beside(wanted.composition, student, wanted.data.name, {protocol}, numbers())
     assert [(n.paper, n.kind, n.teacher, n.checkpoint, round(100 * n.value, 2)) for n in found] == expected
 
 
-def test_a_level_recipe_stands_alone() -> None:
-    assert published_beside(resolve("rslad-cifar10-level"), {"clean", "aa"}) == []
+def test_a_level_recipe_stands_alone(tmp_path: Path) -> None:
+    quoted = {
+        name: collect_suite(plan(load_suite(name), tmp_path, resolve, outside=outside))["published"].notna().any()
+        for name in ("cifar10-level", "rslad-table")
+    }
+    assert quoted == {"cifar10-level": False, "rslad-table": True}

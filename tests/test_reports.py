@@ -21,9 +21,9 @@ from ardbench.evaluation import trust
 from ardbench.evaluation.trust import Finding
 from ardbench.reports import collect, collect_suite, console, read, tables, write
 from ardbench.reports import published as published_module
+from ardbench.reports.evaluations import threat_name
 from ardbench.reports.footnotes import separable
 from ardbench.reports.rendering import escaped
-from ardbench.reports.results import threat_name
 from ardbench.runs import Run, Teacher, sha256_of, write_json
 
 PUBLISHED = """method,student,teacher,dataset,checkpoint,metric,value_percent,kind,paper,source

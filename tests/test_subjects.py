@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from test_models import settled
 from torch import nn
 
+import ardbench
 from ardbench import data, models
 from ardbench.engine import networks
 from ardbench.engine.checkpoints import save_weights
@@ -20,6 +21,7 @@ from ardbench.engine.exported import export
 from ardbench.errors import ArdbenchError
 from ardbench.models.network import Network, Normalise
 from ardbench.recipes import resolve
+from ardbench.reports.published import FIELDS
 from ardbench.runs import Run, sha256_of, write_json
 from ardbench.teachers import locate, resolve_teachers
 
@@ -139,6 +141,42 @@ def test_an_exported_folder_is_measured_and_transferred(run: Run, folder: Path, 
     words = (run.path, folder, "--size", 2, "--n", 20, "--device", "cpu", *beside, "--json")
     matrix = json.loads(call("transfer", *words).stdout)
     assert matrix["dataset"] == "fake"
+
+
+def test_what_is_no_run_stands_in_tables_and_status(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(fake().state_dict(), "old.pt")
+    own = tmp_path / "own.csv"
+    own.write_text(f"{','.join(FIELDS)}\nold-way,{MODEL},,fake,best,clean,50,paper,A Paper\n")
+    file, wide = f"old.pt:{MODEL}", ("--dataset", "fake", "--eps", "0.2")
+    accuracy = evaluated(file, "--dataset", "fake")["results"][0]["accuracy"]
+    assert call("eval", file, *wide, "--protocol", "fgsm", "--protocol", "clean", "--device", "cpu").exit_code == 0
+    kept = evaluated(folder)["results"][0]["accuracy"]
+    frame = ardbench.results([run, str(folder), file], published=own, named=["standard, resnet18", f"old-way, {MODEL}"])
+    shown = frame[frame["run"].isin(["handed-on", file])]
+    clean = shown[shown["protocol"] == "clean"]
+    assert [tuple(row) for row in clean[clean["value"].notna()][["run", "student", "value"]].itertuples(index=False)] == [
+        ("handed-on", "resnet18", kept), (file, MODEL, accuracy),
+    ]  # fmt: skip
+    (quoted,) = clean[clean["published"].notna()].itertuples()
+    assert (quoted.run, quoted.published, quoted.verdict) == (file, 0.5, "match" if accuracy == 0.5 else "off")
+    assert set(shown[shown["protocol"] == "fgsm"]["eps"]) == {0.2}
+    told = json.loads(call("status", file, "--dataset", "fake", "--json").stdout)["runs"]
+    assert [(one["state"], one["evaluations"][0]["accuracy"], one["age"] < 60) for one in told] == [
+        ("file", accuracy, True)
+    ]
+    assert json.loads(call("status", folder, "--json").stdout)["runs"][0]["evaluations"][0]["accuracy"] == kept
+    for words, said in (
+        (("--as", "rslad, resnet18"), "--as names 1 networks that are no runs, and the table has 0"),
+        ((file, "--dataset", "fake", "--as", "rslad"), "--as 'rslad' is no METHOD, STUDENT"),
+        (
+            (file, "--dataset", "fake", "--as", "rsald, resnet18"),
+            "Unknown published method 'rsald': did you mean 'rslad'?",
+        ),
+    ):
+        assert said in call("report", run.path, *words).stderr
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def _show(found: Evaluation, output: Output) -> None:
 
 
 def _heading(found: Evaluation) -> str:
-    from ardbench.reports.results import threat_name
+    from ardbench.reports.evaluations import threat_name
 
     subject = found.subject
     seen = subject.normalise or (subject.teacher.seen if subject.teacher else "")

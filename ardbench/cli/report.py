@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -14,9 +12,6 @@ from ardbench.cli.output import Output
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 
-if TYPE_CHECKING:
-    from ardbench.reports.transfer import Matrix
-
 GARBAGE = 100_000
 """Objects after which Python looks for garbage: what a report reads lives to its end, and looking took a tenth of its time."""
 OF_TABLES = ("columns", "no_intervals", "fit_width", "published")
@@ -24,7 +19,7 @@ OF_TABLES = ("columns", "no_intervals", "fit_width", "published")
 
 
 @click.command()
-@click.argument("what", metavar="[SUITE|RUN...|CSV]", nargs=-1, shell_complete=options.complete_suite)
+@click.argument("what", metavar="[SUITE|SUBJECT...|CSV]", nargs=-1, shell_complete=options.complete_suite)
 @options.runs
 @click.option(
     "--out",
@@ -71,13 +66,25 @@ OF_TABLES = ("columns", "no_intervals", "fit_width", "published")
     metavar="FILE",
     help="Write one page that needs no other file: tables to sort, figures, trust checks, costs, provenance.",
 )
+@click.option(
+    "--as",
+    "named",
+    multiple=True,
+    metavar="'METHOD, STUDENT'",
+    help="Put the published numbers of this method and student beside a network that is no run, such as 'rslad, resnet18'; "
+    "once for each of them, in their order.",
+)
+@options.measured_on
 @options.data_root
 def report(
     what: tuple[str, ...], runs: Path, out: Path | None, protocols: tuple[str, ...], checkpoints: tuple[str, ...],
     columns: str | None, no_intervals: bool, fit_width: bool, published: Path | None, curves: bool, tradeoff: bool,
-    html: Path | None, data_root: Path | None,
+    html: Path | None, named: tuple[str, ...], dataset: str | None, data_root: Path | None,
 ) -> None:  # fmt: skip
     """Make tables of what was measured: of one suite, of the runs named, of all runs under --runs, or of a report's CSV.
+
+    Beside runs, and alone, stand networks that `eval` has measured and that are none: FILE:ARCH, an exported folder,
+    zoo:NAME.
 
     Figures of a run lie in its directory, those of a suite beside the runs, and others in --out. --html shows images that
     `eval --keep-adversarial` has kept, where their data set is at hand.
@@ -86,8 +93,8 @@ def report(
     from ardbench.verbs import reporting
 
     gc.set_threshold(GARBAGE)
-    named = tuple(name.strip() for name in columns.split(",")) if columns is not None else ()
-    view = View(protocols, checkpoints, named, not no_intervals, fit_width)
+    shown = tuple(name.strip() for name in columns.split(",")) if columns is not None else ()
+    view = View(protocols, checkpoints, shown, not no_intervals, fit_width)
     output = Output(as_json=False)
     if curves or tradeoff:
         flag = "--curves" if curves else "--tradeoff"
@@ -100,10 +107,10 @@ def report(
             raise ArdbenchError(f"--{of_tables.replace('_', '-')} is for tables, and {flag} draws: leave one out.")
         paths = reporting.draw(what, runs=runs, out=out, curves=curves, tradeoff=tradeoff, view=view)
     else:
-        matrix = _matrix(what, runs) if html else None
         made = reporting.report(
-            what, runs=runs, out=out, html=html, view=view, published=published, data_root=data_root, matrix=matrix
-        )
+            what, runs=runs, out=out, html=html, view=view, published=published, data_root=data_root,
+            dataset=dataset, named=named,
+        )  # fmt: skip
         paths = list(made.paths)
         for remark in made.remarks:
             say(remark)
@@ -111,20 +118,3 @@ def report(
             output.show(renderable(made.tables))
     for path in paths:
         output.line(str(path))
-
-
-def _matrix(what: Sequence[str], runs: Path) -> Matrix | None:
-    """Return how a suite's teachers transfer, if one was named and that was measured."""
-    from ardbench.campaigns.suites import planned
-    from ardbench.evaluation.matrix import load_transfer
-    from ardbench.reports.transfer import Matrix
-    from ardbench.verbs.transferring import ask, teachers_of
-
-    if len(what) != 1 or Path(what[0]).is_dir() or what[0].endswith(".csv"):
-        return None
-    suite, cells = planned(what[0], runs)
-    if suite.transfer is None or not all(one.sha256 for cell in cells for one in cell.teachers):
-        return None
-    question = ask(teachers_of(suite, cells), suite.transfer.size, n=suite.transfer.n)
-    place = question.place(runs)
-    return Matrix(question, load_transfer(place), suite.transfer.size) if place.is_file() else None

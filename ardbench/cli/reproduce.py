@@ -262,7 +262,7 @@ def _transfer(
 
 def _spent(cells: Sequence[Cell]) -> str:
     """Return what all runs together have cost, as their own files tell."""
-    from ardbench.reports.results import evaluations, training_seconds
+    from ardbench.reports.evaluations import evaluations, training_seconds
 
     begun = [cell.run for cell in cells if cell.state != "missing"]
     training = sum(map(training_seconds, begun))

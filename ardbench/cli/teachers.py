@@ -24,7 +24,7 @@ COLUMNS = ("clean", "pgd20", "aa")
 
 def rows() -> list[dict[str, Any]]:
     """Return one row per network of the zoo."""
-    from ardbench.reports.results import threat_name
+    from ardbench.reports.evaluations import threat_name
 
     found = []
     for entry in zoo.ENTRIES.values():

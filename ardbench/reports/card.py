@@ -16,9 +16,9 @@ from ardbench.evaluation import trust
 from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.classes import class_tables, read_evaluated
+from ardbench.reports.evaluations import evaluations, protocol_order, threat_name, training_seconds
 from ardbench.reports.footnotes import SINGLE_SEED
 from ardbench.reports.rendering import markdown, marked
-from ardbench.reports.results import evaluations, protocol_order, threat_name, training_seconds
 from ardbench.reports.tables import Entry, Row, Table
 from ardbench.runs import Run
 from ardbench.written import without_folder

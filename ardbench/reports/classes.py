@@ -14,7 +14,7 @@ from ardbench.data import info
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.trust import FOR_CHECKS
 from ardbench.evaluation.verdicts import Verdicts
-from ardbench.reports.results import evaluations, protocol_order, threat_name
+from ardbench.reports.evaluations import evaluations, protocol_order, threat_name
 from ardbench.reports.settings import teachers_in_words
 from ardbench.reports.tables import UNFINISHED, Entry, Row, Table
 from ardbench.reports.view import WHOLE, View

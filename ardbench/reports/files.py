@@ -12,8 +12,8 @@ import pandas as pd
 from ardbench.config import Data
 from ardbench.data.extra import file_name
 from ardbench.reports.classes import Evaluated, accuracies_by_class, class_tables, confusions, read_evaluated
+from ardbench.reports.evaluations import evaluations, training_seconds
 from ardbench.reports.rendering import latex, markdown, marked
-from ardbench.reports.results import evaluations, training_seconds
 from ardbench.reports.tables import Table, cut, tables
 from ardbench.reports.view import WHOLE, View
 from ardbench.runs import Run, write_atomic

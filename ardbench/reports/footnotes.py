@@ -12,7 +12,8 @@ import pandas as pd
 from ardbench.config import EXTRA
 from ardbench.evaluation.derived import BOOTSTRAP, DERIVED, WEIGHTED, WORST, is_asked_for, parsed
 from ardbench.evaluation.statistics import LIMITS
-from ardbench.reports.results import TRUST, protocol_order, threat_name
+from ardbench.reports.evaluations import protocol_order, threat_name
+from ardbench.reports.rows import TRUST
 from ardbench.reports.worst import Behind, behind
 
 ALIKE = ["suite_name", "setting", "status", "checkpoint", "protocol", "protocol_version", "n"]

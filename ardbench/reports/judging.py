@@ -99,7 +99,7 @@ def judgement(published: float, measured: Sequence[float], n: int, deviation: fl
 def judge_published(rows: Sequence[Result]) -> None:
     """Write a judgement into the rows of published numbers beside which the same was measured.
 
-    A number of a stated checkpoint is held against that one, any other against the last.
+    A number of a stated checkpoint is held against that one, any other against the last; what is no run has a single one.
     """
     measured: dict[tuple[Any, ...], list[Result]] = {}
     where = ("suite_name", "setting", "norm", "eps", "protocol")
@@ -109,7 +109,8 @@ def judge_published(rows: Sequence[Result]) -> None:
     for row in rows:
         if row.get("published") is not None and row["status"] == "done":
             checkpoint = row["checkpoint"] if row["checkpoint"] in ("best", "last") else "last"
-            found = measured.get((*(row[name] for name in where), checkpoint), [])
+            place = tuple(row[name] for name in where)
+            found = measured.get((*place, checkpoint)) or measured.get((*place, ""), [])
             if found:
                 shown = max((one["protocol_version"], one["n"]) for one in found)
                 values = [one["value"] for one in found if (one["protocol_version"], one["n"]) == shown]

@@ -13,9 +13,9 @@ import pandas as pd
 from ardbench.evaluation import trust
 from ardbench.reports.classes import Evaluated, accuracies_by_class, class_tables, read_evaluated
 from ardbench.reports.curves import class_maps, curves
+from ardbench.reports.evaluations import sweeps
 from ardbench.reports.figures import bands, bars, image_of, png
 from ardbench.reports.files import provenance
-from ardbench.reports.results import sweeps
 from ardbench.reports.tables import Entry, Row, Table, cut, tables
 from ardbench.reports.tradeoff import BARS, tradeoffs
 from ardbench.reports.view import WHOLE, View

@@ -11,7 +11,6 @@ from io import StringIO
 from pathlib import Path
 
 from ardbench.campaigns.suites import benchmarks_folder
-from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
@@ -48,19 +47,16 @@ class Number:
     paper: str
 
 
-def published_beside(recipe: Recipe, protocols: Collection[str], own: Sequence[Number] = ()) -> list[Number]:
-    """Return what was published of a recipe's method, student and data set, by any checkpoint and teacher.
-
-    Of the numbers that come with ardbench none stands beside a level recipe: nobody publishes that table. The user's
-    own stand beside any.
-    """
-    name = recipe.composition
-    wanted = {name, UNNAMED.get(name, name)}
+def published_beside(
+    method: str, student: str, dataset: str, protocols: Collection[str], published: Sequence[Number]
+) -> list[Number]:
+    """Return what was published of a method, modules included, a student and a data set, by any checkpoint and teacher."""
+    wanted = {method, UNNAMED.get(method, method)}
     return [
         number
-        for number in (*(() if recipe.family == "level" else numbers()), *own)
+        for number in published
         if number.method in wanted
-        and (number.student, number.dataset) == (recipe.student, recipe.data.name)
+        and (number.student, number.dataset) == (student, dataset)
         and number.protocol in protocols
     ]
 

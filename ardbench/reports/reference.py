@@ -13,8 +13,9 @@ import pandas as pd
 
 from ardbench.evaluation.derived import is_derived
 from ardbench.evaluation.statistics import LIMITS
+from ardbench.reports.evaluations import protocol_order
 from ardbench.reports.judging import Judgement, Result, judgement
-from ardbench.reports.results import protocol_order, read
+from ardbench.reports.results import read
 
 REFERENCES = Path("results")
 """The folder of references below the working directory: SUITE.csv, as `write` writes it."""

@@ -12,7 +12,7 @@ from ardbench.campaigns.suites import Cell
 from ardbench.campaigns.varied import shortened, written
 from ardbench.evaluation.derived import WEIGHTED, WORST
 from ardbench.reports import footnotes
-from ardbench.reports.results import protocol_order
+from ardbench.reports.evaluations import protocol_order
 from ardbench.reports.tables import Entry, Row, Table, entry
 from ardbench.runs import Run, checkpoint_order
 

@@ -10,8 +10,8 @@ import pandas as pd
 from ardbench.config import EXTRA
 from ardbench.evaluation.derived import WORST
 from ardbench.reports import footnotes
-from ardbench.reports.results import protocol_order, threat_name
-from ardbench.reports.results import written_eps as written_eps
+from ardbench.reports.evaluations import protocol_order, threat_name
+from ardbench.reports.evaluations import written_eps as written_eps
 from ardbench.reports.view import WHOLE, View
 from ardbench.reports.worst import Behind, behind
 from ardbench.runs import checkpoint_order

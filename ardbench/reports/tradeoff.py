@@ -9,8 +9,8 @@ import pandas as pd
 
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.derived import is_derived
+from ardbench.reports.evaluations import protocol_order
 from ardbench.reports.figures import MARKERS, PALETTE, figure
-from ardbench.reports.results import protocol_order
 from ardbench.reports.tables import groups, names, parts
 from ardbench.reports.view import WHOLE, View
 

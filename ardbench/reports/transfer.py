@@ -12,9 +12,9 @@ import pandas as pd
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.matrix import Question, Transfer, best_set, mean_rate
 from ardbench.evaluation.statistics import wilson
+from ardbench.reports.evaluations import threat_name
 from ardbench.reports.figures import heat_map, save
 from ardbench.reports.rendering import markdown
-from ardbench.reports.results import threat_name
 from ardbench.reports.tables import Entry, Row, Table
 from ardbench.runs import write_atomic
 

@@ -16,7 +16,7 @@ from ardbench.evaluation.statistics import holm
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports.compare import Difference
 from ardbench.reports.compare import compare as difference_of
-from ardbench.reports.results import protocol_order, threat_name
+from ardbench.reports.evaluations import protocol_order, threat_name
 from ardbench.runs import Run
 from ardbench.subjects import Subject, Words, is_file, is_object
 from ardbench.verbs.evaluating import subjects_of, threat_of

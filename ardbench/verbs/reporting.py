@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ardbench.errors import ArdbenchError
+from ardbench.errors import ArdbenchError, unknown
 from ardbench.runs import Run, all_runs, write_atomic
 
 if TYPE_CHECKING:
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from ardbench.campaigns.suites import Cell
     from ardbench.reports import Table, View
     from ardbench.reports.page import Kept
+    from ardbench.reports.published import Number
+    from ardbench.reports.rows import Other
     from ardbench.reports.transfer import Matrix
 
 What = str | Path | Run
-"""A folder of runs, a run, a suite by name or file, or a CSV that a report wrote."""
+"""A folder of runs, a run, a suite by name or file, a CSV that a report wrote, or a network that is no run: FILE:ARCH, an
+exported folder, zoo:NAME."""
 SHOWN = 10
 """Images in a grid."""
 
@@ -56,7 +59,7 @@ class Report:
 class _Chosen:
     """A name for files, the cells of a suite, of a folder or of runs that were named one by one, or results that were read.
 
-    `derived` are the columns that the suite asks for.
+    `derived` are the columns that the suite asks for; `others` are networks that are no runs.
     """
 
     name: str
@@ -65,6 +68,7 @@ class _Chosen:
     derived: Sequence[str] = ()
     named: bool = False
     frame: pd.DataFrame | None = None
+    others: Sequence[Other] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -77,21 +81,25 @@ def results(
     runs: str | Path = "runs",
     published: str | Path | None = None,
     derived: Sequence[str] = (),
+    dataset: str | None = None,
+    named: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the tidy results: a row for each run, checkpoint and protocol, and for each published number beside it.
 
     Args:
-        what: a folder of runs, one run or several, a suite (with a row for all that is still to be measured), or a CSV
-            that `report` wrote.
-        runs: the folder in which a suite's runs lie.
+        what: a folder of runs, one run or several, networks that are no runs, a suite (with a row for all that is still to
+            be measured), or a CSV that `report` wrote.
+        runs: the folder in which a suite's runs lie, and the verdicts of files.
         published: a CSV of numbers like benchmarks/published.csv, which stand beside runs as well.
         derived: columns of numbers that are made on demand: nsd, worst-class, nrr, overfitting, each of aa unless it says
             of what (`nsd:pgd20`).
+        dataset: of files, which do not say it.
+        named: for each network that is no run, in order, what published numbers stand beside it: "METHOD, STUDENT".
 
     Raises:
         ArdbenchError: there is nothing of that name, or a file is damaged.
     """
-    return _frame(_several(what, Path(runs)), published, derived)
+    return _frame(_several(what, Path(runs), dataset), published, derived, named)
 
 
 def report(
@@ -103,17 +111,17 @@ def report(
     view: View | None = None,
     published: str | Path | None = None,
     data_root: str | Path | None = None,
-    matrix: Matrix | None = None,
+    dataset: str | None = None,
+    named: Sequence[str] = (),
 ) -> Report:
     """Return tables of what was measured, and write them where told.
 
     Args:
-        what, runs, published: as in `results`; () takes every run in `runs`.
+        what, runs, published, dataset, named: as in `results`; () takes every run in `runs`.
         out: a folder for the tables as Markdown, CSV and LaTeX with their provenance.
-        html: a file for one page that needs no other.
+        html: a file for one page that needs no other; of a suite with the matrix of its teachers' transfer, if measured.
         view: what tables show (`ardbench.reports.View`).
         data_root: where the page finds clean images beside those that an evaluation has kept.
-        matrix: how the teachers of a suite transfer, for the page.
 
     Raises:
         ArdbenchError: as `results`; or the view names what there is not.
@@ -122,13 +130,14 @@ def report(
     from ardbench.reports import View, write
 
     shown = view or View()
-    chosen = _several(what, Path(runs))
-    frame = _frame(chosen, published, tuple(filter(is_asked_for, shown.columns)))
+    chosen = _several(what, Path(runs), dataset)
+    frame = _frame(chosen, published, tuple(filter(is_asked_for, shown.columns)), named)
     shown.check(frame)
     paths, remarks = list[Path](), list[str]()
     if out is not None:
         paths += write(frame, Path(out), chosen.name, chosen.runs, view=shown)
     if html is not None:
+        matrix = _matrix(what, Path(runs)) if chosen.suite else None
         remarks = _page(Path(html), chosen, frame, shown, matrix, None if data_root is None else Path(data_root))
         paths.append(Path(html))
     return Report(frame, chosen.runs, shown, tuple(paths), tuple(remarks))
@@ -193,17 +202,19 @@ def draw(
     return paths
 
 
-def _several(what: What | Sequence[What], runs: Path) -> _Chosen:
+def _several(what: What | Sequence[What], runs: Path, dataset: str | None = None) -> _Chosen:
     several = [what] if isinstance(what, str | Path | Run) else list(what)
-    return _chosen(several or [runs], runs)
+    return _chosen(several or [runs], runs, dataset)
 
 
-def _chosen(what: Sequence[What], root: Path) -> _Chosen:
-    """Return what was named: a suite, results that were written, a folder of runs, or runs."""
+def _chosen(what: Sequence[What], root: Path, dataset: str | None) -> _Chosen:
+    """Return what was named: a suite, results that were written, a folder of runs, or runs and other networks."""
+    from ardbench.exports import export_in
     from ardbench.reports.settings import cells_of
+    from ardbench.subjects import is_named
 
     first = what[0]
-    if len(what) == 1 and not isinstance(first, Run):
+    if len(what) == 1 and not isinstance(first, Run) and not is_named(first):
         path = Path(first)
         if path.suffix == ".csv":
             from ardbench.reports import read
@@ -222,17 +233,61 @@ def _chosen(what: Sequence[What], root: Path) -> _Chosen:
 
             suite, cells = planned(str(first), root)
             return _Chosen(suite.name, cells, suite=True, derived=suite.derived)
-    opened = dict.fromkeys(one if isinstance(one, Run) else Run.open(Path(one)) for one in what)
-    return _Chosen("report", cells_of(list(opened)), named=True)
+    others = [one for one in what if not isinstance(one, Run) and (is_named(one) or export_in(Path(one)))]
+    runs = dict.fromkeys(one if isinstance(one, Run) else Run.open(Path(one)) for one in what if one not in others)
+    known = dataset or next((run.recipe.data.name for run in runs), None)
+    return _Chosen("report", cells_of(list(runs)), named=True, others=[_other(str(one), known, root) for one in others])
 
 
-def _frame(chosen: _Chosen, published: str | Path | None, derived: Sequence[str] = ()) -> pd.DataFrame:
+def _other(what: str, dataset: str | None, root: Path) -> Other:
+    """Return a network that is no run, with what was measured of it."""
+    from ardbench.reports.rows import Other
+    from ardbench.subjects import FILE, Words, find, is_file
+
+    (one,) = find(what, Words(dataset=dataset if is_file(what) else None, runs=root))
+    identity, found = one.key(FILE)["weights"], list(one.under_any_threat(FILE))
+    return Other(Path(what).name, identity, one.model, one.dataset, one.threat, found)
+
+
+def _as_published(others: Sequence[Other], named: Sequence[str], published: Sequence[Number]) -> list[Other]:
+    """Return the networks with the method and the student under which published numbers stand beside them.
+
+    Raises:
+        ArdbenchError: more names than networks, or a name of which nothing was published.
+    """
+    from ardbench.reports.published import UNNAMED, numbers
+
+    if len(named) > len(others):
+        raise ArdbenchError(
+            f"--as names {len(named)} networks that are no runs, and the table has {len(others)}: runs have their names."
+        )
+    every = (*numbers(), *published)
+    methods = {*UNNAMED, *(number.method for number in every)}
+    students = {number.student for number in every}
+    found = list(others)
+    for place, text in enumerate(named):
+        method, comma, student = (part.strip() for part in text.partition(","))
+        if not comma:
+            raise ArdbenchError(f"--as {text!r} is no METHOD, STUDENT: write it like 'rslad, resnet18'.")
+        if method not in methods or student not in students:
+            kind, given, allowed = (
+                ("method", method, methods) if method not in methods else ("student", student, students)
+            )
+            raise unknown(f"published {kind}", given, sorted(allowed))
+        found[place] = replace(others[place], method=method, student=student)
+    return found
+
+
+def _frame(
+    chosen: _Chosen, published: str | Path | None, derived: Sequence[str] = (), named: Sequence[str] = ()
+) -> pd.DataFrame:
     from ardbench.reports import collect_suite
     from ardbench.reports.published import own_numbers
 
     if chosen.frame is None:
         own = own_numbers(Path(published)) if published is not None else ()
-        return collect_suite(chosen.cells, own, tuple(dict.fromkeys([*chosen.derived, *derived])))
+        others = _as_published(chosen.others, named, own)
+        return collect_suite(chosen.cells, own, tuple(dict.fromkeys([*chosen.derived, *derived])), others)
     if published is not None:
         raise ArdbenchError(
             "--published stands beside runs, and a CSV of results has its published numbers in it: name runs or a suite."
@@ -243,6 +298,21 @@ def _frame(chosen: _Chosen, published: str | Path | None, derived: Sequence[str]
             "with that column."
         )
     return chosen.frame
+
+
+def _matrix(what: What | Sequence[What], runs: Path) -> Matrix | None:
+    """Return how a suite's teachers transfer, if that was measured."""
+    from ardbench.campaigns.suites import planned
+    from ardbench.evaluation.matrix import load_transfer
+    from ardbench.reports.transfer import Matrix
+    from ardbench.verbs.transferring import ask, teachers_of
+
+    suite, cells = planned(str(what if isinstance(what, str | Path | Run) else what[0]), runs)
+    if suite.transfer is None or not all(one.sha256 for cell in cells for one in cell.teachers):
+        return None
+    question = ask(teachers_of(suite, cells), suite.transfer.size, n=suite.transfer.n)
+    place = question.place(runs)
+    return Matrix(question, load_transfer(place), suite.transfer.size) if place.is_file() else None
 
 
 def _page(
@@ -284,8 +354,8 @@ def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
     from ardbench.campaigns.suites import of_present_weights
     from ardbench.data.load import load
     from ardbench.evaluation.adversarial import read_images
+    from ardbench.reports.evaluations import verdicts_of
     from ardbench.reports.page import Kept
-    from ardbench.reports.results import verdicts_of
 
     split = load(run.recipe.data.name, torch.device("cpu"), data_root, download=False).test
     names = split.info.classes or tuple(map(str, range(split.info.num_classes)))

@@ -76,6 +76,7 @@ def gflop(made: Recipe, *teachers: str, epochs: range = range(200)) -> float:
         ({"name": "trades", "beta": 6}, 0, 27 * F),
         ({"name": "trades", "beta": 6, "forwards": ["x", "x_adv", "x"]}, 0, 28 * F),  # one whose logits weigh nothing
         ({"name": "adaad", "alpha": 0.9, "scale": 1}, 1, 26 * F + 22 * T),  # the search goes through the teacher
+        ({"name": "adaiad", "alpha": 1, "temperature": 30, "beta": 0.1, "begin": 0}, 1, 26 * F + 21 * T),
         ({"name": "iad-i", "beta": 0.1, "begin": 0, "trust_teacher_term": True}, 1, 55.5),
         ({"name": "ard", "alpha": 1, "temperature": 30, "scale": 1, "forwards": ["x_adv", "x"]}, 1, 24 * F + T),
     ],

@@ -40,6 +40,7 @@ from ardbench.engine import device as devices
 from ardbench.engine import networks
 from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError
+from ardbench.methods.base import Step
 from ardbench.planning.counting import StepCounter
 from ardbench.runs import Run
 
@@ -49,10 +50,14 @@ PASSES = {
     "pgd-at": (33, 23),  # naive and lean
     "trades": (39, 28),  # reference file, and clean logits hoisted; one of two forwards at x for the statistics alone
     "mart": (26, 26),
+    "pgd-at@awp": (36, 26),  # the base's search, and the outer pass twice
+    "trades@awp": (42, 33),  # likewise; clean logits hoisted
     "rslad": (27, 27),  # T + 26 F
+    "rslad@igdm": (35, 32),  # 3 T + 32 F, and 3 T + 29 F
     "ard": (27, 25),  # x for the statistics alone
     "akd2": (25, 25),
     "adaad": (48, 45),  # 26 F + 22 T, and x for the statistics alone
+    "adaiad": (50, 48),  # 29 F + 21 T, and 27 F + 21 T, of which 1 F for the statistics alone
     "iad-i": (32, 30),  # 2 T + 30 F, and 2 T + 28 F, of which 2 F for the statistics alone
     "iad-ii": (32, 28),
     "peeraid": (33, 31),  # 29 F + 4 P, and 27 F + 4 P, of which 1 F for the statistics alone
@@ -111,6 +116,12 @@ def gradient(net: nn.Module) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
 
 
+def stepped(loop: Loop, batch: Batch) -> Step:
+    """Return a step of ours with what goes with the method, its gradients in place."""
+    with loop.backward(batch, sides.epoch_of(loop.recipe), 1.0) as step:
+        return step
+
+
 @pytest.mark.parametrize("method", sorted(reference_losses.METHODS))
 def test_same_objective_loss_and_gradient_as_ours_at_the_same_adversarial_examples(
     method: str, data: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
@@ -130,23 +141,22 @@ def test_same_objective_loss_and_gradient_as_ours_at_the_same_adversarial_exampl
         script.student.train()
         return x_adv
 
-    def ours(objective: Any, batch: Batch, aux: tuple[Tensor, ...] = (), target: Any = None) -> Tensor:
-        student = loop.method.student
-        with frozen(student, mode):
+    def ours(objective: Any, net: Any, x: Tensor, aux: tuple[Tensor, ...], target: Any, **words: Any) -> Tensor:
+        with frozen(net, mode):
             with torch.no_grad():
-                aux = (*aux, target(student, batch.x)) if target else aux
-            upward.append(input_gradient(objective, student, x_adv, aux))
+                aux = (*aux, target(net, x)) if target else aux
+            upward.append(input_gradient(objective, net, x_adv, aux))
         return x_adv
 
     monkeypatch.setattr(reference_losses, "attack", theirs)
-    monkeypatch.setattr(loop.method, "maximise", ours)
-    expected, actual = script.loss(script, batch.x, batch.y), loop.method.step(batch, sides.epoch_of(loop.recipe)).loss
+    monkeypatch.setattr(loop.method, "_maximiser", ours)
+    expected = script.loss(script, batch.x, batch.y)
+    actual = stepped(loop, batch).loss
     assert distance(actual, expected) < 1e-10
     towards = [up / up.norm() for up in upward]  # only signs are followed, so a scale does not matter
     assert distance(*towards) < 1e-10
 
     expected.backward()
-    actual.backward()
     nets = (script.student, *([script.peer] if script.peer else []))
     for net, learning in zip(nets, loop.trainables.values(), strict=True):
         assert distance(gradient(learning), gradient(net)) < 1e-10
@@ -160,9 +170,26 @@ def test_a_step_costs_the_passes_that_the_scripts_were_counted_to_make(method: s
     with Products() as theirs:
         script.loss(script, batch.x, batch.y).backward()
     with Products() as ours:
-        loop.method.step(batch, sides.epoch_of(loop.recipe)).loss.backward()
+        stepped(loop, batch)
     counted = tuple(round(side.flop / forward.flop) for side in (theirs, ours))
     assert counted == PASSES[method]  # the first layer's input has no gradient: a tenth of a forward less an outer pass
+
+
+def test_a_script_of_awp_steps_at_perturbed_weights_and_takes_the_perturbation_back(data: tuple[Any, Any]) -> None:
+    script, _, batch = pair("pgd-at@awp", data, torch.float64)
+    script.loss(script, batch.x, batch.y)
+    sizes = [step.norm() / (weight - step).norm() for weight, step in script.moved]
+    assert torch.stack(sizes).tolist() == pytest.approx([0.01] * len(sizes)) and len(sizes) > 8
+    script.move(-1)
+    script.moved.clear()
+    before = [parameter.clone() for parameter in script.student.parameters()]
+    for group in script.optimizers[0].param_groups:
+        group["lr"] = 0
+    script.student.float()
+    script.step()
+    assert not script.moved
+    for parameter, was in zip(script.student.parameters(), before, strict=True):
+        assert torch.allclose(parameter, was.float(), rtol=1e-5, atol=1e-7)
 
 
 def test_both_ways_to_differentiate_find_the_same_examples(data: tuple[Any, Any]) -> None:
@@ -248,7 +275,7 @@ def test_the_flop_of_a_row_are_those_of_its_step(method: str, data: tuple[Any, A
     _, loop, batch = pair(method, data)
     counted = sides.flop_of(method, "fp32", training.parse(TINY), StepCounter())
     with Products() as made:
-        loop.method.step(batch, sides.epoch_of(loop.recipe)).loss.backward()
+        stepped(loop, batch)
     assert counted * len(batch.y) == pytest.approx(made.flop, rel=1e-4)  # CRDND's relations grow with the batch
 
 

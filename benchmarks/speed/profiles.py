@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 import training
 from reference_losses import METHODS
-from sides import VARIANTS, Options
+from sides import VARIANTS, Options, kind_of
 from tables import Cells, Measurement, Runner, Table, markdown, wait_for, where
 from torch.profiler import ProfilerActivity, profile
 
 from ardbench.engine import device as devices
 from ardbench.errors import ArdbenchError
-from ardbench.methods import method_class
 
 LONGEST = 10
 NAME = 60
@@ -96,7 +95,7 @@ def longest(runner: Runner, device: torch.device) -> Iterator[tuple[str, int, fl
 
 def profiled(method: str, variant: str, options: Options, device: torch.device) -> Iterator[Row]:
     """Yield the rows of one method, each side with images and networks of its own."""
-    kind, today = method_class(method), datetime.date.today().isoformat()
+    kind, today = kind_of(method), datetime.date.today().isoformat()
     facts = (options.model, options.teacher if kind.roles or kind.peer else "", options.batch, method)
     for side in ("reference", variant):
         found = longest(training.alone(method, side, options, device), device)

@@ -60,6 +60,8 @@ class Script:
     """How the attack differentiates: "backward", or "grad" (`torch.autograd.grad` to the input)."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """What a method carries from batch to batch."""
+    moved: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
+    """What is added to weights until the optimizer has stepped."""
 
     def __post_init__(self) -> None:
         wanted = self.recipe.optimizer
@@ -75,7 +77,15 @@ class Script:
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self.optimizers:
             optimizer.step()
+        self.move(-1)
+        self.moved.clear()
         loss.item()
+
+    @torch.no_grad()
+    def move(self, sign: int) -> None:
+        """Add what `moved` says to the weights, or take it back."""
+        for parameter, step in self.moved:
+            parameter.add_(step, alpha=sign)
 
 
 def forever(images: Images, batch: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:

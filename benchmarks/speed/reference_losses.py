@@ -2,12 +2,13 @@
 
 Written from `docs/methods.md`. F is a forward of the student, T of a teacher, P of the peer; a gradient to the input costs
 one more, one to input and parameters two more. Marks: [C] read or counted in the authors' code, [I] inferred, a choice of
-ours. A further method is one more function in `METHODS`.
+ours. A further method, or a recipe's variant of one, is one more function in `METHODS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 
 def pgd_at(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return CE(S(x'), y), x' = argmax CE(S(x'), y) from a uniform start that the host draws; 33 F [C]."""
-    eps = script.recipe.threat.eps
-    noise = torch.from_numpy(np.random.uniform(-eps, eps, x.shape)).float().to(x.device)
-    x_adv = attack(script, x, lambda x_adv: F.cross_entropy(script.student(x_adv), y), x + noise)
-    return F.cross_entropy(script.student(x_adv), y)
+    return F.cross_entropy(script.student(drawn_by_the_host(script, x, y)), y)
+
+
+def pgd_at_awp(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return PGD-AT's loss at perturbed weights; 30 F + 6 F [I]."""
+    x_adv = drawn_by_the_host(script, x, y)
+    return perturbed(script, lambda net: F.cross_entropy(net(x_adv), y))
 
 
 def trades(script: Script, x: Tensor, y: Tensor) -> Tensor:
@@ -31,6 +35,33 @@ def trades(script: Script, x: Tensor, y: Tensor) -> Tensor:
     natural = F.cross_entropy(student(x), y)
     loss: Tensor = natural + script.recipe.method["beta"] * kl(student(x_adv), student(x))
     return loss
+
+
+def trades_awp(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return TRADES's loss at perturbed weights, S(x) once in each pass; 42 F [I]."""
+    x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), script.student(x), "sum"))
+
+    def outer(net: nn.Module) -> Tensor:
+        clean = net(x)
+        loss: Tensor = F.cross_entropy(clean, y) + script.recipe.method["beta"] * kl(net(x_adv), clean)
+        return loss
+
+    return perturbed(script, outer)
+
+
+def perturbed(script: Script, outer: Callable[[nn.Module], Tensor]) -> Tensor:
+    """Return the loss at w + gamma v, v_l = |w_l| g_l / |g_l| of convolutions and linear layers, g found on a copy [C].
+
+    `Script.step` takes gamma v back once the optimizer has stepped.
+    """
+    wanted, copy = script.recipe.weight_perturbation, deepcopy(script.student)
+    assert wanted is not None
+    outer(copy).backward()  # type: ignore[no-untyped-call]
+    for own, (name, found) in zip(script.student.parameters(), copy.named_parameters(), strict=True):
+        if name.endswith("weight") and own.dim() > 1 and found.grad is not None:
+            script.moved.append((own, wanted.gamma * own.detach().norm() / found.grad.norm() * found.grad))
+    script.move(1)
+    return outer(script.student)
 
 
 def mart(script: Script, x: Tensor, y: Tensor) -> Tensor:
@@ -51,6 +82,22 @@ def rslad(script: Script, x: Tensor, y: Tensor) -> Tensor:
     x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), teacher, "sum"))
     adversarial, clean = kl(script.student(x_adv), teacher), kl(script.student(x), teacher)
     loss: Tensor = scale * (alpha * adversarial + (1 - alpha) * clean)
+    return loss
+
+
+def rslad_igdm(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return RSLAD + w KL(T(x') - T(x-) || S(x') - S(x-)), x- = 2 x - x'; S(x') once for each, 3 T + 32 F [C].
+
+    w is that of the first epoch.
+    """
+    alpha, scale, igdm = script.recipe.method["alpha"], script.recipe.method["scale"], script.recipe.modules[0]
+    teacher = ask(script.teachers[0], x)
+    x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), teacher, "sum"))
+    behind = 2 * x - x_adv
+    ahead, clean, back = script.student(x_adv), script.student(x), script.student(behind)
+    indirect = kl(ahead - back, ask(script.teachers[0], x_adv) - ask(script.teachers[0], behind))
+    direct = scale * (alpha * kl(script.student(x_adv), teacher) + (1 - alpha) * kl(clean, teacher))
+    loss: Tensor = direct + igdm["alpha"] / igdm["ramp_epochs"] * indirect
     return loss
 
 
@@ -79,6 +126,20 @@ def adaad(script: Script, x: Tensor, y: Tensor) -> Tensor:
     x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), teacher(x_adv), "sum"))
     clean, adversarial = script.student(x), script.student(x_adv)
     loss: Tensor = scale * (alpha * kl(adversarial, ask(teacher, x_adv)) + (1 - alpha) * kl(clean, ask(teacher, x)))
+    return loss
+
+
+def adaiad(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return a t^2 KL(T(x') || S(x')) + a mean[(1 - A) KL(S(x) || S(x'))] + (1 - a) CE(S(x), y); 29 F + 21 T [I].
+
+    A = T_y(x')^beta. S(x) anew in either term, also where a is 1.
+    """
+    c, teacher = script.recipe.method, script.teachers[0]
+    x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), teacher(x_adv), "sum"))
+    label, adversarial, taught = F.cross_entropy(script.student(x), y), script.student(x_adv), ask(teacher, x_adv)
+    trust = F.softmax(taught, dim=1).gather(1, y[:, None]).squeeze(1) ** c["beta"]  # (B,)
+    own = ((1 - trust) * kl(adversarial, script.student(x), "none").sum(dim=1)).mean()
+    loss: Tensor = c["alpha"] * (kl(adversarial, taught, t=c["temperature"]) + own) + (1 - c["alpha"]) * label
     return loss
 
 
@@ -186,6 +247,13 @@ def darht(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def drawn_by_the_host(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return x' = argmax CE(S(x'), y) from a uniform start that the host draws."""
+    eps = script.recipe.threat.eps
+    noise = torch.from_numpy(np.random.uniform(-eps, eps, x.shape)).float().to(x.device)
+    return attack(script, x, lambda x_adv: F.cross_entropy(script.student(x_adv), y), x + noise)
+
+
 def label_attack(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return x' = argmax CE(S(x'), y)."""
     return attack(script, x, lambda x_adv: F.cross_entropy(script.student(x_adv), y))
@@ -206,15 +274,19 @@ def ask(net: nn.Module, x: Tensor) -> Tensor:
 METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "pgd-at": (pgd_at, "backward"),  # the IAD repository's teachers: loss.backward() in the attack [C]
     "trades": (trades, "grad"),  # autograd.grad to the input: 39 F [C]
+    "pgd-at@awp": (pgd_at_awp, "backward"),  # as its base [I]
+    "trades@awp": (trades_awp, "grad"),  # as its base [I]
     "mart": (mart, "grad"),  # after TRADES [I]
     "rslad": (rslad, "grad"),  # after TRADES [C]
+    "rslad@igdm": (rslad_igdm, "grad"),  # as its base [C]
     "ard": (ard, "grad"),  # as IAD, whose repository has it as its base [I]
     "akd2": (akd2, "grad"),  # likewise [I]
     "adaad": (adaad, "grad"),  # 26 F + 22 T [C]
+    "adaiad": (adaiad, "grad"),  # as AdaAD [I]
     "iad-i": (iad_i, "grad"),  # 30 F [C]
     "iad-ii": (iad_ii, "grad"),  # as IAD-I [I]
     "peeraid": (peeraid, "grad"),  # 29 F + 4 P [C]
     "crdnd": (crdnd, "grad"),  # [I]
     "darht": (darht, "grad"),  # [I]
 }
-"""Method -> the loss of a batch, and how the released script differentiates in its attack."""
+"""Method, or METHOD@VARIANT of its recipe -> the loss of a batch, and how the released script differentiates in its attack."""

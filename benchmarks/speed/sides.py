@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ardbench.engine import device as devices
 from ardbench.engine import networks
 from ardbench.engine.loop import LOOK_EVERY, Loop
 from ardbench.methods import method_class
-from ardbench.methods.base import Context
+from ardbench.methods.base import Context, Method
 from ardbench.models.cost import cost
 from ardbench.models.feature_map import FeatureMap
 from ardbench.planning.counting import StepCounter
@@ -39,9 +40,9 @@ GRAPH = "graph"
 VARIANTS = {"fp32": "fp32", "bf16": "bf16", GRAPH: "bf16", "cold": "bf16", "warm": "bf16"}
 """Form of ours -> its precision. `CACHES` keep the teacher's logits: cold finds none of a step's views, warm all."""
 CACHES = ("cold", "warm")
-CACHED = ("rslad", "ard", "iad-i", "crdnd")
+CACHED = ("rslad", "rslad@igdm", "ard", "iad-i", "crdnd")
 """Methods that ask a teacher about each clean view, which `CACHES` save; AdaAD does with alpha < 1 alone, not as released."""
-WHOLE_FROM = {"iad-i": "begin", "iad-ii": "begin", "darht": "distill_from"}
+WHOLE_FROM = {"iad-i": "begin", "iad-ii": "begin", "adaiad": "begin", "darht": "distill_from"}
 """Methods that begin with less than their whole loss -> the field that says where all of its terms are there."""
 
 
@@ -70,6 +71,11 @@ class Options:
         return replace(self, batch=self.batch or (LARGE if method in AT_LARGE else SMALL))
 
 
+def kind_of(method: str) -> type[Method[Any]]:
+    """Return the class of METHOD or METHOD@VARIANT."""
+    return method_class(method.partition("@")[0])
+
+
 def recipe_of(method: str, variant: str, options: Options) -> Recipe:
     """Return the as-released recipe of a method (DARHT has the level one alone) for one form of ours.
 
@@ -81,9 +87,10 @@ def recipe_of(method: str, variant: str, options: Options) -> Recipe:
     sets["precision.cuda_graph"] = variant == GRAPH
     if variant not in CACHES:
         sets["precision.cache_gb"] = 0
-    if method_class(method).peer:
+    if kind_of(method).peer:
         sets["method.peer"] = options.teacher
-    name = f"{method}-{DATASET}"
+    base, at, laid = method.partition("@")
+    name = f"{base}-{DATASET}{at}{laid}"
     if method == "darht":
         name, sets["method.p_adv"] = f"{name}-level", 1
     if options.memory_of is not None:
@@ -99,7 +106,7 @@ def obstacle(method: str, variant: str, options: Options, device: torch.device) 
         return ""
     if device.type != "cuda":
         return "only CUDA records attacks"
-    return "" if method_class(method).attacks else "it has no attack to record"
+    return "" if kind_of(method).attacks else "it has no attack to record"
 
 
 def synthetic(device: torch.device) -> tuple[Images, Splits]:
@@ -114,7 +121,7 @@ def synthetic(device: torch.device) -> tuple[Images, Splits]:
 
 def teachers_of(method: str, options: Options, device: torch.device) -> tuple[nn.Module, ...]:
     """Return a teacher for each role (for an Ellipsis one more), frozen; random weights cost what trained ones do."""
-    seeds = range(1, 1 + len(method_class(method).roles))
+    seeds = range(1, 1 + len(kind_of(method).roles))
     nets = (networks.fresh(options.teacher, DATASET, False, seed, "teacher", device) for seed in seeds)
     return tuple(net.eval().requires_grad_(False) for net in nets)
 
@@ -130,7 +137,7 @@ def script_of(method: str, options: Options, images: Images, device: torch.devic
     if method == "darht":
         features = student.get_submodule("head").in_features
         student.head = FeatureMap(features, len(teachers), data.info(DATASET).num_classes).to(device)  # type: ignore[arg-type]
-    peer = learning(options.teacher, "peer") if method_class(method).peer else None
+    peer = learning(options.teacher, "peer") if kind_of(method).peer else None
     workers, gradient = 0 if device.type == "cpu" else 2, gradient_of(method, options)
     return Script(recipe, student, teachers, peer, images, workers, device, METHODS[method][0], gradient)
 
@@ -166,7 +173,7 @@ def loop_on(recipe: Recipe, method: str, options: Options, splits: Splits) -> Lo
         return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 
     teachers = teachers_of(method, options, device)
-    built = method_class(method)(Context(recipe, build(options.model, "student"), teachers, build))
+    built = kind_of(method)(Context(recipe, build(options.model, "student"), teachers, build))
     folder = Path(tempfile.gettempdir()) / "ardbench-speed-writes-nothing"
     loop = Loop(Run(folder), recipe, built, splits, lambda: False, Progress())
     loop.method.begin_epoch(0)
@@ -179,13 +186,15 @@ def epoch_of(recipe: Recipe) -> int:
     """Return the first epoch in which the loss has all of its terms: the one that is measured."""
     name = recipe.method["name"]
     config, share = method_class(name).Config.model_validate(recipe.method), WHOLE_FROM.get(name)
-    return epoch_at(getattr(config, share), recipe.schedule.epochs) if share else 0
+    shares = [getattr(config, share)] if share else []
+    shares += [recipe.weight_perturbation.begin] if recipe.weight_perturbation else []
+    return max((epoch_at(share, recipe.schedule.epochs) for share in shares), default=0)
 
 
 def flop_of(method: str, variant: str, options: Options, counter: StepCounter) -> float:
     """Return the FLOP of one image in one measured step of ours."""
     recipe = recipe_of(method, variant, options)
-    teachers = [Teacher("fresh", "", "", options.teacher, "", "") for _ in method_class(method).roles]
+    teachers = [Teacher("fresh", "", "", options.teacher, "", "") for _ in kind_of(method).roles]
     epoch = epoch_of(recipe)
     saved = 2 * cost(options.teacher, data.info(DATASET)).macs if variant == "warm" else 0
     return counter.flop(recipe, teachers, range(epoch, epoch + 1)) - saved

@@ -30,6 +30,7 @@ from sides import (
     Options,
     flop_of,
     gradient_of,
+    kind_of,
     obstacle,
     ours,
     reference,
@@ -38,7 +39,6 @@ from sides import (
 from tables import Runner, alternate, paced
 
 from ardbench.engine import device as devices
-from ardbench.methods import method_class
 from ardbench.planning.counting import StepCounter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -119,7 +119,7 @@ def peak_of(method: str, side: str, options: Options, device: torch.device) -> f
 def missing(method: str, options: Options, device: torch.device) -> dict[str, Row]:
     """Return the rows of one method that are not in the table, by variant."""
     table = open_table(options.out / f"{device.type}.csv")
-    gradient, kind = gradient_of(method, options), method_class(method)
+    gradient, kind = gradient_of(method, options), kind_of(method)
     teacher = options.teacher if kind.roles or kind.peer else ""
     facts = Row.here(device, options.model, teacher, options.batch, method, options.tf32, gradient)
     without = {variant: why for variant in options.variants if (why := obstacle(method, variant, options, device))}

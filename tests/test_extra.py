@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from mmap import mmap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,8 +194,7 @@ def test_an_array_is_mapped_where_it_lies_and_a_compressed_one_decoded_once(tmp_
         assert file.label is not None
         for name, member in (("image", file.image), ("label", file.label)):
             found = file.array(member)
-            assert isinstance(found, np.memmap) and np.array_equal(found, arrays()[name])
-    assert str(stored.array(stored.image).filename) == str(stored.path)  # type: ignore[attr-defined]
+            assert isinstance(found.base, mmap) and np.array_equal(found, arrays()[name])
     (decoded,) = compressed.folder.glob("image-*.raw")
     assert not any(stored.folder.glob("*.raw"))
     before = decoded.stat().st_mtime_ns
@@ -266,6 +266,17 @@ def test_a_file_that_has_changed_under_a_recipe_is_refused(tmp_path: Path) -> No
     np.savez(tmp_path / "extra.npz", **arrays(seed=1))  # type: ignore[arg-type]
     with pytest.raises(ArdbenchError, match="holds other arrays than the run is of"):
         extra_of(wanted.data, CPU)
+
+
+def test_a_recipe_that_names_the_sha256_is_planned_without_the_file(tmp_path: Path) -> None:
+    path = extra_images(tmp_path)
+    found = recipe("trades", data__extra=f"npz:{path}", **SHARE)
+    named = {"data__extra": "npz:elsewhere.npz", "data__extra_sha256": found.data.extra_sha256, **SHARE}
+    assert recipe("trades", **named).identity() == found.identity()
+    with pytest.raises(ArdbenchError, match=r"There is no file elsewhere\.npz"):
+        extra_of(recipe("trades", **named).data, CPU)
+    with pytest.raises(ArdbenchError, match="holds other arrays"):
+        recipe("trades", data__extra=f"npz:{path}", data__extra_sha256="0" * 64, **SHARE)
 
 
 def test_a_disk_without_room_for_what_is_compressed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,3 +167,32 @@ def test_an_image_that_cannot_be_read_stops_a_run_with_its_sentence(files: Path,
 def test_a_data_set_without_files_of_images_is_not_decoded_from_them() -> None:
     with pytest.raises(ArdbenchError, match="those of digits do not lie in a file each: give 'host' or 'auto'"):
         load("digits", CPU, place="files")
+
+
+KILLED = """
+import multiprocessing, os, signal
+import numpy as np, torch
+from ardbench.data.images import FileImages
+from ardbench.data.raw import Undecoded
+
+images = FileImages(Undecoded(["a"] * 8, (1, 2, 2), lambda name: np.zeros((2, 2, 1), np.uint8)), "cpu", workers=2)
+stream = images.stream([torch.arange(8)] * 50)
+next(stream)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system ends orphans on Linux alone")
+def test_processes_that_decode_end_with_the_one_that_trains(tmp_path: Path) -> None:
+    with (tmp_path / "pids").open("w") as file:  # a pipe would end with the last of them
+        done = subprocess.run([sys.executable, "-c", KILLED], stdout=file, check=False)
+    workers = list(map(int, (tmp_path / "pids").read_text().split()))
+    assert done.returncode == -signal.SIGKILL and len(workers) == 2
+    time.sleep(0.5)
+    states = [
+        path.read_text().rpartition(")")[2].split()[0]
+        for pid in workers
+        if (path := Path(f"/proc/{pid}/stat")).exists()
+    ]
+    assert set(states) <= {"Z"}  # nobody may have collected them yet

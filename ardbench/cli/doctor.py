@@ -37,7 +37,7 @@ Facts = dict[str, str]
 @options.runs
 @options.as_json
 def doctor(data_root: Path | None, runs: Path, as_json: bool) -> None:
-    """Tell versions, hardware, precisions, room and data sets, to be pasted into a bug report.
+    """Tell versions, hardware, precisions, room, data sets and where their images lie, to be pasted into a bug report.
 
     Piped or redirected it is Markdown. The home folder is written as ~, and names of the user and of the machine as
     USER and HOST.

@@ -17,17 +17,26 @@ def file_name(source: str) -> str:
     return Path(source.removeprefix(PREFIX)).name
 
 
+def path_of(section: Data) -> Path:
+    """Return the file that `data.extra` names.
+
+    Raises:
+        ArdbenchError: it names none.
+    """
+    assert section.extra is not None
+    name = section.extra.removeprefix(PREFIX)
+    if name == section.extra or not name:
+        raise ArdbenchError(f"data.extra = {section.extra!r} names no file of images: write 'npz:FILE'.")
+    return Path(name).expanduser()
+
+
 def opened(section: Data, info: DatasetInfo) -> Npz:
     """Return the file of `data.extra`, which is read whole when it is new.
 
     Raises:
         ArdbenchError: it is no such file, does not fit the data set, or holds other arrays than the recipe says.
     """
-    assert section.extra is not None
-    name = section.extra.removeprefix(PREFIX)
-    if name == section.extra or not name:
-        raise ArdbenchError(f"data.extra = {section.extra!r} names no file of images: write 'npz:FILE'.")
-    file = Npz(Path(name).expanduser())
+    file = Npz(path_of(section))
     size = (*file.image.shape[1:3], *(file.image.shape[3:] or (1,)))
     wanted = (info.size, info.size, info.channels)
     if size != wanted:

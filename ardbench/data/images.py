@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ardbench.data.raw import Undecoded
 from ardbench.errors import ArdbenchError
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl.h."""
 
 
 class Elsewhere(ABC):
@@ -106,6 +112,7 @@ class FileImages(Elsewhere):
             num_workers=(self._workers or _idle_processors()) if together else 0,
             collate_fn=_whole,
             multiprocessing_context="fork" if together else None,
+            worker_init_fn=_end_with_the_parent,
             generator=torch.Generator(),  # torch's own would lose a number to it
         )
         return map(_unless_refused, iter(loader))
@@ -129,6 +136,12 @@ class _Files(Dataset[Tensor]):
         except ArdbenchError as refusal:
             return refusal
         return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _end_with_the_parent(_: int) -> None:
+    """Let the system end this process when the one that forked it dies: it has the run's lock open as well."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _whole(batch: Any) -> Any:

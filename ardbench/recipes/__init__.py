@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from ardbench import data, methods, models
 from ardbench.config import Recipe, in_pixels
+from ardbench.data import DatasetInfo
 from ardbench.data.epoch import Epoch
-from ardbench.data.extra import opened
+from ardbench.data.extra import opened, path_of
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.faults import blamed, outside, place
@@ -280,14 +281,7 @@ def _checked(recipe: Recipe) -> Recipe:
             "[average] section with kind = 'ema' and no start."
         )
     if recipe.data.extra is not None:
-        extra = opened(recipe.data, info)
-        if extra.label is None and not kind.roles:
-            raise ArdbenchError(
-                f"{extra.path} has no array `label`, and {recipe.method['name']} has no teacher to label its images: give a "
-                "file with labels, or distill from a teacher."
-            )
-        known = recipe.data.model_copy(update={"extra_sha256": extra.contents.sha256})
-        recipe = recipe.model_copy(update={"data": known})
+        recipe = _with_extra(recipe, info, taught=bool(kind.roles))
     where = f"recipe {recipe.name}, section method"
     if outside(kind):
         where += f" ({kind.Config.__name__}, {place(kind.Config)})"
@@ -295,6 +289,19 @@ def _checked(recipe: Recipe) -> Recipe:
         section = _validated(kind.Config, recipe.method, where, "method")
     modules = tuple(_module(recipe, one, kind) for one in recipe.modules)
     return recipe.model_copy(update={"method": section.model_dump(mode="json"), "modules": modules})
+
+
+def _with_extra(recipe: Recipe, info: DatasetInfo, taught: bool) -> Recipe:
+    """Return a recipe that knows its extra images; where it names their sha256, plans and tables do without the file."""
+    if recipe.data.extra_sha256 is not None and not path_of(recipe.data).exists():
+        return recipe
+    file = opened(recipe.data, info)
+    if file.label is None and not taught:
+        raise ArdbenchError(
+            f"{file.path} has no array `label`, and {recipe.method['name']} has no teacher to label its images: give a file "
+            "with labels, or distill from a teacher."
+        )
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"extra_sha256": file.contents.sha256})})
 
 
 def _module(recipe: Recipe, section: Tree, method: type[Method[Any]]) -> Tree:

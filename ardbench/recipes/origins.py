@@ -25,7 +25,8 @@ def origins(named: str, dataset: str, typed: Iterable[str] = ()) -> tuple[dict[s
     variants = written.pop("variants", {})
     found = {key: "recipe" for key, _ in flat(written)}
     found |= {key: f"variant {variant}" for key, _ in flat(variants.get(variant, {}))}
-    return found | dict.fromkeys(typed, "command line"), sorted(variants)
+    summed = {"data.extra_sha256": "data.extra"} if "data.extra" in {*found, *typed} else {}
+    return summed | found | dict.fromkeys(typed, "command line"), sorted(variants)
 
 
 def every_value(recipe: Recipe) -> dict[str, Any]:

@@ -14,7 +14,13 @@ from rich.console import Console
 def test_what_show_prints_trains_the_same_run(tmp_path: Path) -> None:
     from ardbench.recipes import resolve
 
-    for name in ("rslad-cifar10@printed", "standard-digits", "iad-ii-cifar10-level"):
+    for name in (
+        "rslad-cifar10@printed",
+        "standard-digits",
+        "iad-ii-cifar10-level",
+        "ard-cifar100@igdm",
+        "trades-cifar10@awp",
+    ):
         file = tmp_path / "shown.toml"
         file.write_text(call("show", name, "--set", "optimizer.lr=0.05", "--seed", "3").stdout)
         assert resolve(str(file)).identity() == resolve(name, seed=3, sets=["optimizer.lr=0.05"]).identity()
@@ -25,7 +31,7 @@ def test_show_says_where_a_value_comes_from() -> None:
     where = document["from"]
     assert where["attack.steps"] == "command line" and where["method.scale"] == "variant printed"
     assert where["schedule.epochs"] == "recipe" and where["average.kind"] == "default"
-    assert document["variants"] == ["printed"]
+    assert document["variants"] == ["fair", "igdm", "printed"]
 
 
 @pytest.mark.parametrize(

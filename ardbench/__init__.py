@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ardbench.verbs.reporting import results as results
     from ardbench.verbs.training import distill as distill
     from ardbench.verbs.training import train as train
+    from ardbench.verbs.verifying import verify as verify
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ VERBS = {
     "report": "ardbench.verbs.reporting:report",
     "results": "ardbench.verbs.reporting:results",
     "train": "ardbench.verbs.training:train",
+    "verify": "ardbench.verbs.verifying:verify",
 }
 """Name -> where it lies; nothing is imported before it is asked for."""
 

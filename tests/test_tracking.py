@@ -14,6 +14,7 @@ import pytest
 from cli_call import call
 from test_figures import PEER, made
 
+import ardbench
 from ardbench.campaigns.graph import Event
 from ardbench.campaigns.suites import Cell
 from ardbench.errors import ArdbenchError
@@ -129,6 +130,24 @@ def test_wandb_has_each_epoch_once_over_several_sittings(tmp_path: Path, monkeyp
     assert kept["points"][4]["_timestamp"] - kept["points"][1]["_timestamp"] == 6.0  # trained since
     assert kept["config"]["method.name"] == "peeraid" and kept["name"] == "run"
     assert kept["codes"] == [1, 1, 0]  # it was finished in the end
+
+
+def test_training_from_python_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandb()
+    fake.install(monkeypatch)
+    sets = {"data.validation": 0, "data.train_images": 64, "attack.steps": 1, "selection.by": "last"}
+    words: dict[str, Any] = {"dataset": "fake", "epochs": 2, "set": sets, "device": "cpu", "runs": tmp_path}
+    run = ardbench.train("pgd-at-digits", **words, progress=Progress(), wandb="project")
+    (kept,) = fake.kept.values()
+    assert [(step, row["loss"]) for step, row in kept["points"].items()] == [
+        (1, run.metrics[0]["loss"]), (2, run.metrics[1]["loss"]),
+    ]  # fmt: skip
+    fake.kept.clear()
+    student = ardbench.distill("rslad-digits", teachers=[run], **words, progress=Progress())
+    assert not fake.kept
+    ardbench.distill("rslad-digits", teachers=[run], **words, wandb="project")  # done before
+    (kept,) = fake.kept.values()
+    assert list(kept["points"]) == [1, 2] and kept["name"] == student.path.name
 
 
 def test_mlflow_has_each_epoch_once_over_several_sittings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import torch
 from cli_call import call
 from safetensors.torch import load_file, save_file
 
+import ardbench
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.evidence import check
+from ardbench.reports import read
+from ardbench.reports.published import FIELDS
 from ardbench.runs import Run, sha256_of
+from ardbench.verbs.repeating import Repeat
 
 SETS = [
     "data.train_images=200", "data.validation=20", "attack.steps=1", "selection.protocol=fgsm", "selection.by=best-val",
@@ -69,6 +75,66 @@ def test_what_is_whole_is_signed_off(made: Path) -> None:
     document = json.loads(call("verify", student(made), "--json", "--device", "cpu").stdout)
     (row,) = document["subjects"]
     assert (row["state"], row["verdicts"], row["images"], row["teachers"]) == ("verified", 6, N, 1)
+
+
+def test_an_attack_with_another_seed_agrees_or_does_not(root: Path) -> None:
+    words = ("--protocol", "clean", "--protocol", "pgd20", "--n", N, "--checkpoint", "best", "--device", "cpu")
+    told = call("eval", student(root), *words, "--again")
+    assert told.exit_code == 0, told.stdout
+    assert "with seed 1: the same images." in told.stdout and ", seed 1\n" in told.stdout
+    first, second = json.loads(call("eval", student(root), *words, "--again", "--json").stdout)["subjects"]
+    assert all(row["stored"] for row in first["results"] + second["results"])
+    of_run = Run(student(root)).path
+    then, now = (
+        load_verdicts(of_run / folder / "best" / f"pgd20-n{N}.json")
+        for folder in ("eval", "eval-other/linf-0.0313725-s1")
+    )
+    assert (then.seed, now.seed) == (0, 1)
+    lost = sum(a and not b for a, b in zip(then.robust, now.robust, strict=True))
+    assert Repeat("best", then, now).moved[0] == lost
+    right = replace(then, predictions=list(then.labels))
+    weaker = replace(right, predictions=[*((label + 1) % 10 for label in right.labels[:6]), *right.labels[6:]], seed=1)
+    apart = Repeat("best", right, weaker)
+    assert (apart.moved, apart.agrees, apart.both) == ((6, 0), False, (N - 6) / N)  # p = 2 / 2^6 = 0.031
+    assert "do not agree" in apart.sentence and "p = 0.031" in apart.sentence
+    five = replace(right, predictions=[*((label + 1) % 10 for label in right.labels[:5]), *right.labels[5:]], seed=1)
+    assert Repeat("best", five, right).moved == (0, 5) and Repeat("best", five, right).agrees  # p = 0.0625
+
+
+def test_every_number_of_a_report_is_counted_again(root: Path) -> None:
+    own = root / "own.csv"
+    own.write_text(f"{','.join(FIELDS)}\nrslad,resnet8-tiny,,fake,best,clean,50,paper,A Paper\n")
+    runs, out = root / "runs", root / "out"
+    words = ("--columns", "run,clean,pgd20,nsd:clean", "--published", own)
+    assert call("report", runs, "--out", out, *words).exit_code == 0
+    file = out / "report.csv"
+    whole = file.read_text()
+    told = call("verify", file, "--runs", runs)
+    assert told.exit_code == 0, told.stdout
+    # of each checkpoint: clean, pgd20, aa:apgd-ce,square, worst of two attacks, nsd
+    assert (
+        "verified. 10 numbers counted again from the verdicts of 1 run; 1 number not held against anything"
+        in told.stdout
+    )
+    (found,) = ardbench.verify(file, runs=runs)
+    assert (found.state, found.facts["numbers"], found.facts["absent"]) == ("verified", 10, 1)
+    frame = read(file)
+    first = int(frame.index[frame["protocol"] == "pgd20"][0])
+    for column, value, said in (
+        ("value", 0.9876, "says value = 0.9876"), ("n", 39, "no verdicts there give one"),
+        ("winner", True, "is bold and has not earned it"), ("checkpoint", "averaged", "no verdicts there give one"),
+        ("published_paper", "RSLAD, ICCV 2021", "benchmarks/published.csv has no such number"),
+    ):  # fmt: skip
+        changed = frame.copy()
+        changed.loc[first, column] = value
+        if column == "published_paper":
+            changed.loc[frame["published"].notna(), column] = value
+        changed.to_csv(file, index=False)
+        told = call("verify", file, "--runs", runs)
+        assert told.exit_code == 1 and said in told.stdout, column
+    file.write_text(whole)
+    assert "nothing to hold it against" in call("verify", file, "--runs", root / "elsewhere").stdout
+    assert f"verify that, {file}" in call("verify", out / "report.md").stderr
 
 
 def test_without_data_and_torch_files_are_held_against_each_other(made: Path) -> None:

@@ -46,6 +46,8 @@ COMMANDS = {
 SHARED = ("train", "distill", "eval")
 """The commands whose work several processes can do together, as torchrun starts them."""
 
+DISAGREED = 1
+"""The exit code of what was looked at once more and is otherwise."""
 STOPPED = 3
 """The exit code of work that was stopped before its end, and saved."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import rich_click as click
 from click.exceptions import Exit
 
-from ardbench.cli import STOPPED, costs, options
+from ardbench.cli import DISAGREED, STOPPED, costs, options
 from ardbench.cli.output import Output, speaking_once, table, typed_again
 from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
@@ -49,19 +50,21 @@ def evaluate(sources: tuple[Path, ...], **words: Any) -> None:
 
 def _evaluate(
     sources: tuple[Path, ...], protocols: tuple[str, ...], surrogate: str | None, checkpoints: tuple[str, ...], n: int | None,
-    eps: float | None, norm: Literal["linf", "l2"] | None, batch: int | Literal["auto"], seed: int, fast: bool,
-    keep_adversarial: bool, model: str | None, dataset: str | None, part: str, mean: str | None, std: str | None,
+    eps: float | None, norm: Literal["linf", "l2"] | None, batch: int | Literal["auto"], seed: int, again: bool,
+    fast: bool, keep_adversarial: bool, model: str | None, dataset: str | None, part: str, mean: str | None, std: str | None,
     out: Path | None, dry_run: bool, device: str, data_root: Path | None, runs: Path, deadline: float | None, quiet: bool,
     log_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     from ardbench.subjects import Words
     from ardbench.verbs.evaluating import ask, gathered, prepared
     from ardbench.verbs.measuring import measured
+    from ardbench.verbs.repeating import repeats
 
     question = ask(protocols or FULL_TABLE, n, eps, norm, batch, seed, fast, keep_adversarial, surrogate, runs)
     told = Words(checkpoints, model, dataset, part, mean, std, out, runs)
+    several = [question, replace(question, seed=seed + 1)] if again else [question]
     subjects, left = gathered(sources, told)
-    jobs = [prepared(subject, question, runs) for subject in subjects]
+    jobs = [prepared(subject, asked, runs) for subject in subjects for asked in several]
     for text in left:
         say(text)
     output, log = Output(as_json), Log.to(log_file)
@@ -88,11 +91,18 @@ def _evaluate(
         log.write("finished" if one.finished else "stopped", one.subject.name)
         _show(one, output)
         found.append(one)
-    documents = [one.document() for one in found]
-    output.document(documents[0] if len(jobs) == 1 else {"finished": found[-1].finished, "subjects": documents})
+    twice = [one for pair in zip(found[::2], found[1::2], strict=False) for one in repeats(*pair)] if again else []
+    for repeat in twice:
+        output.line(repeat.sentence)
+    documents, beside = [one.document() for one in found], {"again": [one.document() for one in twice]} if again else {}
+    output.document(
+        documents[0] if len(jobs) == 1 else {"finished": found[-1].finished, "subjects": documents} | beside
+    )
     if not found[-1].finished:
         output.line(f"To go on, type the same command again: {typed_again()}")
         raise Exit(STOPPED)
+    if not all(repeat.agrees for repeat in twice):
+        raise Exit(DISAGREED)
 
 
 def _show(found: Evaluation, output: Output) -> None:
@@ -119,7 +129,8 @@ def _heading(found: Evaluation) -> str:
     seen = subject.normalise or (subject.teacher.seen if subject.teacher else "")
     by = f", inputs normalised by{seen.replace('+', ' ')}" if seen else ""
     threat = threat_name(found.threat.norm, found.threat.eps)
-    return f"{subject.path}: {subject.model} on {subject.dataset}, {threat}{by}"
+    seeded = f", seed {found.seed}" if found.seed else ""
+    return f"{subject.path}: {subject.model} on {subject.dataset}, {threat}{seeded}{by}"
 
 
 def _table(found: Evaluation) -> Table:

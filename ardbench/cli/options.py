@@ -295,8 +295,14 @@ verdicts_out = click.option(
     help="For a file: where its verdicts are kept; without it a folder under --runs named after file and weights.",
 )
 
+again = click.option(
+    "--again",
+    is_flag=True,
+    help="Attack once more with the next seed, kept in eval-other/, and say whether the accuracies agree (else exit code 1).",
+)
+
 evaluation = together(
-    protocols, surrogate, checkpoints, subset, eps, norm, batch, attack_seed, fast_attacks, keep_adversarial
+    protocols, surrogate, checkpoints, subset, eps, norm, batch, attack_seed, again, fast_attacks, keep_adversarial
 )
 in_file = together(model, measured_on, part, mean, std)
 of_file = together(in_file, verdicts_out)

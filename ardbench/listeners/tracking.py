@@ -104,7 +104,7 @@ class Tracking:
         self.trackers = trackers
 
     @classmethod
-    def to(cls, tensorboard: Path | None, wandb: str | None, mlflow: str | None) -> Tracking:
+    def to(cls, tensorboard: str | Path | None, wandb: str | None, mlflow: str | None) -> Tracking:
         """Return the trackers that were asked for; of the processes that torchrun started the first tells them.
 
         Raises:
@@ -116,7 +116,7 @@ class Tracking:
             needed("--tensorboard", "tensorboard")
             from ardbench.listeners.tensorboard import TensorBoard
 
-            found.append(TensorBoard(tensorboard))
+            found.append(TensorBoard(Path(tensorboard)))
         if wandb is not None:
             needed("--wandb", "wandb")
             from ardbench.listeners.wandb import Wandb

@@ -243,6 +243,11 @@ class Evaluation:
         return {one.protocol: np.array(one.verdicts.robust) for one in self.measured if one.checkpoint == first}
 
     @property
+    def seed(self) -> int:
+        """The seed of the attacks."""
+        return self.measured[0].verdicts.seed if self.measured else 0
+
+    @property
     def trust(self) -> list[dict[str, str]]:
         """What the trust checks say, in rows."""
         return [

@@ -12,6 +12,7 @@ from ardbench.config import Recipe
 from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.faults import outside, place
+from ardbench.listeners.tracking import Tracking
 from ardbench.methods import method_class
 from ardbench.recipes import moved, resolve
 from ardbench.runs import Run, Teacher, check_makeable
@@ -42,6 +43,9 @@ def train(
     runs: str | Path = "runs",
     time_limit: float | None = None,
     progress: Progress | None = None,
+    tensorboard: str | Path | None = None,
+    wandb: str | None = None,
+    mlflow: str | None = None,
 ) -> Run:
     """Train a network that needs no teacher, or what is missing of it, and return its run.
 
@@ -55,6 +59,7 @@ def train(
         runs: the folder in which run directories lie.
         time_limit: seconds after which it saves and returns the unfinished run (its `done` is None).
         progress: hears of the work; None shows bars, or lines where stderr is no terminal; `Progress()` is silent.
+        tensorboard, wandb, mlflow: a folder, a project and a URI that follow every epoch; each wants its extra.
 
     Raises:
         ArdbenchError: one sentence on what can be mended.
@@ -64,8 +69,8 @@ def train(
     words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
     asked = resolved(recipe, fast, set, words)
     check_untaught(asked, recipe)
-    job = prepared(asked, (), runs)
-    return job.finished(device, data_root, deadline, progress, moved(recipe, asked))
+    tracking, job = Tracking.to(tensorboard, wandb, mlflow), prepared(asked, (), runs)
+    return job.finished(device, data_root, deadline, progress, tracking, moved(recipe, asked))
 
 
 def distill(
@@ -84,6 +89,9 @@ def distill(
     runs: str | Path = "runs",
     time_limit: float | None = None,
     progress: Progress | None = None,
+    tensorboard: str | Path | None = None,
+    wandb: str | None = None,
+    mlflow: str | None = None,
 ) -> Run:
     """Distill a student from trained teachers, or together with a peer, and return its run.
 
@@ -92,7 +100,8 @@ def distill(
             each with ROLE= before it where the order does not say; or networks that take pixels (b, C, H, W) in [0, 1]
             and give logits (b, K). A network is known by its class and weights, so only the same one goes on with a run.
         diagnostics: log for each epoch who of teachers and peer is right on x and x'; the run stays the same.
-        recipe, dataset, student, seed, epochs, fast, set, device, data_root, runs, time_limit, progress: as in `train`.
+        recipe, dataset, student, seed, epochs, fast, set, device, data_root, runs, time_limit, progress, tensorboard,
+            wandb, mlflow: as in `train`.
 
     Raises:
         ArdbenchError, KeyboardInterrupt: as `train`.
@@ -101,8 +110,9 @@ def distill(
     words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
     asked = resolved(recipe, fast, set, words)
     check_taught(asked, recipe)
+    tracking = Tracking.to(tensorboard, wandb, mlflow)
     job = prepared(asked.model_copy(update={"diagnostics": asked.diagnostics or diagnostics}), teachers, runs)
-    return job.finished(device, data_root, deadline, progress, moved(recipe, asked))
+    return job.finished(device, data_root, deadline, progress, tracking, moved(recipe, asked))
 
 
 def resolved(recipe: str, fast: bool, sets: Sequence[str] | Mapping[str, Any], words: Mapping[str, Any]) -> Recipe:
@@ -145,6 +155,7 @@ class Training:
         data_root: str | Path | None,
         deadline: float | None,
         progress: Progress | None,
+        tracking: Tracking,
         warning: str = "",
     ) -> Run:
         """Train what is missing and return the run; what was stopped by hand raises, and what ran out of time does not."""
@@ -152,9 +163,10 @@ class Training:
         from ardbench.listeners.screen import heard_by
 
         if self.run.done is not None:
+            tracking.draw([self.run])
             return self.run
         root = None if data_root is None else Path(data_root)
-        with heard_by(progress) as listener:
+        with heard_by(progress) as heard, tracking.of(self.run, heard) as listener:
             if warning:
                 listener.warn(warning)
             whole = self.work(choose(device), root, deadline, listener)

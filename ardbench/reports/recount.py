@@ -1,0 +1,120 @@
+"""A report's numbers, counted again from the verdicts of the runs that it names. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ardbench.errors import ArdbenchError
+from ardbench.evaluation.derived import is_asked_for
+from ardbench.exports import export_in
+from ardbench.reports.published import numbers
+from ardbench.reports.results import collect, read
+from ardbench.runs import Run
+
+SAME = 1e-9
+"""Two ways to write one share of images differ by less."""
+COUNTED = ("value", "low", "high")
+
+
+@dataclass(frozen=True)
+class Recount:
+    """What of a report was found to agree.
+
+    Args:
+        numbers: accuracies that their verdicts give, of so many runs.
+        published: numbers that stand in benchmarks/published.csv.
+        absent: numbers whose verdicts, or whose source, are not here.
+    """
+
+    numbers: int
+    runs: int
+    published: int
+    absent: int
+
+
+def recount(path: Path, root: Path) -> Recount:
+    """Hold the CSV of a report against the runs of its names below `root`, and against what was published.
+
+    Raises:
+        ArdbenchError: a number that is not what its verdicts give, bold that is not earned, or a published number changed.
+    """
+    frame = read(path)
+    runs = list(_runs(frame, root))
+    names = {run.path.name for run in runs}
+    asked = [name for name in frame["protocol"].unique() if is_asked_for(name)]
+    counted = {_place(row): row for row in _rows(collect(runs, derived=asked))}
+    whole = names >= set(frame[frame["value"].notna()]["run"])
+    found = [row for row in _rows(frame) if row["run"] in names]
+    for row in found:
+        _compare(path, row, counted.get(_place(row)), whole)
+    known, foreign = _quoted(path, frame)
+    absent = int(frame["value"].notna().sum()) - len(found) + foreign
+    return Recount(len(found), len({row["run"] for row in found}), known, absent)
+
+
+def _runs(frame: pd.DataFrame, root: Path) -> Iterator[Run]:
+    for name in frame["run"].unique():
+        path = root / str(name)
+        if path.parent == root and (path / "config.json").is_file() and not export_in(path):
+            yield Run.open(path)
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for row in frame[frame["value"].notna()].to_dict("records"):
+        yield {str(name): value for name, value in row.items()}
+
+
+def _place(row: dict[str, Any]) -> Hashable:
+    eps = None if pd.isna(row["eps"]) else round(row["eps"], 9)
+    return (*(row[name] for name in ("run", "checkpoint", "protocol", "n", "norm")), eps)
+
+
+def _compare(path: Path, told: dict[str, Any], counted: dict[str, Any] | None, whole: bool) -> None:
+    where = f"{told['run']}, {told['checkpoint']}, {told['protocol']} on {told['n']} images"
+    if counted is None:
+        raise ArdbenchError(f"{path} has a number for {where}, and no verdicts there give one: make the report again.")
+    if changed := next((name for name in COUNTED if not math.isclose(told[name], counted[name], abs_tol=SAME)), None):
+        raise ArdbenchError(
+            f"{path} says {changed} = {told[changed]:.6g} for {where}, and its verdicts give {counted[changed]:.6g}: make the "
+            "report again."
+        )
+    if whole and (told["winner"] is True) != (counted["winner"] is True):
+        earned = "is bold and has not earned it" if told["winner"] is True else "has earned bold and has it not"
+        raise ArdbenchError(f"{path}: {where} {earned}: make the report again.")
+
+
+def _quoted(path: Path, frame: pd.DataFrame) -> tuple[int, int]:
+    """Return how many published numbers are as they come with ardbench, and how many papers are not among those."""
+    bundled: dict[tuple[str, ...], set[float]] = {}
+    for one in numbers():
+        place = (one.method, one.student, one.dataset, one.teacher, one.checkpoint, one.protocol, one.paper)
+        bundled.setdefault(place, set()).add(round(one.value, 9))
+    papers = {one.paper for one in numbers()}
+    known = foreign = 0
+    for row in frame[frame["published"].notna()].to_dict("records"):
+        value, paper = float(row["published"]), str(row["published_paper"])
+        about = (
+            "published_method",
+            "student",
+            "dataset",
+            "published_teacher",
+            "checkpoint",
+            "protocol",
+            "published_paper",
+        )
+        if round(value, 9) in bundled.get(tuple(str(row[name]) for name in about), ()):
+            known += 1
+        elif paper in papers:
+            raise ArdbenchError(
+                f"{path} quotes {100 * value:g} from {paper} for {row['published_method']}, {row['student']}, "
+                f"{row['protocol']}, and benchmarks/published.csv has no such number: make the report again."
+            )
+        else:
+            foreign += 1
+    return known, foreign

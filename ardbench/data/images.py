@@ -8,6 +8,7 @@ import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,11 @@ class Elsewhere(ABC):
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return the images of some rows, (b, C, H, W) uint8, on the device, which is waited for."""
         chosen = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows.cpu()
-        return next(iter(self.stream([chosen]))).to(self.device).contiguous()
+        return self.read(chosen).to(self.device).contiguous()
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> Tensor:
+        """Return the images of some rows (b,) as (b, C, H, W) on the host."""
 
     @abstractmethod
     def stream(self, plan: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -48,10 +53,6 @@ class Elsewhere(ABC):
     @abstractmethod
     def take(self, rows: Tensor) -> Elsewhere:
         """Return the images of these rows (n,) as others of the kind; none is read."""
-
-    def empty(self, *shape: int) -> Tensor:
-        """Return memory on the host for images that go to the device."""
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
 
 
 class HostImages(Elsewhere):
@@ -75,13 +76,17 @@ class HostImages(Elsewhere):
         super().__init__([count if rows is None else len(rows), *size], device)
         self._array, self._rows, self._last = array, rows, channels_last
 
+    def read(self, rows: Tensor) -> Tensor:
+        held = rows if self._rows is None else self._rows[rows]
+        found = torch.empty(
+            (len(rows), *self._array.shape[1:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
+        # mode="raise" would copy through a buffer; NumPy lets other threads work meanwhile, and torch's pool alone
+        np.take(self._array, held.numpy(), axis=0, out=found.numpy(), mode="clip")
+        return found.permute(0, 3, 1, 2) if self._last else found
+
     def stream(self, plan: Sequence[Tensor]) -> Iterator[Tensor]:
-        for rows in plan:
-            held = rows if self._rows is None else self._rows[rows]
-            found = self.empty(len(rows), *self._array.shape[1:])
-            # mode="raise" would copy through a buffer; NumPy lets other threads work meanwhile, and torch's pool alone
-            np.take(self._array, held.numpy(), axis=0, out=found.numpy(), mode="clip")
-            yield found.permute(0, 3, 1, 2) if self._last else found
+        return map(self.read, plan)
 
     def take(self, rows: Tensor) -> HostImages:
         held = rows if self._rows is None else self._rows[rows]
@@ -89,12 +94,12 @@ class HostImages(Elsewhere):
 
 
 class FileImages(Elsewhere):
-    """Images that are decoded from their files each time; several processes decode those of a longer plan.
+    """Images that are decoded from their files each time: those of a plan by other processes, a few alone by threads.
 
     Args:
         source: all files.
         rows: (N,) which of them, int64; None takes all.
-        workers: processes; None takes one for each processor but one.
+        workers: how many decode at once; None takes one for each processor but one.
     """
 
     def __init__(
@@ -102,16 +107,20 @@ class FileImages(Elsewhere):
     ) -> None:
         rows = torch.arange(len(source.names)) if rows is None else rows
         super().__init__((len(rows), *source.size), device)
-        self._source, self._rows, self._workers = source, rows, workers
+        self._source, self._rows, self._workers = source, rows, workers or _idle_processors()
+
+    def read(self, rows: Tensor) -> Tensor:
+        names = [self._source.names[row] for row in self._rows[rows].tolist()]
+        with ThreadPoolExecutor(self._workers) as pool:  # the libraries that decode let each other work
+            return _stacked(list(pool.map(self._source.decode, names)), self._source.size)
 
     def stream(self, plan: Sequence[Tensor]) -> Iterator[Tensor]:
-        together = len(plan) > 1
         loader = DataLoader(
             _Files(self._source),
             batch_sampler=[self._rows[rows].tolist() for rows in plan],
-            num_workers=(self._workers or _idle_processors()) if together else 0,
+            num_workers=self._workers,
             collate_fn=_whole,
-            multiprocessing_context="fork" if together else None,
+            multiprocessing_context="fork",
             worker_init_fn=_end_with_the_parent,
             generator=torch.Generator(),  # torch's own would lose a number to it
         )
@@ -128,14 +137,18 @@ class _Files(Dataset[Tensor]):
         self.source = source
 
     def __getitems__(self, rows: list[int]) -> Tensor | ArdbenchError:
-        channels, height, width = self.source.size
-        images = np.empty((len(rows), height, width, channels), np.uint8)
         try:
-            for place, row in enumerate(rows):
-                images[place] = self.source.decode(self.source.names[row])
+            return _stacked([self.source.decode(self.source.names[row]) for row in rows], self.source.size)
         except ArdbenchError as refusal:
             return refusal
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _stacked(images: Sequence[np.ndarray], size: tuple[int, int, int]) -> Tensor:
+    """Return images (H, W, C), of which there may be none, as (b, C, H, W)."""
+    channels, height, width = size
+    return torch.from_numpy(np.array(images, np.uint8).reshape(len(images), height, width, channels)).permute(
+        0, 3, 1, 2
+    )
 
 
 def _end_with_the_parent(_: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 from collections import Counter
 from mmap import mmap
 from pathlib import Path
@@ -284,6 +286,14 @@ def test_a_disk_without_room_for_what_is_compressed_is_said(tmp_path: Path, monk
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(ArdbenchError, match="17280 bytes are needed there, and 100 are free"):
         extra_of(wanted.data, CPU)
+    monkeypatch.undo()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ardbench.data.npz.os.replace", full)
+    with pytest.raises(ArdbenchError, match=r"cannot be decoded into .* \(No space left on device\): make room"):
+        extra_of(wanted.data, CPU)
     assert [path.name for path in (tmp_path / "extra.npz.ardbench").iterdir()] == ["contents.json"]
 
 
@@ -293,7 +303,7 @@ def test_the_command_line_trains_with_extra_images_and_keeps_what_they_are(tmp_p
     sets = (f"data.extra=npz:{tmp_path / 'more.npz'}", "data.extra_share=0.5", "data.train_images=64")
     result = call(*words, *(word for one in sets for word in ("--set", one)))
     assert result.exit_code == 0, result.output
-    assert "50% of each batch are of the 20 images of npz:" in result.output
+    assert "50 % of each batch are of the 20 images of npz:" in result.output
     (path,) = (tmp_path / "runs").iterdir()
     written = json.loads((path / "config.json").read_text())["recipe"]["data"]
     assert written["extra_sha256"] == Npz(tmp_path / "more.npz").contents.sha256

@@ -147,6 +147,19 @@ def test_images_stay_on_the_host_where_they_would_fill_half_of_what_is_free(monk
     assert list(map(in_bytes, sizes)) == ["999 bytes", "1 kB", "1.23 MB", "1000 kB", "2 GB", "5000 TB"]
 
 
+def test_images_that_were_put_on_a_device_without_room_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.Tensor.to
+
+    def full(tensor: torch.Tensor, to: Any) -> torch.Tensor:
+        if to == CPU:
+            raise torch.OutOfMemoryError("60 GiB")
+        return original(tensor, to)
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(ArdbenchError, match=r"^The images of fake do not fit on cpu: give --set data\.place=host"):
+        load("fake", CPU, place="device")
+
+
 def test_a_run_says_where_its_images_lie(tmp_path: Path) -> None:
     words = ("train", "pgd-at-digits", "--student", "resnet8-tiny", "--epochs", "1", "--runs", tmp_path)
     result = call(*words, "--set", "data.place=host", "--set", "data.train_images=50", "--set", "selection.every=9")

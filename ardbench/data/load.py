@@ -139,5 +139,10 @@ def _place(facts: DatasetInfo, raw: Raw, device: torch.device, asked: str) -> Pl
 
 
 def _on(device: torch.device | str, split: Split) -> Split:
-    images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
-    return Split(images, split.labels.to(device), split.index.to(device), split.info)
+    try:
+        images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
+        return Split(images, split.labels.to(device), split.index.to(device), split.info)
+    except torch.OutOfMemoryError:
+        raise ArdbenchError(
+            f"The images of {split.info.name} do not fit on {device}: give --set data.place=host, or free the device."
+        ) from None

@@ -97,7 +97,7 @@ def _loaded(recipe: Recipe, device: torch.device, data_root: Path | None, listen
     if extra is not None:
         labelled = "labelled by the first teacher" if extra.labels is None else "with labels of their own"
         listener.note(
-            f"{of.extra_share:.0%} of each batch are of the {len(extra.images):,} images of {of.extra}, {labelled}."
+            f"{100 * extra.share:g} % of each batch are of the {len(extra.images):,} images of {of.extra}, {labelled}."
         )
     return replace(splits, extra=extra)
 

@@ -169,7 +169,7 @@ def _about(run: Run, checkpoint: str) -> str:
     extra = ""
     if recipe.data.extra and recipe.data.extra_share and recipe.data.extra_sha256:
         file = f"{_code(file_name(recipe.data.extra))} with sha256 `{recipe.data.extra_sha256[:16]}`"
-        extra = f" and, {recipe.data.extra_share:.0%} of each batch, the images of {file}"
+        extra = f" and, {100 * recipe.data.extra_share:g} % of each batch, the images of {file}"
     judged = "test images" if recipe.selection.by == "best-test" else "validation images"
     selected = {
         "best": f"the epoch with the highest accuracy under {recipe.selection.protocol} on {judged}",

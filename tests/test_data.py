@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.functional import pad as zero_pad
 
 from ardbench.data import DATASETS, check_augment, check_sizes, data_root, info
-from ardbench.data.batches import Split, TrainBatches, as_pixels, crop_flip
+from ardbench.data.batches import Split, TrainBatches, as_pixels
 from ardbench.data.load import load
 from ardbench.data.stratify import stratified
 from ardbench.data.verify import describe
+from ardbench.data.views import crop_flip
 from ardbench.errors import ArdbenchError
 
 

@@ -10,8 +10,8 @@ import torch
 from small import CPU, method, recipe
 from torch import Tensor
 
-from ardbench.data.batches import count_views, number_views
 from ardbench.data.load import load
+from ardbench.data.views import count_views, number_views
 from ardbench.engine.loop import Loop
 from ardbench.engine.teacher_cache import FOLDER, ROWS
 from ardbench.errors import ArdbenchError

@@ -16,6 +16,7 @@ from ardbench.data.epoch import Epoch, Mix
 from ardbench.data.images import Elsewhere
 from ardbench.data.places import Place
 from ardbench.data.stratify import stratified
+from ardbench.data.views import crop_flip
 from ardbench.draws import Draws, generator
 from ardbench.errors import ArdbenchError
 
@@ -280,48 +281,7 @@ class TrainBatches:
         return view[first:end]
 
 
-def count_views(augment: str, pad: int) -> int:
-    """Return how many views an image has."""
-    return {"crop-flip": 2, "crop": 1}[augment] * (2 * pad + 1) ** 2 if augment != "none" else 1
-
-
-def number_views(view: Tensor, augment: str, pad: int) -> Tensor:
-    """Return the number (b,) of each view (b, 3), from 0 to `count_views` - 1."""
-    dy, dx, flip = view.unbind(1)
-    if augment == "none":
-        return torch.zeros_like(dy)
-    return (flip * (2 * pad + 1) + dy) * (2 * pad + 1) + dx
-
-
-def crop_flip(images: Tensor, rows: Tensor, view: Tensor, pad: int) -> Tensor:
-    """Return flip(crop(pad(image))) of some rows as one gather, each under its own view.
-
-    Args:
-        images: (N, C, H, W), contiguous.
-        rows: (b,) int64.
-        view: (b, 3) int64, (dy, dx, flip): the crop begins at row dy and column dx of the image padded with zeros.
-        pad: zero pixels on every side.
-
-    Returns:
-        (b, C, H, W), of the type of `images`.
-    """
-    _, channels, height, width = images.shape
-    dy, dx, flip = view.unsqueeze(-1).unbind(1)  # (b, 1) each
-    across = torch.arange(width, device=images.device)  # (W,)
-    down = torch.arange(height, device=images.device) + dy - pad  # (b, H)
-    across = across + flip * (width - 1 - 2 * across) + dx - pad  # (b, W)
-    inside = _within(down, height).unsqueeze(2) & _within(across, width).unsqueeze(1)  # (b, H, W)
-    place = down.clamp(0, height - 1).unsqueeze(2) * width + across.clamp(0, width - 1).unsqueeze(1)  # (b, H, W)
-    plane = rows.unsqueeze(1) * channels + torch.arange(channels, device=images.device)  # (b, C)
-    flat = plane.view(-1, channels, 1, 1) * (height * width) + place.unsqueeze(1)  # (b, C, H, W)
-    return torch.take(images, flat) * inside.unsqueeze(1)
-
-
 def as_pixels(images: Tensor) -> Tensor:
     """Return uint8 images as fp32 pixels in [0, 1], the same to the bit on every device."""
     # CUDA multiplies by the reciprocal of a number from the host, which rounds otherwise than dividing does.
     return images.float() / torch.full((), 255.0, device=images.device)
-
-
-def _within(place: Tensor, size: int) -> Tensor:
-    return (place >= 0) & (place < size)

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ardbench.attacks.form import FastForm
 from ardbench.config import Precision
-from ardbench.data.batches import Batch, TrainBatches, count_views, number_views
+from ardbench.data.batches import Batch, TrainBatches
 from ardbench.data.images import FileImages
+from ardbench.data.views import count_views, number_views
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 from ardbench.runs import Run, write_atomic

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ardbench.verbs.evaluating import evaluate as evaluate
     from ardbench.verbs.reporting import report as report
     from ardbench.verbs.reporting import results as results
+    from ardbench.verbs.reproducing import reproduce as reproduce
+    from ardbench.verbs.reproducing import sweep as sweep
     from ardbench.verbs.training import distill as distill
     from ardbench.verbs.training import train as train
     from ardbench.verbs.verifying import verify as verify
@@ -31,7 +33,9 @@ VERBS = {
     "distill": "ardbench.verbs.training:distill",
     "evaluate": "ardbench.verbs.evaluating:evaluate",
     "report": "ardbench.verbs.reporting:report",
+    "reproduce": "ardbench.verbs.reproducing:reproduce",
     "results": "ardbench.verbs.reporting:results",
+    "sweep": "ardbench.verbs.reproducing:sweep",
     "train": "ardbench.verbs.training:train",
     "verify": "ardbench.verbs.verifying:verify",
 }

@@ -18,7 +18,7 @@ from test_cli_reproduce import suite_file
 from ardbench.campaigns.board import Board, Row, Scribe, board_file
 from ardbench.campaigns.graph import Event, _Relay
 from ardbench.campaigns.suites import Cell, planned
-from ardbench.cli.campaign import listening, shown
+from ardbench.listeners.campaign import listening, shown
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 from cli_call import call
 
 from ardbench import data
-from ardbench.cli.doctor import anonymous
+from ardbench.verbs.machine import anonymous
 
 
 @pytest.fixture

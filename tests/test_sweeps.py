@@ -16,6 +16,7 @@ from small import recipe
 from test_engine import equal, loop_of, rows, weights
 from torch import nn
 
+import ardbench
 from ardbench.campaigns.suites import Cell, Suite, load_suite, planned
 from ardbench.campaigns.varied import chosen
 from ardbench.config import Recipe, Selection
@@ -29,11 +30,8 @@ from ardbench.runs import Run, write_json
 from ardbench.verbs.differences import differences
 
 SMALL = ["--epochs", 2, "--dataset", "fake", "--device", "cpu", "--quiet"]
-SMALL += [
-    word
-    for one in ("data.train_images=64", "data.validation=20", "attack.steps=1", "selection.protocol=fgsm")
-    for word in ("--set", one)
-]
+SETS = ("data.train_images=64", "data.validation=20", "attack.steps=1", "selection.protocol=fgsm")
+SMALL += [word for one in SETS for word in ("--set", one)]
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -187,6 +185,16 @@ def test_a_sweep_is_a_suite_that_goes_on_and_names_itself(tmp_path: Path, monkey
     again = call(*words)
     assert "Nothing is missing" in again.output and again.exit_code == 0
     assert "Nothing is missing" in call("reproduce", file, "--quiet", "--device", "cpu").output
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.safetensors")}
+    over = {"optimizer.lr": [0.05, 0.1], "seed": range(2)}
+    found = ardbench.sweep(
+        "pgd-at-digits", over, epochs=2, dataset="fake", set=SETS, protocols=["clean"], device="cpu", jobs=1, quiet=True
+    )
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.safetensors")} == before, "the same runs"
+    assert found.finished and found.swept is not None and list(found.swept.iloc[:, 1]) == ["0.05", "0.1"]
+    assert len(found.table) == 4 and Path("runs/tables").joinpath(f"{file.stem}.sweep.md") in found.paths
+    whole = ardbench.reproduce(str(file), device="cpu", quiet=True)
+    assert list(whole.table["value"]) == list(found.table["value"]) and whole.agreement == ""
     compared = call("compare", f"{file}:pgd-at@lr=0.05", f"{file}:pgd-at@lr=0.1")
     assert compared.exit_code == 0, compared.output
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, table
+from ardbench.cli.output import Output
+from ardbench.listeners.drawn import table
 
 if TYPE_CHECKING:
     from ardbench.reports.compare import Difference

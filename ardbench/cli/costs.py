@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ardbench.cli.output import Output, digits, table
+from ardbench.cli.output import Output
 from ardbench.listeners import say
+from ardbench.listeners.drawn import digits, table
 
 if TYPE_CHECKING:
     import torch

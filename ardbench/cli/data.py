@@ -7,7 +7,8 @@ from pathlib import Path
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, table
+from ardbench.cli.output import Output
+from ardbench.listeners.drawn import table
 from ardbench.listeners.screen import shown
 
 

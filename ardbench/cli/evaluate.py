@@ -12,8 +12,9 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ardbench.cli import DISAGREED, STOPPED, costs, options
-from ardbench.cli.output import Output, speaking_once, table, typed_again
+from ardbench.cli.output import Output, speaking_once, typed_again
 from ardbench.listeners import say
+from ardbench.listeners.drawn import table
 from ardbench.listeners.log_file import Log
 from ardbench.listeners.screen import shown
 from ardbench.verbs import FULL_TABLE
@@ -69,8 +70,7 @@ def _evaluate(
         say(text)
     output, log = Output(as_json), Log.to(log_file)
     if dry_run:
-        costs.show_evaluation(jobs, device, output)
-        return
+        return costs.show_evaluation(jobs, device, output)
 
     @contextlib.contextmanager
     def listening(subject: Subject) -> Iterator[Progress]:

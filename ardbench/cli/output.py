@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.errors import printable
+from ardbench.listeners.drawn import table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
 
 UNBOUNDED = 100_000
 """Columns of a table that is piped: it is never folded for a screen that is not there."""
@@ -46,34 +46,6 @@ def typed_again() -> str:
     context: click.Context = click.get_current_context()  # type: ignore[assignment]
     several = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return f"{'' if several == '1' else f'torchrun --nproc-per-node {several} -m -- '}{context.find_root().obj}"
-
-
-def clock(seconds: float) -> str:
-    """Return a length of time to the second, or from an hour on to the minute."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
-
-
-def digits(number: float) -> str:
-    """Return three digits, and all of them before the point."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), whole: str = ""
-) -> Table:
-    """Return a plain table; the columns `numbers` stand to the right, `whole` is not broken, None is a blank cell."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in columns:
-        right = name in numbers
-        grid.add_column(name, justify="right" if right else "left", no_wrap=right or name == whole, overflow="fold")
-    for row in rows:
-        grid.add_row(*("" if cell is None else escape(printable(str(cell))) for cell in row))
-    return grid
 
 
 class Output:

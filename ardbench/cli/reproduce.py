@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,22 +12,16 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ardbench.cli import STOPPED, copying, engines, options
-from ardbench.cli.output import Output, clock, digits, table, typed_again
+from ardbench.cli.output import Output, typed_again
 from ardbench.errors import ArdbenchError
-from ardbench.listeners import say
+from ardbench.listeners.drawn import clock, table
 from ardbench.listeners.log_file import Log
 from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from ardbench.campaigns.graph import Outcome
-    from ardbench.campaigns.suites import Cell, Choice, Suite
-    from ardbench.planning.estimate import Estimate
-    from ardbench.reports.reference import Reference
-
-COSTS = ("M images", "PFLOP", "hours")
-"""The columns of what is missing."""
+    from ardbench.campaigns.suites import Cell
+    from ardbench.reports.reference import Comparison
+    from ardbench.verbs.reproducing import Made
 
 
 @click.command()
@@ -67,197 +60,70 @@ def reproduce(
 
     On Ray a run whose worker or node is lost goes on elsewhere from what it saved.
     """
-    from ardbench.campaigns.suites import carried, planned
-    from ardbench.runs import check_makeable
+    from ardbench.verbs.engines import Engine
+    from ardbench.verbs.reproducing import campaign
 
     began = time.monotonic()
-    where = engines.Engine(**engine, device=device, data_root=data_root, deadline=deadline)
+    where = Engine(**engine, device=device, data_root=data_root, deadline=deadline)
     if status and dry_run:
         raise ArdbenchError("--status tells what is under way and --dry-run what is missing: give one of them.")
+    if tflops is not None and not math.isfinite(tflops):
+        raise ArdbenchError(f"--tflops {tflops} is no speed: give the TFLOP/s that the device reaches, such as 20.")
+    if tflops is not None and not dry_run:
+        raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
+    output = Output(as_json=False)
     if status:
         from ardbench.cli.campaign import show_board
 
-        show_board(suite, runs, Output(as_json=False))
+        show_board(suite, runs, output)
         return
-    copying.check_folders(beside, keep, unfinished)
-    found, cells = planned(suite, runs, beside if dry_run else ())
-    for text in carried(found, cells):
-        say(text)
-    if tflops is not None and not math.isfinite(tflops):
-        raise ArdbenchError(f"--tflops {tflops} is no speed: give the TFLOP/s that the device reaches, such as 20.")
     if dry_run:
-        copying.check_taken(cells, runs)
-        _print_plan(found, cells, runs, device, tflops)
+        from ardbench.cli.plan import show_plan
+
+        show_plan(suite, runs, beside, keep, unfinished, device, tflops, output)
         return
-    if tflops is not None:
-        raise ArdbenchError("--tflops tells what a plan would take: give --dry-run with it, or leave it out.")
-    if out is not None:
-        check_makeable("--out", out)
-    if out is None or any(cell.state != "done" for cell in cells):
-        check_makeable("--runs", runs)
-    out, reference = out or runs / "tables", _reference(found.name)  # read before --out may write it
-    if beside:
-        copying.take(cells, runs, beside)
-        found, cells = planned(suite, runs)
-    if keep is not None:
-        copying.leave(cells, keep, unfinished)  # of a call that was killed
-    output = Output(as_json=False)
     log, tracking = Log.to(log_file), Tracking.to(tensorboard, wandb, mlflow)
-    tracking.draw([cell.run for cell in cells if cell.state == "done"])
-    outcome, comparison = where.execute(found.name, cells, runs, quiet, log, tracking)
-    found, cells = planned(suite, runs)
-    if keep is not None:
-        copying.leave(cells, keep, unfinished)
-    frame = _tables(found, cells, out, output)
-    if found.transfer and not (outcome.stopped or outcome.failed):
-        here = "auto" if where.engine == "ray" else device  # the nodes may have other devices
-        _transfer(found, found.transfer, cells, here, data_root, runs, out, quiet, output, log)
-    if reference is not None:
-        _compare(frame, reference, output)
-    if comparison:
-        output.line(comparison)
-    output.line(f"This call took {clock(time.monotonic() - began)}; {_spent(cells)}.")
-    _end(outcome, cells, output)
+    work = campaign(suite, where, runs, out, beside, keep, unfinished)
+    outcome, made = work.work(quiet, log, tracking), work.made()
+    _show(made, work.cells, output)
+    from ardbench.cli.transfer import heard, show
+
+    if matrix := work.transfer(lambda name: heard(name, quiet, output, log)):
+        show(matrix, output, work.out / f"{work.suite.name}-transfer")
+    if made.comparison is not None:
+        _compare(made.comparison, output)
+    if work.predicted:
+        output.line(work.predicted)
+    output.line(f"This call took {clock(time.monotonic() - began)}; {_spent(work.cells)}.")
+    work.check()
+    if outcome.stopped:
+        output.line(f"Stopped and saved. To go on, type the same command again: {typed_again()}")
+        raise Exit(STOPPED)
 
 
-def _print_plan(suite: Suite, cells: Sequence[Cell], runs: Path, device: str, tflops: float | None) -> None:
-    """Print the plan and what it costs; without anything missing not even torch is imported."""
-    from ardbench.campaigns.graph import unfinished
-    from ardbench.campaigns.suites import awaited, plan_table
-    from ardbench.models import zoo
+def _show(made: Made, cells: Sequence[Cell], output: Output) -> None:
+    """Print the tables and the files that they were written to."""
+    from ardbench.reports import console
 
-    output, every = Output(as_json=False), ", ".join(suite.protocols)
-    columns = ["run", "recipe", "seed", "state", "epochs", "evaluations", *COSTS]
-    rows = []
-    for row in plan_table(cells):
-        evaluations = row["missing evaluations"].replace(every, "all")
-        rows.append(row | {"evaluations": evaluations} | dict.fromkeys(COSTS, ""))
-    words = _add_estimates(rows, cells, runs, device, tflops) if unfinished(cells) else []
-    output.show(table(columns, [[row[name] for name in columns] for row in rows], ["seed", "epochs", *COSTS]))
-    to_train = sum(cell.state != "done" for cell in cells)
-    to_measure = sum(len(cell.missing) for cell in cells)
-    output.line(
-        f"{len(cells)} runs: {to_train} to train, {to_measure} evaluations missing (all: {every}); "
-        "rows stand in working order."
-    )
-    for line in [*words, *(zoo.entry(source).absence for source in awaited(cells))]:
-        output.line(line)
-
-
-def _add_estimates(
-    rows: Sequence[dict[str, str]], cells: Sequence[Cell], runs: Path, device: str, tflops: float | None
-) -> list[str]:
-    """Write into the rows what is missing of the cells, and return the totals in words."""
-    from ardbench.engine.device import choose, describe
-    from ardbench.planning.estimate import estimate
-
-    chosen = choose(device)
-    try:
-        found = estimate(cells, runs, chosen, tflops)
-    except ArdbenchError as error:
-        return [f"No estimate: {error}"]
-    for row, cost in zip(rows, found, strict=True):
-        numbers = (cost.images / 1e6, cost.flop / 1e15, cost.hours)
-        row.update((name, digits(number)) for name, number in zip(COSTS, numbers, strict=True) if number)
-    return _total(found, runs, describe(chosen))
-
-
-def _total(found: Sequence[Estimate], runs: Path, device: str) -> list[str]:
-    """Return what all rows come to, how fast that was taken to go, and what is assumed."""
-    from ardbench.planning.rates import TABLES
-
-    trained, evaluated = (
-        digits(sum(images) / 1e6) for images in ([c.trained for c in found], [c.evaluated for c in found])
-    )
-    work = (
-        f"To do: {trained} M images of training and {evaluated} M of evaluation, "
-        f"{digits(sum(c.flop for c in found) / 1e15)} PFLOP, if half of the images stand up to AutoAttack."
-    )
-    rates = sorted(c.rate / 1e12 for c in found if c.rate)
-    if not rates:
-        return [
-            work,
-            f"No hours: no run in {runs} was trained on {device} on images of this size, and no speed table in "
-            f"{TABLES} has the TFLOP/s of these students on it; give "
-            "--tflops NUMBER, the TFLOP/s that training reaches.",
-        ]
-    speed = " to ".join(dict.fromkeys(map(digits, (rates[0], rates[-1]))))
-    sources = ", ".join(f"{source} ({n})" for source, n in Counter(c.source for c in found if c.rate).items())
-    hours = digits(sum(c.hours or 0 for c in found))
-    without = sum(c.rate is None and c.flop > 0 for c in found)
-    left_out = f"; {without} runs are left out, since nothing tells the rate of their students" if without else ""
-    return [
-        work,
-        f"{hours} h for one run after the other, at {speed} TFLOP/s {sources}, {_evaluating(found)}{left_out}.",
-    ]
-
-
-def _evaluating(found: Sequence[Estimate]) -> str:
-    rates = sorted(c.evaluation_rate / 1e12 for c in found if c.evaluation_rate)
-    if not rates:
-        return "evaluation as fast as training"
-    return f"evaluation at {' to '.join(dict.fromkeys(map(digits, (rates[0], rates[-1]))))} reached by earlier ones"
-
-
-def _tables(suite: Suite, cells: Sequence[Cell], out: Path, output: Output) -> pd.DataFrame:
-    """Write and print the tables; of runs that vary one with the varied values as columns. Return the results."""
-    from ardbench.campaigns.varied import chosen
-    from ardbench.reports import collect_suite, console, write
-    from ardbench.reports.rendering import markdown, marked
-    from ardbench.reports.sweep import sweep_table
-    from ardbench.runs import write_atomic
-
-    frame = collect_suite(cells, derived=suite.derived)
-    paths = write(frame, out, suite.name, [cell.run for cell in cells])
-    varied = {run.name: chosen(run) for run in suite.runs if run.vary}
-    if varied:
-        made, path = sweep_table(frame, cells, varied), out / f"{suite.name}.sweep.md"
-        write_atomic(path, f"# {marked(suite.name)}\n\n{markdown([made])}".encode())
-        lines = [[f"{cell.text} {cell.detail}{cell.mark}".strip() for cell in row.entries] for row in made.rows]
-        output.show(table(made.header, lines, made.header[made.labels :]))
-        for note in made.footnotes:
+    if made.swept is not None:
+        header, labels = made.swept.header, made.swept.labels
+        lines = [[f"{cell.text} {cell.detail}{cell.mark}".strip() for cell in row.entries] for row in made.swept.rows]
+        output.show(table(header, lines, header[labels:]))
+        for note in made.swept.footnotes:
             output.line(note)
-        paths.append(path)
-    if len(varied) < len(suite.runs):
-        output.show(console(frame, [cell.run for cell in cells]))
-    for path in paths:
+    if made.whole:
+        output.show(console(made.frame, [cell.run for cell in cells]))
+    for path in made.paths:
         output.line(str(path))
-    return frame
 
 
-def _reference(suite: str) -> Reference | None:
-    """Return the results that the suite's are held against, if they are there and can be read."""
-    from ardbench.reports.reference import Reference
-
-    try:
-        return Reference.of(suite)
-    except ArdbenchError as error:
-        say(f"No comparison: {error}")
-        return None
-
-
-def _compare(frame: pd.DataFrame, reference: Reference, output: Output) -> None:
+def _compare(comparison: Comparison, output: Output) -> None:
     """Print each number's difference from the reference, and how many agree."""
-    comparison = reference.hold(frame)
     if comparison.held:
         header, *rows = comparison.table()
         output.line(f"Difference from {comparison.path} in points")
         output.show(table(header, rows, [header[1], *header[3:]]))
     output.line(comparison.sentence())
-
-
-def _transfer(
-    suite: Suite, choice: Choice, cells: Sequence[Cell], device: str, data_root: Path | None, runs: Path, out: Path,
-    quiet: bool, output: Output, log: Log,
-) -> None:  # fmt: skip
-    """Measure the suite's teachers against each other, if that was not done before, and print and write the matrix."""
-    from ardbench.cli.transfer import heard, show
-    from ardbench.reports.transfer import Matrix
-    from ardbench.verbs.transferring import answered, ask, teachers_of
-
-    question = ask(teachers_of(suite, cells), choice.size, n=choice.n)
-    measured = answered(question, runs, device, data_root, lambda name: heard(name, quiet, output, log))
-    show(Matrix(question, measured, choice.size), output, out / f"{suite.name}-transfer")
 
 
 def _spent(cells: Sequence[Cell]) -> str:
@@ -268,15 +134,3 @@ def _spent(cells: Sequence[Cell]) -> str:
     training = sum(map(training_seconds, begun))
     measuring = sum(verdicts.seconds or 0.0 for run in begun for _, _, verdicts in evaluations(run))
     return f"all runs together {clock(training)} of training and {clock(measuring)} of evaluation"
-
-
-def _end(outcome: Outcome, cells: Sequence[Cell], output: Output) -> None:
-    """Say what did not come to its end, with the exit code for it."""
-    if outcome.failed:
-        for index, reason in outcome.failed.items():
-            say(f"{cells[index].name} (seed {cells[index].recipe.seed}) was refused: {reason}")
-        count = f"{len(outcome.failed)} of {len(cells)} runs"
-        raise ArdbenchError(f"{count} were refused: mend what they say and type the same command again.")
-    if outcome.stopped:
-        output.line(f"Stopped and saved. To go on, type the same command again: {typed_again()}")
-        raise Exit(STOPPED)

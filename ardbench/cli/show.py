@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, table
+from ardbench.cli.output import Output
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
+from ardbench.listeners.drawn import table
 
 if TYPE_CHECKING:
     from ardbench.runs import Run

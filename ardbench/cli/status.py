@@ -10,6 +10,7 @@ import rich_click as click
 from ardbench.cli import options
 from ardbench.cli.output import Output
 from ardbench.errors import ArdbenchError
+from ardbench.listeners.drawn import ago
 
 if TYPE_CHECKING:
     pass
@@ -80,11 +81,3 @@ def _measured(evaluations: list[dict[str, Any]]) -> str:
         text = f"{one['protocol']} {100 * one['accuracy']:.1f}{' (stale)' if one['stale'] else ''}"
         found.setdefault(one["checkpoint"], []).append(text)
     return "; ".join(f"{checkpoint}: {', '.join(texts)}" for checkpoint, texts in found.items())
-
-
-def ago(seconds: float) -> str:
-    """Return a length of time in its largest unit."""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import rich_click as click
 
 from ardbench.cli import engines, options
 from ardbench.errors import ArdbenchError
-
-PROTOCOLS = ("clean", "pgd20")
-"""What is measured unless it is said otherwise: enough to see which values matter."""
+from ardbench.verbs import SWEPT
 
 
 @click.command()
@@ -36,7 +33,7 @@ PROTOCOLS = ("clean", "pgd20")
     "--protocol",
     "protocols",
     multiple=True,
-    default=PROTOCOLS,
+    default=SWEPT,
     show_default=True,
     metavar="NAME",
     help="What to measure on the test images of each run; may be repeated.",
@@ -72,25 +69,14 @@ def sweep(
     when all is done, makes the table again; `ardbench compare FILE:RUN`, `report` and `reproduce` take the file.
     """
     from ardbench.campaigns.board import board_file
-    from ardbench.campaigns.suites import planned
-    from ardbench.campaigns.varied import sweep_suite
     from ardbench.cli.reproduce import reproduce
-    from ardbench.recipes import parsed
-    from ardbench.runs import write_atomic
-    from ardbench.verbs.training import FAST
+    from ardbench.verbs.reproducing import sweep_file
 
-    given = dict(map(parsed, (*(FAST if fast else ()), *sets))) | ({"schedule.epochs": epochs} if epochs else {})
-    measured = {"protocols": list(protocols), "checkpoints": list(checkpoints), "n": n}
-    name, text = sweep_suite(recipe, texts, teachers, dataset=dataset, student=student, given=given, measured=measured)
-    if words["status"] and not board_file(name, runs).exists():
-        raise ArdbenchError(f"No {name} is under way in {runs}: type it without --status to begin it or to go on.")
     context: click.Context = click.get_current_context()  # type: ignore[assignment]
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / f"{name}.toml"
-        write_atomic(file, text.encode())
-        _, cells = planned(str(file), runs)
-        try:
-            context.invoke(reproduce, suite=str(file), runs=runs, **words)
-        finally:
-            if any(cell.run.path.is_dir() for cell in cells):  # what is refused leaves nothing
-                write_atomic(runs / file.name, text.encode())
+    with sweep_file(
+        recipe, texts, runs, teachers=teachers, dataset=dataset, student=student, epochs=epochs, fast=fast, sets=sets,
+        protocols=protocols, checkpoints=checkpoints, n=n,
+    ) as (name, file):  # fmt: skip
+        if words["status"] and not board_file(name, runs).exists():
+            raise ArdbenchError(f"No {name} is under way in {runs}: type it without --status to begin it or to go on.")
+        context.invoke(reproduce, suite=str(file), runs=runs, **words)

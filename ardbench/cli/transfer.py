@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import rich_click as click
 
 from ardbench.cli import options
-from ardbench.cli.output import Output, table
+from ardbench.cli.output import Output
+from ardbench.listeners.drawn import table
 from ardbench.listeners.log_file import Log
 from ardbench.listeners.screen import shown
 

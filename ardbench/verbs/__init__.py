@@ -2,3 +2,6 @@
 
 FULL_TABLE = ("clean", "fgsm", "pgd20", "pgd20-trades", "cw20", "aa", "pgd20-scaled", "unbounded")
 """The protocols of the full table, and what the trust checks need beside them."""
+
+SWEPT = ("clean", "pgd20")
+"""What a sweep measures unless it is told otherwise: enough to see which values matter."""

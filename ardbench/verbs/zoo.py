@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from click.exceptions import Exit
-
-from ardbench.cli import STOPPED
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.models import zoo
@@ -48,10 +45,10 @@ def verify(device_name: str, data_root: Path | None) -> dict[str, str]:
 
     Raises:
         ArdbenchError: a measurement is not what is recorded, with every one that is not.
+        Paused: it was stopped.
     """
     from ardbench.data.load import load
     from ardbench.engine.device import choose, describe
-    from ardbench.evaluation.verdicts import Paused
     from ardbench.listeners.screen import shown
 
     device = choose(device_name)
@@ -67,11 +64,7 @@ def verify(device_name: str, data_root: Path | None) -> dict[str, str]:
             except ArdbenchError as error:
                 said[name] = f"no data: {error}"
                 continue
-            try:
-                faults += _again(entry, split, device, progress)
-            except Paused as paused:
-                say(str(paused))
-                raise Exit(STOPPED) from None
+            faults += _again(entry, split, device, progress)
             said[name] = "yes"
     if faults:
         raise ArdbenchError(f"The zoo is not what is recorded: {'; '.join(faults)}.")

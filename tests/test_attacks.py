@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -173,6 +174,47 @@ def test_a_refreshed_copy_is_folded_by_the_equation_to_the_bit() -> None:
     ours = form._copy.get_submodule("conv1")
     assert torch.equal(ours.weight, conv.weight * scale[:, None, None, None])  # type: ignore[arg-type, operator]
     assert torch.equal(ours.bias, bn.bias - bn.running_mean * scale)  # type: ignore[arg-type, operator]
+
+
+class Activated(nn.BatchNorm2d):
+    """A BatchNorm that activates as well, as timm's does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weights are standardised in its forward, as timm's are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class Dropping(nn.Module):
+    """Drops in train mode by a function, whose mode a graph takes for a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, training=self.training)
+
+
+@pytest.mark.parametrize(
+    ("parts", "folded"),
+    [
+        ((nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 1),
+        ((nn.Conv2d(3, 4, 3), Activated(4)), 0),
+        ((Standardised(3, 4, 3), nn.BatchNorm2d(4)), 0),
+        ((nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Dropping()), 1),
+    ],
+)
+def test_only_what_is_a_batchnorm_and_nothing_more_is_folded(parts: tuple[nn.Module, ...], folded: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*copy.deepcopy(parts), nn.Flatten(), nn.Linear(4 * 36, 10)).double().train()
+    for _ in range(3):
+        net(torch.rand(16, 3, 8, 8).double())
+    form, x = FastForm(net, bf16=False, precision=Precision()), torch.rand(5, 3, 8, 8).double()
+    assert torch.allclose(form(x), net.eval()(x), rtol=1e-12, atol=1e-12)
+    assert len(form._pairs) == folded
 
 
 def test_eval_mode_touches_nothing() -> None:

@@ -180,9 +180,12 @@ def _trace(net: nn.Module) -> fx.GraphModule | None:
     if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
         return None
     try:
-        return fx.GraphModule(net, _Tracer().trace(net))
-    except (fx.proxy.TraceError, TypeError, NotImplementedError):
-        return None  # control flow on values: the copy then keeps its BatchNorms, the function is the same
+        with frozen(net, "eval"):  # what a forward asks of its mode becomes a constant of the graph
+            return fx.GraphModule(net, _Tracer().trace(net))
+    except (
+        Exception
+    ):  # control flow on values, or whatever else a stranger's forward does with something that is no tensor
+        return None  # the copy then keeps its BatchNorms, the function is the same
 
 
 def _fold(graph: fx.GraphModule) -> dict[str, str]:
@@ -198,9 +201,7 @@ def _fold(graph: fx.GraphModule) -> dict[str, str]:
         if uses[source] != 1 or uses[name] != 1:
             continue  # shared weights: one folded copy could not serve both places
         conv, bn = graph.get_submodule(source), graph.get_submodule(name)
-        if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d) and len(before.users) == 1:
-            if not (bn.affine and bn.track_running_stats):
-                continue
+        if type(conv) is nn.Conv2d and folds(bn) and len(before.users) == 1:
             conv.bias = nn.Parameter(torch.zeros_like(bn.bias), requires_grad=False)
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
@@ -209,6 +210,12 @@ def _fold(graph: fx.GraphModule) -> dict[str, str]:
     graph.delete_all_unused_submodules()
     graph.recompile()
     return folded
+
+
+def folds(norm: nn.Module) -> bool:
+    """Return whether a module is a BatchNorm and nothing more in eval mode: others derive from it that activate as well."""
+    plain = type(norm) is nn.BatchNorm2d or getattr(type(norm), "plain_in_eval", False)
+    return plain and bool(norm.affine and norm.track_running_stats)
 
 
 def _conv(net: nn.Module, name: str) -> nn.Conv2d:

@@ -77,6 +77,9 @@ def synchronise(net: nn.Module) -> nn.Module:
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the examples of all processes, on any device (torch's SyncBatchNorm refuses the CPU)."""
 
+    plain_in_eval = True
+    """It may be folded into a convolution (`attacks.form.folds`)."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x (b, C, H, W) normalised: in eval mode by the running statistics, else by those of the global batch."""
         if not self.training:

@@ -99,7 +99,7 @@ def test_names_are_found_or_refused() -> None:
     assert resolve("rslad", dataset="digits").name == "rslad-digits"
     for name, dataset, said in [
         ("rslad", None, "add --dataset with one of cifar10, cifar100, digits"),
-        ("rslad", "svhn", "no recipe for svhn"),
+        ("rslad", "svnh", "did you mean 'svhn'"),
         ("rslad-cifar", None, "did you mean 'rslad-cifar10'"),
         ("rslad-digits@prited", None, "variant"),
         ("none/such.toml", None, "no recipe file"),

@@ -39,6 +39,7 @@ COMMANDS = {
     "diff": "ardbench.cli.diff:diff",
     "data": "ardbench.cli.data:data",
     "doctor": "ardbench.cli.doctor:doctor",
+    "new": "ardbench.cli.new:new",
     "completion": "ardbench.cli.completion:completion",
 }
 """Name -> where the command lies; nothing is imported before it is asked for."""
@@ -137,7 +138,7 @@ def _refuse(error: Exception) -> int:
     "Measure and compare",
     commands=["eval", "identify", "compare", "transfer", "report", "reproduce", "export", "verify"],
 )
-@click.command_panel("Look up", commands=["status", "list", "show", "diff", "data", "doctor", "completion"])
+@click.command_panel("Look up", commands=["status", "list", "show", "diff", "new", "data", "doctor", "completion"])
 def ardbench() -> None:
     """Train robust teachers, distill small students from them, and measure both under the same attacks.
 

@@ -34,6 +34,6 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
 def _written(value: Any) -> str | None:
     """Return a value as it stands in a recipe; fractions that are no short decimals as fractions."""
-    from ardbench.cli.show import written
+    from ardbench.recipes.toml import written
 
     return None if value is None else written(list(value) if isinstance(value, tuple) else value)

@@ -23,9 +23,9 @@ from ardbench.cli import options
 def distill(teachers: tuple[str, ...], diagnostics: bool, **words: Any) -> None:
     """Distill a student from one or several trained teachers, or together with a peer.
 
-    RECIPE is a name from `ardbench list recipes`, NAME@VARIANT, a TOML file, or a method (with --dataset). The run
-    directory is printed first and the next command last. Typing the same command again continues or, when all is done,
-    does nothing. `ardbench sweep` trains a recipe with several values of anything else than the seed.
+    RECIPE is a name from `ardbench list recipes`, NAME@VARIANT, a TOML file, or a method with --dataset, for any
+    data set. The run directory is printed first and the next command last. Typing the same command again continues or,
+    when all is done, does nothing. `ardbench sweep` trains a recipe with several values of anything else than the seed.
     """
     from ardbench.cli.training import Wanted, execute
     from ardbench.verbs.training import check_taught

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -18,8 +15,6 @@ from ardbench.listeners.drawn import table
 
 if TYPE_CHECKING:
     from ardbench.runs import Run
-
-Tree = Mapping[str, Any]
 
 
 @click.command()
@@ -49,7 +44,7 @@ def show(
             raise ArdbenchError(f"{what} is a run, whose recipe is what it is: give changes with the name of a recipe.")
         _show_run(Run.open(Path(what)), output)
         return
-    from ardbench.recipes import flat, moved, resolve
+    from ardbench.recipes import flat, moved, resolve, toml
     from ardbench.recipes.origins import origins
     from ardbench.verbs.training import FAST
 
@@ -63,33 +58,8 @@ def show(
     where = {key: given_in.get(key, "default") for key, _ in flat(tree)}
     if note := moved(what, recipe):
         say(note)
-    output.line("\n".join([*_toml(tree, where), "", f"# variants: {', '.join(variants) or 'none'}"]))
+    output.line("\n".join([*toml.lines(tree, where), "", f"# variants: {', '.join(variants) or 'none'}"]))
     output.document({"recipe": recipe.model_dump(mode="json"), "from": where, "variants": variants})
-
-
-def _toml(tree: Tree, where: Mapping[str, str], section: str = "") -> Iterator[str]:
-    """Yield the lines of a TOML document; what has no value is left out, as it was."""
-    plain = {key: value for key, value in tree.items() if not isinstance(value, Mapping)}
-    for key, value in plain.items():
-        line = f"{key} = {written(value)}"
-        yield f"{line:<36} # {where[f'{section}.{key}' if section else key]}"
-    for key, below in tree.items():
-        if isinstance(below, Mapping):
-            name = f"{section}.{key}" if section else key
-            yield from ("", f"[{name}]")
-            yield from _toml(below, where, name)
-
-
-def written(value: Any) -> str:
-    """Return a value in TOML; a fraction that is no short decimal is written as a fraction, as in recipes."""
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {written(one)}' for key, one in value.items() if one is not None)} }}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(written, value))}]"
-    if isinstance(value, float) and len(repr(value)) > 8:
-        fraction = Fraction(value).limit_denominator(1000)
-        value = f"{fraction}" if float(fraction) == value else value
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _show_run(run: Run, output: Output) -> None:

@@ -17,9 +17,9 @@ from ardbench.cli import options
 def train(**words: Any) -> None:
     """Train a network that needs no teacher, such as a robust teacher itself.
 
-    RECIPE is a name from `ardbench list recipes`, NAME@VARIANT, a TOML file, or a method (with --dataset). The run
-    directory is printed first and the next command last. Typing the same command again continues or, when all is done,
-    does nothing. `ardbench sweep` trains a recipe with several values of anything else than the seed.
+    RECIPE is a name from `ardbench list recipes`, NAME@VARIANT, a TOML file, or a method with --dataset, for any
+    data set. The run directory is printed first and the next command last. Typing the same command again continues or,
+    when all is done, does nothing. `ardbench sweep` trains a recipe with several values of anything else than the seed.
     """
     from ardbench.cli.training import Wanted, execute
     from ardbench.verbs.training import check_untaught

@@ -20,6 +20,7 @@ from ardbench.data.extra import opened, path_of
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.protocols import protocol
 from ardbench.faults import blamed, outside, place
+from ardbench.recipes.defaults import base_of, default_name, fitting, in_words
 from ardbench.recipes.values import one
 from ardbench.untrusted import read_toml
 
@@ -37,9 +38,9 @@ def recipe_names() -> list[str]:
     return sorted(Path(file.name).stem for file in files(__name__).iterdir() if _is_recipe(file.name))
 
 
-def describe(name: str) -> Tree:
-    """Return a built-in recipe as written, its shared parts filled in and its variants under `variants`."""
-    return _assemble(name, ())
+def describe(name: str, dataset: str | None = None) -> Tree:
+    """Return a recipe as written, its shared parts filled in and its variants under `variants`; `name` without a variant."""
+    return found(name, dataset)[1]
 
 
 def resolve(
@@ -54,7 +55,8 @@ def resolve(
     """Return the validated recipe that `name` and its changes describe.
 
     Args:
-        name: a recipe, RECIPE@VARIANT, the path of a TOML file, or a method (with `dataset`: its recipe for that data).
+        name: a recipe, RECIPE@VARIANT, the path of a TOML file, or a method (with `dataset`: its recipe for that data, or
+            else its default one).
         dataset, student, seed, epochs: replace the recipe's own; phases and milestones are shares, so they scale.
         sets: "section.key=value" strings, values in TOML (fractions as "8/255"), or a mapping of the same.
 
@@ -62,8 +64,7 @@ def resolve(
         ArdbenchError: one sentence naming what is unknown, missing or out of range.
     """
     base, at, variant = name.partition("@")
-    located = _located(base, dataset)
-    tree = _assemble(located, ())
+    located, tree = found(base, dataset)
     variants = tree.pop("variants", {})
     if not isinstance(variants, dict) or not all(isinstance(changes, dict) for changes in variants.values()):
         raise ArdbenchError(
@@ -77,7 +78,7 @@ def resolve(
     changes = sets if isinstance(sets, Mapping) else dict(parsed(text) for text in sets)
     for key, value in ({k: v for k, v in given.items() if v is not None} | dict(changes)).items():
         _put(tree, key, value)
-    tree.setdefault("name", Path(located).stem + f"@{variant}" * bool(variant))
+    tree.setdefault("name", (Path(located).stem if located else default_name(base)) + f"@{variant}" * bool(variant))
     return _checked(_validated(Recipe, tree, f"recipe {name}"))
 
 
@@ -91,14 +92,18 @@ def flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def moved(name: str, recipe: Recipe) -> str:
-    """Return what a recipe carries along to a data set that it was not written for, in one sentence; else nothing.
+    """Return what a recipe carries along to a data set that it was not written for, or that it is a default, in one sentence.
+
+    Where it is of its data set, nothing is returned.
 
     Args:
         name: as `resolve` takes it.
         recipe: what became of it.
     """
     base, _, variant = name.partition("@")
-    tree = _assemble(_located(base, recipe.data.name), ())
+    located, tree = found(base, recipe.data.name)
+    if located is None:
+        return in_words(recipe, data.info(recipe.data.name))
     tree = _merged(tree, tree.get("variants", {}).get(variant, {}))
     written_for, here = tree.get("data", {}).get("name", recipe.data.name), recipe.data.name
     if written_for == here:
@@ -117,25 +122,29 @@ def _is_recipe(file: str) -> bool:
     return file.endswith(".toml") and not file.startswith("_")
 
 
-def _located(base: str, dataset: str | None) -> str:
-    """Return the recipe that `base` means: itself, or a method's recipe for the data set."""
+def found(base: str, dataset: str | None) -> tuple[str | None, Tree]:
+    """Return which recipe `base` means, and that as written: itself, a method's for the data set, or (None) its default."""
     names = recipe_names()
     if base in names or base.endswith(".toml"):
-        return base
-    if base in methods.available():
-        if dataset is not None:
-            data.info(dataset)
-        mine = {n.removeprefix(f"{base}-"): n for n in names if n.startswith(f"{base}-")}
-        fitting = {key: n for key, n in mine.items() if key in data.DATASETS}
-        if dataset in fitting:
-            return fitting[dataset]
-        if not fitting:
-            raise ArdbenchError(f"The method {base} has no recipe of its own: give the path of a recipe file.")
-        wanted = f"no recipe for {dataset}" if dataset else "a recipe per data set"
+        return base, _assemble(base, ())
+    if base not in methods.available():
+        raise unknown("recipe or method", base, [*names, *methods.available()])
+    if dataset is None:
+        there = sorted(name for name, one in data.DATASETS.items() if not one.synthetic)
         raise ArdbenchError(
-            f"The method {base} has {wanted}: add --dataset with one of {', '.join(sorted(fitting))}, or name a recipe file."
+            f"The method {base} has a recipe per data set: add --dataset with one of {', '.join(there)}, or name a recipe file."
         )
-    raise unknown("recipe or method", base, [*names, *methods.available()])
+    info = data.info(dataset)
+    own = next((name for name in (f"{base}-{dataset}", f"{base}-{dataset}-level") if name in names), None)
+    return (own, _assemble(own, ())) if own else (None, _default(base, info))
+
+
+def _default(method: str, info: DatasetInfo) -> Tree:
+    """Return the recipe of a method on a data set that has none for it; a method from outside has its own defaults."""
+    level = base_of(method, info)
+    shared = {"title": method, "method": {"name": method}}
+    tree = _assemble(level, ()) if level in recipe_names() else _merged(_assemble("_cifar10-level", ()), shared)
+    return _merged(tree, fitting(tree["method"], tree["title"], info))
 
 
 def _assemble(name: str, above: tuple[str, ...]) -> Tree:

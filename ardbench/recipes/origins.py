@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.methods import method_class
-from ardbench.recipes import describe, flat, recipe_names
+from ardbench.recipes import describe, flat
 
 
 def origins(named: str, dataset: str, typed: Iterable[str] = ()) -> tuple[dict[str, str], list[str]]:
@@ -21,7 +21,7 @@ def origins(named: str, dataset: str, typed: Iterable[str] = ()) -> tuple[dict[s
         typed: keys that a command line has given.
     """
     base, _, variant = named.partition("@")
-    written = dict(describe(base if base.endswith(".toml") or base in recipe_names() else f"{base}-{dataset}"))
+    written = dict(describe(base, dataset))
     variants = written.pop("variants", {})
     found = {key: "recipe" for key, _ in flat(written)}
     found |= {key: f"variant {variant}" for key, _ in flat(variants.get(variant, {}))}

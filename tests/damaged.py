@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import signal
 import tomllib
 import zipfile
@@ -32,6 +33,7 @@ from ardbench.cli.status import _row
 from ardbench.data import tiny_imagenet
 from ardbench.data.cifar_batches import read_batch
 from ardbench.data.cifar_svhn import _extract
+from ardbench.data.npz import Npz
 from ardbench.data.tiny_imagenet import read_tiny_imagenet
 from ardbench.engine.checkpoints import load_state, load_weights
 from ardbench.errors import ArdbenchError
@@ -52,8 +54,8 @@ SECONDS = 20
 """An input that takes longer hangs; the slowest takes a second on a busy machine."""
 
 SHARES = {
-    "recipe": 20, "suite": 8, "protocols": 4, "trainer state": 10, "weights": 6, "outside checkpoint": 14, "results": 24,
-    "Tiny-ImageNet": 8, "CIFAR batch": 3, "CIFAR archive": 3,
+    "recipe": 20, "suite": 8, "protocols": 4, "trainer state": 10, "weights": 6, "outside checkpoint": 14, "results": 20,
+    "Tiny-ImageNet": 8, "CIFAR batch": 3, "CIFAR archive": 3, "extra images": 4,
 }  # fmt: skip
 """Inputs of each reader in a hundred."""
 
@@ -355,6 +357,26 @@ def cifar_batch(folder: Path) -> Read:
     return one
 
 
+def extra(folder: Path) -> Read:
+    arrays = {"image": np.arange(384, dtype=np.uint16).astype(np.uint8).reshape(2, 8, 8, 3), "label": np.array([3, 4])}
+    contents = []
+    for write_one in (np.savez, np.savez_compressed):
+        made = io.BytesIO()
+        write_one(made, **arrays)  # type: ignore[arg-type]
+        contents.append(made.getvalue())
+
+    def one(source: Random) -> None:
+        path = folder / "extra.npz"
+        path.write_bytes(damaged(source.choice(contents), source))
+        file = Npz(path)
+        shutil.rmtree(file.folder, ignore_errors=True)
+        assert len(file.contents.sha256) == 64
+        for member in filter(None, (file.image, file.label)):
+            assert file.array(member).sum() >= 0 or member is file.label
+
+    return one
+
+
 def cifar_archive(folder: Path) -> Read:
     import gzip
     import tarfile
@@ -385,5 +407,5 @@ def cifar_archive(folder: Path) -> Read:
 READERS: dict[str, Callable[[Path], Read]] = {
     "recipe": recipes, "suite": suites, "protocols": protocols, "trainer state": trainer_state, "weights": weights,
     "outside checkpoint": outside, "results": results, "Tiny-ImageNet": tiny, "CIFAR batch": cifar_batch,
-    "CIFAR archive": cifar_archive,
+    "CIFAR archive": cifar_archive, "extra images": extra,
 }  # fmt: skip

@@ -76,7 +76,9 @@ class Npz:
         with self._readable(), ZipFile(path) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             if "image" not in entries:
-                raise self._refused(f"it has no array `image`, only {', '.join(sorted(entries)[:5]) or 'nothing'}")
+                raise self._refused(
+                    f"it has no array `image`, only {', '.join(sorted(entries)[:5])[:200] or 'nothing'}"
+                )
             found = {name: self._member(archive, entries[name]) for name in ("image", "label") if name in entries}
         self.image, self.label = found["image"], found.get("label")
         if self.image.dtype != "uint8" or len(self.image.shape) not in (3, 4) or not self.image.shape[0]:
@@ -210,7 +212,7 @@ class Npz:
         except FileNotFoundError:
             raise ArdbenchError(f"There is no file {self.path}: give the path of an .npz file.") from None
         except (OSError, BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-            raise self._refused(f"it cannot be read ({getattr(error, 'strerror', None) or error})") from None
+            raise self._refused(f"it cannot be read ({str(getattr(error, 'strerror', None) or error)[:200]})") from None
 
     def _refused(self, why: str) -> ArdbenchError:
         return ArdbenchError(

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from ardbench import data
+from ardbench import data, models
 from ardbench.config import Threat
 from ardbench.data import DatasetInfo
 from ardbench.errors import ArdbenchError
-from ardbench.models import MODELS
 from ardbench.models.normalisation import Normalisation
 from ardbench.models.sealed import facts_of
 from ardbench.runs import EXPORT, Run, checked, is_checkpoint, read_json, sha256_of
@@ -68,7 +67,7 @@ def export_in(folder: Path) -> Export | None:
     if document.get("format") != EXPORT:
         return None
     found: Export = checked(_EXPORT, document, path, "description of an exported network", "export it again")
-    wrong = found.architecture not in MODELS or found.dataset not in data.DATASETS
+    wrong = not models.known(found.architecture) or found.dataset not in data.DATASETS
     channels = {len(numbers) for numbers in vars(found.normalise).values()} if found.normalise else set[int]()
     if wrong or not channels <= {found.info.channels}:
         raise ArdbenchError(

@@ -54,6 +54,11 @@ def known_checkpoint(name: str) -> str:
     return name
 
 
+def as_file_name(text: str) -> str:
+    """Return a name such as timm:resnet18?stem=small as a part of a file's name: timm-resnet18-stem-small."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text)[:80].strip("-")
+
+
 def checkpoint_order(names: Iterable[str]) -> list[str]:
     """Return checkpoints as they are reported: best, last, averaged, and then by epoch."""
     first = ("best", "last", "averaged")
@@ -212,9 +217,9 @@ class Run:
     def place(cls, root: Path, recipe: Recipe, teachers: Sequence[Teacher] = ()) -> Run:
         """Return where the run of this recipe, seed and teachers lies under `root`, whether it exists or not."""
         identity = recipe.identity([teacher.identity for teacher in teachers])
-        name = recipe.name.replace("@", "-")
-        named = name if f"-{recipe.data.name}-" in f"-{name}-" else f"{name}-{recipe.data.name}"
-        return cls(root / f"{named}-{recipe.student}-s{recipe.seed}-{identity[:8]}")
+        name, dataset, student = recipe.name.replace("@", "-"), *map(as_file_name, (recipe.data.name, recipe.student))
+        named = name if f"-{dataset}-" in f"-{name}-" else f"{name}-{dataset}"
+        return cls(root / f"{named}-{student}-s{recipe.seed}-{identity[:8]}")
 
     @classmethod
     def open(cls, path: Path) -> Run:

@@ -16,8 +16,9 @@ from ardbench.evaluation import trust
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts
 from ardbench.exports import export_in, recorded
 from ardbench.models import zoo
+from ardbench.models.names import split_source
 from ardbench.models.normalisation import Normalisation, normalisation
-from ardbench.runs import Run, Teacher, sha256_of
+from ardbench.runs import Run, Teacher, as_file_name, sha256_of
 from ardbench.teachers import default_checkpoint, split_checkpoint, split_part
 
 if TYPE_CHECKING:
@@ -214,9 +215,9 @@ def suite_runs(text: str, runs: Path) -> list[Run]:
     Raises:
         ArdbenchError: no such suite, or none of its runs has the name.
     """
-    suite, colon, name = text.rpartition(":")
-    file = name.partition("+")[0].partition("@")[0] in models.MODELS or split_part(suite)[0].is_file()
-    if not colon or Path(text).exists() or (file and not _is_suite(suite)):
+    suite, name = split_source(text)
+    file = models.known(name.partition("+")[0].partition("@")[0]) or split_part(suite)[0].is_file()
+    if not suite or Path(text).exists() or (file and not _is_suite(suite)):
         return []
     _, cells = planned(suite, runs)
     named = [cell.run for cell in cells if cell.name == name]
@@ -240,8 +241,8 @@ def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True) -> Su
     recipe = run.recipe
     if run.done is None:
         raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
-    if weights and recipe.student not in models.MODELS:
-        raise unknown("model", recipe.student, models.MODELS)
+    if weights:
+        models.check_known(recipe.student)
     if "all" in checkpoints:
         checkpoints = tuple(run.checkpoints)
     wanted = tuple(dict.fromkeys(checkpoints)) or tuple(dict.fromkeys((default_checkpoint(recipe), "last")))
@@ -256,7 +257,7 @@ def of_file(text: str, words: Words) -> Subject:
     """Return a file of weights, or a part of it, under 8/255 in l-infinity unless told otherwise."""
     (path, part), model, seen = split_part(text), words.model, words.seen
     if not path.is_file() or ":" in part:
-        place, _, named = text.rpartition(":")
+        place, named = split_source(text)
         path, part = split_part(place or text)
         if not path.is_file():
             raise ArdbenchError(
@@ -269,14 +270,15 @@ def of_file(text: str, words: Words) -> Subject:
     if model is None or words.dataset is None:
         model = f"--model {model or 'resnet18'} --dataset cifar10" if words.dataset is None else f"{path}:resnet18"
         raise ArdbenchError(f"{path} is a file: say what is in it, such as {model}.")
-    if model.partition("@")[0] not in models.MODELS:
-        raise unknown("model", model, models.MODELS)
+    models.check_known(model.partition("@")[0])
     info = data.info(words.dataset)
     if seen:
         seen.of(info)  # refuses numbers for another number of channels
     teacher = teachers.of_file(path, model, part, seen)
     told = "".join(f"-{re.sub(r'[^0-9A-Za-z_.]', '_', text)[:40]}" for text in (part, teacher.seen[1:]) if text)
-    kept = words.out or words.runs / "files" / f"{path.stem}-{teacher.sha256[:8]}{told}-{model}-{info.name}"
+    kept = (
+        words.out or words.runs / "files" / f"{path.stem}-{teacher.sha256[:8]}{told}-{as_file_name(model)}-{info.name}"
+    )
     own = str(recorded(path)[1] or "")
     return Subject(path, model, info.name, USUAL, (FILE,), None, kept, teacher, own)
 
@@ -304,7 +306,7 @@ def is_object(what: object) -> TypeIs[nn.Module]:
 def is_file(what: object) -> bool:
     """Return whether a name is FILE, FILE#PART or FILE:ARCH."""
     text = str(what)
-    place = text.rpartition(":")[0]
+    place = split_source(text)[0]
     return Path(text).is_file() or (bool(place) and split_part(place)[0].is_file() and not _is_suite(place))
 
 

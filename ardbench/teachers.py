@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ardbench import models
 from ardbench.config import Recipe
-from ardbench.errors import ArdbenchError, unknown
+from ardbench.errors import ArdbenchError
 from ardbench.exports import CONFIG, Export, export_in, intact, owner, recorded
 from ardbench.models import zoo
+from ardbench.models.names import split_source
 from ardbench.models.normalisation import Normalisation, split_normalisation
 from ardbench.models.sealed import facts_of
 from ardbench.runs import Run, Teacher, is_checkpoint, sha256_of
@@ -89,8 +90,8 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
             if exported
             else of_run(Run.open(Path(name)), role, checkpoint, source)
         )
-    place, colon, model = source.rpartition(":")
-    if not colon:
+    place, model = split_source(source)
+    if not place:
         hint = f"{source}:ARCH, such as {source}:resnet18" if Path(source).is_file() else FORMS
         raise ArdbenchError(f"Teacher {source!r} is no run directory: give {hint}.")
     file, part = split_part(place)
@@ -111,8 +112,7 @@ def split_model(what: str, text: str) -> tuple[str, Normalisation | None]:
     """
     model, seen = split_normalisation(text)
     arch, at, size = model.partition("@")
-    if arch not in models.MODELS:
-        raise unknown("model", arch, models.MODELS)
+    models.check_known(arch)
     if at and not (size.isdecimal() and int(size)):
         raise ArdbenchError(f"{what}: {size!r} is no side of an image in pixels; give {arch}@64 or the like.")
     return model, seen
@@ -170,11 +170,7 @@ def check_owner(file: Path, model: str) -> None:
     """Refuse a model that a file of weights is not of, where the run or the export that it lies in says which it is of."""
     found = owner(file)
     own = found.recipe.student if isinstance(found, Run) else found.architecture if found else model
-    if (
-        found is None
-        and (own := facts_of(file).get("model", model)) != model.partition("@")[0]
-        and own in models.MODELS
-    ):
+    if found is None and (own := facts_of(file).get("model", model)) != model.partition("@")[0] and models.known(own):
         raise ArdbenchError(f"{file} is a {own}, as its metadata say, and no {model}: name that architecture.")
     if found is not None and own != model:
         whole = f"{file.parent}@{file.stem}" if isinstance(found, Run) else f"{file.parent}"
@@ -251,7 +247,7 @@ def _split(text: str, names: list[str], wanted: str) -> tuple[str | None, str]:
         raise ArdbenchError(f"--teacher {text!r} names no network: give {FORMS}.")
     if equals and role in names and not Path(text).exists():
         return role, source
-    if not equals or "/" in role or Path(text).exists() or split_part(text.rpartition(":")[0])[0].is_file():
+    if not equals or "/" in role or Path(text).exists() or split_part(split_source(text)[0])[0].is_file():
         return None, text  # a name of a file, such as epoch=3-step=100.ckpt
     raise ArdbenchError(
         f"--teacher {text!r}: {wanted}, and no role is called {role!r}, nor is there a file of that name."

@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -212,7 +213,7 @@ def _fold(graph: fx.GraphModule) -> dict[str, str]:
     return folded
 
 
-def folds(norm: nn.Module) -> bool:
+def folds(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Return whether a module is a BatchNorm and nothing more in eval mode: others derive from it that activate as well."""
     plain = type(norm) is nn.BatchNorm2d or getattr(type(norm), "plain_in_eval", False)
     return plain and bool(norm.affine and norm.track_running_stats)

@@ -93,14 +93,13 @@ def show_evaluation(jobs: Sequence[Measuring], device: str, output: Output) -> N
 
 def warn_of_hours(jobs: Sequence[Measuring], device: torch.device) -> None:
     """Say before it begins that AutoAttack takes hours, and which --n takes less."""
-    from ardbench import processes
+    from ardbench import models, processes
     from ardbench.evaluation.protocols import AutoAttack
-    from ardbench.models import MODELS
     from ardbench.verbs.costing import planned, rates_of
 
     hours, images = 0.0, 0
     for job in jobs:
-        if job.subject.model not in MODELS:  # an object, of which nothing is known
+        if not models.known(job.subject.model):  # an object, of which nothing is known
             continue
         attacks = [one for one in planned(job) if isinstance(one.rules, AutoAttack) and one.flop]
         if attacks and sum(one.flop for one in attacks) >= LARGE:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "kind",
     type=click.Choice(["recipes", "methods", "modules", "models", "teachers", "datasets", "protocols", "suites"]),
 )
+@click.argument("pattern", required=False)
 @click.option(
     "--dataset",
     metavar="NAME",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @options.as_json
 def listing(
     kind: str,
+    pattern: str | None,
     dataset: str | None,
     method: str | None,
     verify: bool,
@@ -47,10 +49,13 @@ def listing(
 ) -> None:
     """List the recipes, methods, modules, models, teachers of the zoo, data sets, protocols or suites.
 
-    Each with what decides a choice between them.
+    Each with what decides a choice between them. PATTERN is for models, those of libraries included, such as
+    'timm:mobilenetv3*' or 'torchvision:resnet*': what cannot be one of ours, or takes no such images, is left out.
     """
     from ardbench.verbs.listing import ROWS, models
 
+    if pattern is not None and kind != "models":
+        raise ArdbenchError(f"{pattern!r} is a pattern for `list models`: leave it out of `list {kind}`.")
     if verify and kind != "teachers":
         raise ArdbenchError(f"--verify measures teachers, not {kind}: type `ardbench list teachers --verify`.")
     if dataset is not None and kind not in ("models", "recipes"):
@@ -58,7 +63,7 @@ def listing(
     if method is not None and kind != "recipes":
         raise ArdbenchError(f"--method is for `list recipes`: leave it out of `list {kind}`.")
     output = Output(as_json)
-    rows = models(dataset or "cifar10") if kind == "models" else ROWS[kind]()
+    rows = models(dataset or "cifar10", pattern or "*") if kind == "models" else ROWS[kind]()
     for column, given in (("dataset", dataset), ("method", method)):
         if kind == "recipes" and given is not None:
             there = sorted({row[column] for row in rows})

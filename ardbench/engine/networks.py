@@ -17,9 +17,10 @@ from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
 from ardbench.exports import Export, intact, owner, recorded
-from ardbench.models import objects, robustbench, zoo
+from ardbench.models import library, objects, robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
+from ardbench.models.names import of_library
 from ardbench.models.network import Network, Normalise
 from ardbench.models.normalisation import IN_CODE, Normalisation, split_normalisation
 from ardbench.models.wrapping import fitted
@@ -32,8 +33,19 @@ TWINS = {"preactresnet18": "preactresnet18-fast", "preactresnet18-fast": "preact
 
 def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, device: torch.device) -> Network:
     """Return a newly initialised network; the weights depend on seed and purpose, not on the device."""
+    info = data.info(dataset)
+    if of_library(model):
+        library.check(model, info)
     with seeded(seed, "init", purpose):
-        return models.build(model, data.info(dataset), normalise).to(device)
+        net = models.build(model, info, normalise)
+    if of_library(model):
+        with torch.no_grad():
+            said = net.eval()(torch.full((2, info.channels, info.size, info.size), 0.5))
+        if not torch.isfinite(said).all():
+            raise ArdbenchError(
+                f"{model} answers with numbers that are not finite before any training: choose another."
+            )
+    return net.train().to(device)
 
 
 def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:

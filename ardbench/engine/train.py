@@ -162,6 +162,8 @@ def build_method(
     def build(model: str, purpose: str = "peer") -> torch.nn.Module:
         words = (model, recipe.data.name, recipe.data.normalise, recipe.seed, purpose, device)
         net: torch.nn.Module = networks.fresh(*words)
+        for note in notes_of(net):
+            (progress or Progress()).note(note)
         net = synchronise(net) if recipe.sync_bn else net
         return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from ardbench.errors import unknown
+from ardbench.errors import ArdbenchError, unknown
+from ardbench.models import names
 
 if TYPE_CHECKING:
     from ardbench.data import DatasetInfo
@@ -53,23 +55,60 @@ def build(name: str, info: DatasetInfo, normalise: bool = False) -> Network:
     """Return a freshly initialised network for a data set, drawn from torch's global generator.
 
     Args:
-        name: a name of `MODELS`.
+        name: a name of `MODELS`, timm:NAME or torchvision:NAME, with options behind a ?.
         info: the data set whose images go in and whose classes come out.
         normalise: whether the first layer normalises by the data set's mean and deviation.
 
     Raises:
-        ArdbenchError: for an unknown name, with the nearest one.
+        ArdbenchError: for an unknown name, with the nearest one; for a library's network that cannot be one of ours.
     """
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
-    net: Network = resolve_name(MODELS[name])(info, normalise)
+    check_known(name)
+    if names.of_library(name):
+        net: Network = resolve_name("ardbench.models.library:build")(name, info, normalise)
+    else:
+        net = resolve_name(MODELS[name])(info, normalise)
     net.name = name
     return net
 
 
-def describe_models(info: DatasetInfo) -> list[ModelRow]:
-    """Return what each network costs on one image of the data set, the cheapest first."""
+def known(name: str) -> bool:
+    """Return whether a name is of a network that can be built; of a library's only its form is looked at."""
+    return name in MODELS or names.of_library(name)
+
+
+def check_known(name: str) -> None:
+    """Refuse a name of no network, and options that have another form.
+
+    Raises:
+        ArdbenchError: with the nearest name.
+    """
+    if names.of_library(name):
+        names.split(name)
+    elif name not in MODELS:
+        raise unknown("model", name, MODELS)
+
+
+def describe_models(info: DatasetInfo, pattern: str = "*") -> list[ModelRow]:
+    """Return what each network costs on one image of the data set, the cheapest first.
+
+    Args:
+        pattern: of names, of a library where it begins like timm:mobilenetv3*; what takes no such images is left out.
+
+    Raises:
+        ArdbenchError: no name fits, or none of those that do takes the images.
+    """
     from ardbench.models.cost import cost
 
-    rows = [ModelRow(name, *cost(name, info)) for name in MODELS]
+    library = names.of_library(pattern)
+    found = resolve_name("ardbench.models.library:names")(pattern) if library else fnmatch.filter(MODELS, pattern)
+    if not found:
+        raise unknown("model", pattern, MODELS)
+    rows, refused = [], list[str]()
+    for name in found:
+        try:
+            rows.append(ModelRow(name, *cost(name, info)))
+        except ArdbenchError as error:  # of a library: another kind of classifier, or images that are too small
+            refused.append(str(error))
+    if not rows:
+        raise ArdbenchError(refused[0])
     return sorted(rows, key=lambda row: row.macs)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ardbench.models import build
+from ardbench.models import build, names
+from ardbench.models.library import check
 
 if TYPE_CHECKING:
     from ardbench.data import DatasetInfo
@@ -25,6 +26,8 @@ def cost(name: str, info: DatasetInfo) -> Cost:
 
     Convolutions, linear layers and attention are counted; BatchNorm, activations and pooling are not.
     """
+    if names.of_library(name):
+        check(name, info)
     with torch.device("meta"), torch.no_grad():
         net = build(name, info).eval()
         x = torch.empty(1, info.channels, info.size, info.size)  # (1, C, H, W)

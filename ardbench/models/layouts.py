@@ -30,6 +30,7 @@ COUNTER = "num_batches_tracked"
 RULES = (
     (re.compile(r"(?:linear|fc|classifier|logits|output)\.(weight|bias)"), r"head.\1"),
     (re.compile(r"(.*)\.downsample\.(.*)"), r"\1.shortcut.\2"),
+    (re.compile(r"(.+)"), r"body.\1"),
 )
 """Foreign name -> ours, used where the network has the new name and not the old one."""
 

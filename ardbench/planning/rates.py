@@ -230,4 +230,4 @@ def _countable(run: Run) -> bool:
     """Return whether method and networks are still known here; RobustBench's networks are none of ours."""
     names = [run.recipe.student, *(teacher.model.partition("@")[0] for teacher in run.teachers)]
     modules = all(one["name"] in available_modules() for one in run.recipe.modules)
-    return modules and run.recipe.method["name"] in available() and all(name in models.MODELS for name in names)
+    return modules and run.recipe.method["name"] in available() and all(models.known(name) for name in names)

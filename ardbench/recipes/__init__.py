@@ -276,8 +276,7 @@ def _checked(recipe: Recipe) -> Recipe:
     data.check_sizes(info, recipe.data.validation, recipe.data.train_images)
     images = recipe.data.train_images or info.train_images - recipe.data.validation
     data.check_batch(Epoch.of(recipe.data, images))
-    if recipe.student not in models.MODELS:
-        raise unknown("model", recipe.student, models.MODELS)
+    models.check_known(recipe.student)
     protocol(recipe.selection.protocol)
     kind = methods.method_class(recipe.method["name"])
     if kind.attacks and recipe.attack is None:

@@ -63,11 +63,11 @@ def _modules() -> Rows:
     ]
 
 
-def models(dataset: str) -> Rows:
+def models(dataset: str, pattern: str = "*") -> Rows:
     from ardbench import data
     from ardbench.models import describe_models
 
-    rows = describe_models(data.info(dataset))
+    rows = describe_models(data.info(dataset), pattern)
     return [{"name": row.name, "parameters": row.parameters, "MACs": row.macs} for row in rows]
 
 

@@ -1,0 +1,251 @@
+"""Networks of timm and torchvision as ours: `timm:NAME?key=value&key=value`, `torchvision:NAME?...`.
+
+The library builds them, without pretrained weights; classes, channels and, where a network asks for it, the side of the
+images come from the data set. `stem=small` is ours: a first convolution of 3x3 that keeps the size, and no pooling after it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ardbench.errors import ArdbenchError, unknown
+from ardbench.models.names import split
+from ardbench.models.network import Network
+
+if TYPE_CHECKING:
+    from ardbench.data import DatasetInfo
+
+SMALL = 64
+"""Sides up to which a stem that was made for ImageNet leaves little of an image."""
+STEMS = (
+    "conv1", "conv1.0", "conv_stem", "features.0.0", "features.conv0", "layers.0", "stem.0", "stem.0.0", "stem.0.conv",
+    "stem.conv",
+)  # fmt: skip
+"""Where networks of the families that know `stem=small` have their first convolution."""
+POOLS = ("maxpool", "features.pool0")
+"""Where they pool after it."""
+CLASSIFIERS = ("fc", "classifier", "head", "heads")
+"""Where torchvision's networks have theirs."""
+
+
+class LibraryNetwork(Network):
+    """A library's network: its body gives the features, its classifier is the head.
+
+    Args:
+        body: gives features (b, d) of normalised pixels.
+        head: the classifier, taken out of it.
+    """
+
+    def __init__(self, info: DatasetInfo, normalise: bool, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__(info, normalise)
+        self.body, self.head = body, head
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the penultimate features (b, d) of pixels x (b, C, H, W) in [0, 1]."""
+        features: Tensor = self.body(self.normalise(x))
+        return features
+
+
+def build(name: str, info: DatasetInfo, normalise: bool) -> LibraryNetwork:
+    """Return a freshly initialised network of a library, drawn from torch's global generator.
+
+    Args:
+        name: LIBRARY:NAME or LIBRARY:NAME?key=value&key=value.
+
+    Raises:
+        ArdbenchError: no such network or option, one that does not take images of this size, or whose classifier is no single
+            linear layer.
+    """
+    library, model, options = split(name)
+    stem = options.pop("stem", "")
+    if stem not in ("", "small"):
+        raise unknown("stem", stem, ["small"])
+    made = LIBRARIES[library](name, model, options, info)
+    if stem:
+        _shrink(made, name)
+    path = _classifier(made, name, info.num_classes)
+    head = made.get_submodule(path)
+    assert isinstance(head, nn.Linear)
+    made.set_submodule(path, nn.Identity())
+    net = LibraryNetwork(info, normalise, made, head)
+    if not stem and info.size <= SMALL and _first(made) is not None:
+        net.notes = (
+            f"{name} has a stem that was made for ImageNet, on images of {info.size}x{info.size}: {name}"
+            f"{'&' if '?' in name else '?'}stem=small keeps more of them.",
+        )
+    return net
+
+
+def check(name: str, info: DatasetInfo) -> None:
+    """Refuse a library's network that gives no logits (b, K) of the data set's images; it is built without weights.
+
+    Raises:
+        ArdbenchError: as `build`, or it answers otherwise.
+    """
+    with torch.device("meta"), torch.no_grad():
+        net = build(name, info, False).train()
+        try:
+            said = net.features(torch.empty(2, info.channels, info.size, info.size))
+            said = net.head(said) if isinstance(said, Tensor) else said
+        except Exception as error:  # of the library's code, such as of images that are too small
+            why = str(error).strip().partition("\n")[0]
+            raise ArdbenchError(
+                f"{name} takes no images of {info.channels}x{info.size}x{info.size} ({type(error).__name__}: {why}): choose "
+                "another network, another size of images, or an option of its own behind a ?."
+            ) from None
+    wanted = (2, info.num_classes)
+    if not isinstance(said, Tensor) or tuple(said.shape) != wanted:
+        given = tuple(said.shape) if isinstance(said, Tensor) else f"{type(said).__name__}, which is no tensor,"
+        raise ArdbenchError(
+            f"{name} gives {given} for 2 images, and a network here gives logits {wanted}: choose another, or an option that "
+            "leaves one output, such as ?aux_logits=false."
+        )
+
+
+def names(pattern: str) -> list[str]:
+    """Return the networks of a library that a pattern fits, such as timm:mobilenetv3*.
+
+    Raises:
+        ArdbenchError: none does.
+    """
+    library, _, wanted = pattern.partition(":")
+    found = [f"{library}:{name}" for name in _known(library) if fnmatch.fnmatchcase(name, wanted)]
+    if not found:
+        raise unknown(f"network of {library}", wanted, _known(library))
+    return found
+
+
+@cache
+def _known(library: str) -> list[str]:
+    if library == "timm":
+        import timm
+
+        return list(timm.list_models())
+    from torchvision import models
+
+    return [
+        name for name in models.list_models() if models.get_model_builder(name).__module__.count(".") == 2
+    ]  # not of detection, segmentation, video
+
+
+def _timm(name: str, model: str, options: dict[str, Any], info: DatasetInfo) -> nn.Module:
+    """Return a network of timm for the data set's classes, channels and, where it wants it, size."""
+    import timm
+
+    if model.partition(".")[0] not in _known("timm"):
+        raise unknown("network of timm", model, _known("timm"))
+    given = {"num_classes": info.num_classes, "in_chans": info.channels, **options}
+    fixed = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    if "img_size" not in options and fixed is not None and fixed.fixed_input_size:
+        given["img_size"] = info.size
+    return _made(name, lambda: timm.create_model(model, pretrained=False, **given))
+
+
+def _torchvision(name: str, model: str, options: dict[str, Any], info: DatasetInfo) -> nn.Module:
+    """Return a network of torchvision for the data set's classes, channels and, where it wants it, size."""
+    from torchvision import models
+
+    if model not in _known("torchvision"):
+        raise unknown("network of torchvision", model, _known("torchvision"))
+    given = {"num_classes": info.num_classes, **options}
+    if "image_size" in inspect.signature(models.get_model_builder(model)).parameters or model.startswith("vit_"):
+        given.setdefault("image_size", info.size)
+    made = _made(name, lambda: models.get_model(model, weights=None, **given))
+    place, first = next((place, one) for place, one in made.named_modules() if isinstance(one, nn.Conv2d))
+    if first.in_channels != info.channels:
+        made.set_submodule(place, _like(first, in_channels=info.channels))
+    return made
+
+
+LIBRARIES: dict[str, Callable[[str, str, dict[str, Any], DatasetInfo], nn.Module]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+}
+
+
+def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return what a library makes, or say in a sentence what it said."""
+    try:
+        try:
+            return make()
+        except NotImplementedError:  # it draws weights by numbers, which the meta device has not
+            with torch.device("cpu"):
+                made = make()
+            return made.to(torch.get_default_device())
+    except (
+        Exception
+    ) as error:  # of the library's code: an option that the network has not, a size that it does not take
+        why = str(error).strip().partition("\n")[0][:300]
+        raise ArdbenchError(
+            f"{name} cannot be built ({type(error).__name__}: {why}): change what stands behind the ?."
+        ) from None
+
+
+def _classifier(net: nn.Module, name: str, classes: int) -> str:
+    """Return the path of the one linear layer that gives the logits.
+
+    Raises:
+        ArdbenchError: there are several, or it is none.
+    """
+    if callable(asked := getattr(net, "get_classifier", None)):
+        found = asked()
+        if isinstance(found, tuple | list):
+            raise ArdbenchError(f"{name} has {len(found)} heads, and a network here has one: choose another.")
+        places = [place for place, one in net.named_modules() if one is found]
+    else:
+        below = next((place for place in CLASSIFIERS if hasattr(net, place)), "")
+        linear = [place for place, one in net.named_modules() if isinstance(one, nn.Linear) and place.startswith(below)]
+        places = linear[-1:]
+    layer = net.get_submodule(places[0]) if places else None
+    if not isinstance(layer, nn.Linear) or layer.out_features != classes:
+        kind = type(layer).__name__ if layer is not None else "no linear layer"
+        raise ArdbenchError(
+            f"{name} classifies by {kind}, and a network here by a single linear layer: choose another."
+        )
+    return str(places[0])
+
+
+def _first(net: nn.Module) -> str | None:
+    """Return where the first convolution of a stem that can be made small is, if it halves the size and the family is known."""
+    place = next((place for place, one in net.named_modules() if isinstance(one, nn.Conv2d)), "")
+    conv = net.get_submodule(place)
+    halves = (
+        isinstance(conv, nn.Conv2d) and conv.stride != (1, 1) and conv.stride != conv.kernel_size
+    )  # these are patches
+    return place if place in STEMS and halves else None
+
+
+def _shrink(net: nn.Module, name: str) -> None:
+    """Let the first convolution be one of 3x3 that keeps the size, and drop the pooling after it.
+
+    Raises:
+        ArdbenchError: the family has no such stem.
+    """
+    place = _first(net)
+    if place is None:
+        raise ArdbenchError(
+            f"{name} does not begin with a convolution of stride 2, which is what stem=small changes: leave it out."
+        )
+    conv = net.get_submodule(place)
+    assert isinstance(conv, nn.Conv2d)
+    net.set_submodule(place, _like(conv, kernel_size=3, stride=1, padding=1))
+    for pool in POOLS:
+        parent, _, last = pool.rpartition(".")
+        if (not parent or hasattr(net, parent)) and hasattr(net.get_submodule(parent), last):
+            net.set_submodule(pool, nn.Identity())
+
+
+def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
+    """Return a new plain convolution that differs from another in what is said."""
+    same = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
+    words: dict[str, Any] = {name: getattr(conv, name) for name in same} | {"bias": conv.bias is not None}
+    made = nn.Conv2d(**words | changes)
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
+    return made

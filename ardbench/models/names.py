@@ -1,0 +1,55 @@
+"""How networks are named: ours by a word, those of libraries as LIBRARY:NAME?key=value. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ardbench.errors import ArdbenchError
+
+LIBRARIES = ("timm", "torchvision")
+
+
+def of_library(name: str) -> bool:
+    """Return whether a name is of a network that a library builds."""
+    return name.partition(":")[0] in LIBRARIES and ":" in name
+
+
+def split_source(text: str) -> tuple[str, str]:
+    """Return FILE and ARCH of FILE:ARCH, where ARCH may be of a library; ("", text) where there is no colon."""
+    for library in LIBRARIES:
+        place, mark, rest = text.partition(f":{library}:")
+        if mark:
+            return place, f"{library}:{rest}"
+    place, _, arch = text.rpartition(":")
+    return place, arch
+
+
+def split(name: str) -> tuple[str, str, dict[str, Any]]:
+    """Return library, network and options of LIBRARY:NAME?key=value&key=value.
+
+    Raises:
+        ArdbenchError: no network, an option without a value, or one that is given twice.
+    """
+    library, _, rest = name.partition(":")
+    model, _, query = rest.partition("?")
+    if not model:
+        raise ArdbenchError(f"{name!r} names no network: give one such as {library}:resnet18.")
+    options: dict[str, Any] = {}
+    for text in query.split("&") if query else ():
+        key, equals, value = text.partition("=")
+        if not (key.isidentifier() and equals and value) or key in options:
+            raise ArdbenchError(f"{name}: {text!r} is no option: write each once as key=value, such as ?stem=small.")
+        options[key] = _value(value)
+    return library, model, options
+
+
+def _value(text: str) -> Any:
+    """Return a number, a truth or a word as it was typed."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

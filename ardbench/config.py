@@ -326,10 +326,21 @@ class Precision(Section):
     """Whether these logits are kept beside the runs, for other methods, students and seeds."""
 
 
+class Start(Section):
+    """Where the student begins, in place of fresh weights."""
+
+    kind: Literal["init", "extend"] = "init"
+    """init: with the weights of a run or a file. extend: where a finished run ended, with all its state."""
+    source: str
+    """What was typed: RUN, RUN@CHECKPOINT, FILE, FILE:ARCH and what else teaches; extend: RUN."""
+    identity: str = ""
+    """What of it enters the run's: the sha256 of weights, or the identity of the run that goes on; found out if not given."""
+
+
 class Recipe(Section):
     """A resolved recipe: everything that decides a run but its teachers' weights."""
 
-    LATER = frozenset({"keep_every", "modules", "weight_perturbation"})
+    LATER = frozenset({"keep_every", "modules", "weight_perturbation", "start"})
     name: str
     title: str
     family: Literal["as-released", "level", "own"]
@@ -350,6 +361,7 @@ class Recipe(Section):
     modules: tuple[dict[str, Any], ...] = ()
     """What is laid over the method, in this order."""
     weight_perturbation: WeightPerturbation | None = None
+    start: Start | None = None
     sync_bn: bool = True
     """With several processes, whether BatchNorm uses the statistics of the global batch, as one process does, or of each
     process's own rows; running statistics are then averaged after each step."""
@@ -429,7 +441,7 @@ class Recipe(Section):
         words = {"name": True, "title": True, "family": True, "diagnostics": True, "keep_every": True}
         if self.sync_bn:  # as with one process
             words["sync_bn"] = True
-        same = {"data": set(Data.SAME), "precision": set(Precision.SAME)}
+        same = {"data": set(Data.SAME), "precision": set(Precision.SAME), "start": {"source"}}
         science = self.model_dump(mode="json", exclude={**words, **same})
         text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

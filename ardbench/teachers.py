@@ -66,7 +66,7 @@ def resolve_teachers(
     )
 
 
-def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> Teacher:
+def locate(source: str, role: str = "robust", recipe: Recipe | None = None, what: str = "Teacher") -> Teacher:
     """Return the teacher that a source names.
 
     Args:
@@ -74,6 +74,7 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
             FILE:ARCH@SIZE (it sees images of that side), FILE:ARCH+mean=NUMBERS+std=NUMBERS (it normalises them in code),
             zoo:NAME, robustbench:NAME.
         recipe: of the student, whose data set and threat `robustbench:NAME` needs.
+        what: it is, for messages.
 
     Raises:
         ArdbenchError: a source that is not there or has another form.
@@ -88,16 +89,16 @@ def locate(source: str, role: str = "robust", recipe: Recipe | None = None) -> T
         return (
             _of_export(Path(name), exported, role)
             if exported
-            else of_run(Run.open(Path(name)), role, checkpoint, source)
+            else of_run(Run.open(Path(name)), role, checkpoint, source, what)
         )
     place, model = split_source(source)
     if not place:
         hint = f"{source}:ARCH, such as {source}:resnet18" if Path(source).is_file() else FORMS
-        raise ArdbenchError(f"Teacher {source!r} is no run directory: give {hint}.")
+        raise ArdbenchError(f"{what} {source!r} is no run directory: give {hint}.")
     file, part = split_part(place)
     if not file.is_file():
-        raise ArdbenchError(f"Teacher {source!r}: there is no file {file}; give {FORMS}.")
-    model, seen = split_model(f"Teacher {source!r}", model)
+        raise ArdbenchError(f"{what} {source!r}: there is no file {file}; give {FORMS}.")
+    model, seen = split_model(f"{what} {source!r}", model)
     return of_file(file, model, part, seen, role, source)
 
 
@@ -222,10 +223,10 @@ def _of_robustbench(source: str, role: str, recipe: Recipe | None) -> Teacher:
     return Teacher(source, role, identity, model, str(weights), sha256_of(weights) if weights.is_file() else identity)
 
 
-def of_run(run: Run, role: str, checkpoint: str = "", source: str = "") -> Teacher:
+def of_run(run: Run, role: str, checkpoint: str = "", source: str = "", what: str = "Teacher") -> Teacher:
     """Return a finished run as a teacher; its selected checkpoint unless another is named."""
     if run.done is None:
-        raise ArdbenchError(f"Teacher {run.path} is not finished: type its command again to finish it first.")
+        raise ArdbenchError(f"{what} {run.path} is not finished: type its command again to finish it first.")
     name = checkpoint or default_checkpoint(run.recipe)
     if name not in run.checkpoints:
         raise run.without(name)

@@ -25,7 +25,7 @@ LAYERS = (
     ("recipes",),
     ("runs",),
     ("exports",),
-    ("teachers", "evaluation"),
+    ("starts", "teachers", "evaluation"),
     ("campaigns.copies", "campaigns.suites", "campaigns.varied", "evidence"),
     ("engine", "reports"),
     ("subjects",),
@@ -43,8 +43,8 @@ TORCH_FREE = (
     "config", "data", "data.epoch", "data.extra", "data.npz", "errors", "evaluation", "evaluation.derived", "evaluation.matrix",
     "evaluation.protocols", "evaluation.statistics", "evaluation.trust", "evaluation.verdicts", "evidence", "exports",
     "faults", "losses", "methods", "methods.*", "models", "models.normalisation", "models.sealed",
-    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "teachers", "untrusted", "subjects",
-    "verbs", "verbs.*", "written", "__main__",
+    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "starts", "teachers", "untrusted",
+    "subjects", "verbs", "verbs.*", "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

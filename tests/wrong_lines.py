@@ -134,7 +134,10 @@ TORCH_FREE = (
     ("trian pgd-at-digits", "Unknown command 'trian': did you mean 'train'?"),
     ("--verison", "No such option '--verison'. Did you mean '--version'?"),
     # train: the recipe
-    ("train", "Missing argument 'RECIPE'."),
+    ("train", "There is nothing to train: name a recipe, or a run to extend."),
+    ("train pgd-at-digits --extend run", "A run that is extended keeps its recipe: give epochs alone, without a recipe."),
+    ("train --extend nowhere --epochs 4", "nowhere is not a run directory (no config.json in it)"),
+    ("train pgd-at-digits --init nowhere", "Start 'nowhere' is no run directory: give a run directory, an exported folder,"),
     ("train pgd-at-digits more", "Got unexpected extra argument (more)"),
     ("train ''", "Nothing stands after train, as with a variable that is not set"),
     ("train pgd-at-digit", "Unknown recipe or method 'pgd-at-digit': did you mean 'pgd-at-digits'?"),
@@ -288,7 +291,7 @@ TORCH_FREE = (
     ("train rslad-digits", "type `ardbench distill rslad-digits --teacher robust=SOURCE` instead."),
     ("train iad-ii-digits", "--teacher robust=SOURCE --teacher clean=SOURCE` instead."),
     # distill
-    ("distill", "Missing argument 'RECIPE'."),
+    ("distill", "There is nothing to train: name a recipe, or a run to extend."),
     ("distill pgd-at-digits --teacher x", "pgd-at takes no teacher: type `ardbench train pgd-at-digits` instead."),
     ("distill rslad-digits", "rslad wants 1 teacher (robust), but 0 were given with --teacher."),
     ("distill rslad-digits --teacher run --teacher run", "rslad wants 1 teacher (robust), but 2 were given"),

@@ -28,6 +28,7 @@ from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts
 from ardbench.models import zoo
 from ardbench.recipes import flat, moved, resolve, told
 from ardbench.runs import CHECKPOINTS, EPOCH, Run, Teacher, known_checkpoint
+from ardbench.starts import begun
 from ardbench.untrusted import Line, read_toml
 
 Seeds = Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -328,7 +329,7 @@ class _Planner:
         """Return one run at one seed; its teachers within the suite are planned already."""
         sets = dict(flat(self.suite.set)) | dict(flat(run.set)) | chosen(run)
         dataset = run.dataset or self.suite.dataset
-        recipe = self.resolve(run.recipe, dataset=dataset, student=run.student, seed=seed, sets=sets)
+        recipe = begun(self.resolve(run.recipe, dataset=dataset, student=run.student, seed=seed, sets=sets))
         roles = _roles_for(run, recipe, self.roles)
         taught_by = tuple(self.teacher(source, role) for source, role in zip(run.teachers, roles, strict=True))
         images = data.info(recipe.data.name).test_images

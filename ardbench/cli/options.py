@@ -191,6 +191,17 @@ teachers = click.option(
     "normalises pixels, zoo:NAME of `ardbench list teachers`, or robustbench:NAME; once for each teacher.",
 )
 dataset = click.option("--dataset", metavar="NAME", help="Use this data set in place of the recipe's.")
+init = click.option(
+    "--init",
+    metavar="RUN|FILE[:ARCH]",
+    help="Begin with the weights of a run, an exported folder or a file instead of fresh ones; where it has another number of "
+    "classes, the head is drawn anew.",
+)
+extend = click.option(
+    "--extend",
+    metavar="RUN",
+    help="In place of RECIPE: go on with a finished run until it has --epochs epochs in all, as a run of its own.",
+)
 student = click.option("--student", metavar="MODEL", help="Train this architecture in place of the recipe's student.")
 seed = click.option("--seed", type=click.IntRange(min=0), help="The seed of every random draw; the recipe's is 0.")
 seeds = click.option(
@@ -308,7 +319,7 @@ in_file = together(model, measured_on, part, mean, std)
 of_file = together(in_file, verdicts_out)
 changes = together(student, dataset, seed, epochs, fast, sets)
 tracking = together(tensorboard, wandb, mlflow)
-training = together(student, dataset, seeds, epochs, fast, sets, keep_every, dry_run)
+training = together(student, dataset, seeds, epochs, init, extend, fast, sets, keep_every, dry_run)
 running = together(device, data_root, runs, deadline, quiet, log_file, as_json)
 
 
@@ -329,3 +340,4 @@ def complete_suite(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
+recipe_or_extend = click.argument("recipe", required=False, default="", shell_complete=complete_recipe)

@@ -32,6 +32,8 @@ class Wanted:
     dataset: str | None
     seeds: tuple[tuple[int, ...], ...]
     epochs: int | None
+    init: str | None
+    extend: str | None
     sets: tuple[str, ...]
     fast: bool
     keep_every: int | None
@@ -57,7 +59,10 @@ class Wanted:
         if twice is not None:
             raise ArdbenchError(f"--seed names {twice} twice: leave one out.")
         words = {"dataset": self.dataset, "student": self.student, "epochs": self.epochs}
-        found = [resolved(self.recipe, self.fast, self.sets, words | {"seed": seed}) for seed in seeds or [None]]
+        begin = (self.init, self.extend)
+        found = [
+            resolved(self.recipe, self.fast, self.sets, words | {"seed": seed}, *begin) for seed in seeds or [None]
+        ]
         if len({recipe.seed for recipe in found}) < len(found):
             raise ArdbenchError("--set seed= has the last word over --seed: give one of them.")
         wishes = {"diagnostics": self.diagnostics, "keep_every": self.keep_every}
@@ -96,11 +101,11 @@ def execute(wanted: Wanted, teachers: Sequence[str], check: Callable[[Recipe, st
 
 def _one(wanted: Wanted, training: Training, output: Output, log: Log, tracking: Tracking) -> dict[str, Any]:
     """Train a run and return what became of it."""
-    from ardbench.recipes import moved
+    from ardbench.verbs.training import remark
 
     run, recipe, before = training.run, training.recipe, training.run.done is not None
     output.line(str(run.path))
-    if note := moved(wanted.recipe, recipe):
+    if note := remark(wanted.recipe, recipe):
         say(note)
     if before:
         output.line("Already done: this recipe, seed and teachers have been trained; nothing was changed.")

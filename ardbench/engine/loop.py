@@ -25,6 +25,7 @@ from ardbench.engine.device import peak_memory
 from ardbench.engine.diagnostics import Diagnostics
 from ardbench.engine.distribution import average_statistics, check_shares, reduce
 from ardbench.engine.ledger import Ledger
+from ardbench.engine.networks import of_run
 from ardbench.engine.schedules import factor
 from ardbench.engine.teacher_cache import TeacherCache
 from ardbench.engine.weight_perturbation import Backward
@@ -35,6 +36,7 @@ from ardbench.evaluation.verdicts import Paused
 from ardbench.methods.base import Method
 from ardbench.progress import Progress
 from ardbench.runs import Run, write_atomic
+from ardbench.starts import STATE, parent_of
 
 ADAM_BETA2 = 0.999
 """torch's own default (Kingma and Ba, ICLR 2015)."""
@@ -201,11 +203,14 @@ class Loop:
             row["diagnostics"] = self.diagnostics.close()
         self.rows.append(row)
         self.at.epoch, self.at.step, self.ledger = epoch + 1, 0, Ledger()
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        processes.once(lambda: write_atomic(self.run.path / "metrics.jsonl", text.encode()))
+        self._write_rows()
         self._save()
         self.progress.row(row)
         return True
+
+    def _write_rows(self) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        processes.once(lambda: write_atomic(self.run.path / "metrics.jsonl", text.encode()))
 
     def _measured(self, epoch: int) -> dict[str, float]:
         """Measure the deployed network where the recipe says, and keep it if it is the best so far.
@@ -286,10 +291,15 @@ class Loop:
             "ledger": self.ledger.state(),
             "diagnostics": None if self.diagnostics is None else self.diagnostics.counts,
         }
-        processes.once(lambda: save_state(self.run.path / "last.state", state))
+        processes.once(lambda: save_state(self.run.path / STATE, state))
 
     def _resume(self) -> None:
-        path = self.run.path / "last.state"
+        """Take up the state that was saved, or that of the run which this one extends."""
+        path, start = self.run.path / STATE, self.recipe.start
+        before = None
+        if not path.exists() and start is not None and start.kind == "extend":
+            before = parent_of(start)
+            path = before.path / STATE
         if not path.exists():
             return
         state = load_state(path)
@@ -308,11 +318,25 @@ class Loop:
                 self.diagnostics.counts = state["diagnostics"].to(self.device)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ArdbenchError(f"{path} does not fit this run ({error}): delete it to train again.") from None
+        if before is not None:
+            self._go_on_from(before)
+            return
         if self.at.best_epoch >= 0:
             load_weights(self.run.weights("best"))  # refuses a damaged one now, not after days of training
         self.rows = [row for row in self.run.metrics if row["epoch"] < self.at.epoch]
         where = f"batch {self.at.step + 1}" if self.at.step < len(self.batches) else "where it is measured"
         self.progress.note(f"Resuming at epoch {self.at.epoch + 1}, {where}.")
+
+    def _go_on_from(self, before: Run) -> None:
+        """Take over the epochs of a finished run, whose state has been loaded, and its best network."""
+        self.rows = before.metrics
+        self._write_rows()
+        if self.at.best_epoch >= 0:
+            self._export("best", of_run(before, "best", self.device))
+        self.progress.note(
+            f"Going on from {before.path} at epoch {self.at.epoch + 1} of {self.recipe.schedule.epochs}: rates, phases and "
+            "milestones are from here on those of a run of so many."
+        )
 
 
 def _optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:

@@ -20,6 +20,7 @@ from ardbench.exports import Export, intact, owner, recorded
 from ardbench.models import library, objects, robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
+from ardbench.models.layouts import fits
 from ardbench.models.names import of_library
 from ardbench.models.network import Network, Normalise
 from ardbench.models.normalisation import IN_CODE, Normalisation, split_normalisation
@@ -46,6 +47,64 @@ def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, de
                 f"{model} answers with numbers that are not finite before any training: choose another."
             )
     return net.train().to(device)
+
+
+def begin_with(net: Network, source: Teacher) -> str:
+    """Give a fresh network the weights of another of its architecture, and return which, in a sentence.
+
+    Args:
+        net: of the student's data set; its head stays where the other has another number of classes.
+        source: as it is located.
+
+    Raises:
+        ArdbenchError: anything but the head does not fit, or the two differ in whether they normalise.
+    """
+    other = _own_form(source, Path(source.weights), _with_classes_of(source, net), torch.device("cpu"))
+    if isinstance(other.normalise, Normalise) != isinstance(net.normalise, Normalise):
+        which = "normalises its inputs" if isinstance(other.normalise, Normalise) else "takes them as they are"
+        raise ArdbenchError(
+            f"{source.source} {which}, and the student does not: give --set data.normalise="
+            f"{str(isinstance(other.normalise, Normalise)).lower()}."
+        )
+    theirs, ours = other.state_dict(), net.state_dict()
+    head = {key for key in {*theirs, *ours} if key.startswith("head.")}
+    same_head = {k: theirs[k].shape for k in head if k in theirs} == {k: ours[k].shape for k in head if k in ours}
+    body = {key: tensor for key, tensor in theirs.items() if same_head or key not in head}
+    wrong = [key for key in ours.keys() | body.keys() if key not in head or same_head]
+    wrong = [k for k in wrong if k not in body or k not in ours or body[k].shape != ours[k].shape]
+    if wrong:
+        raise ArdbenchError(
+            f"{source.source} does not fit the student on {net.info.name} (in {min(wrong)}, as of images of another size): "
+            "give weights for such images."
+        )
+    net.load_state_dict(ours | body)
+    said: str = f"The student begins with the weights of {source.source}"
+    if same_head:
+        return f"{said}."
+    return (
+        f"{said}, but for its head, which is drawn anew: there are {other.info.num_classes} classes there and "
+        f"{net.info.num_classes} in {net.info.name}."
+    )
+
+
+def _with_classes_of(source: Teacher, net: Network) -> DatasetInfo:
+    """Return the facts of the student's data set, with as many classes as a file of its architecture has."""
+    path = Path(source.weights)
+    found = owner(path)
+    if found is not None:
+        own = data.info(found.recipe.data.name) if isinstance(found, Run) else found.info
+    elif source.source.startswith(zoo.PREFIX):
+        own = zoo.entry(source.source).info
+    else:
+        wanted = {key: tensor.shape for key, tensor in net.state_dict().items()}
+        heads = [one.weights["head.weight"] for one in fits(read_state(path), wanted, source.part)]
+        return replace(net.info, num_classes=len(heads[0])) if heads else net.info
+    if own.channels != net.info.channels:
+        raise ArdbenchError(
+            f"{source.source} sees images of {own.channels} channels, and those of {net.info.name} have "
+            f"{net.info.channels}: give weights for such images."
+        )
+    return replace(net.info, num_classes=own.num_classes)
 
 
 def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:

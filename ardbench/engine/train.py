@@ -33,6 +33,7 @@ from ardbench.methods.base import Context, Method
 from ardbench.models.network import notes_of
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher, sha256_of, write_json
+from ardbench.starts import source_of
 
 
 def train(
@@ -156,16 +157,19 @@ def build_method(
 ) -> Method[Any]:
     """Return the method with its student freshly initialised and its teachers loaded and frozen; `given` as in `train`."""
     taught = [networks.of_teacher(one, recipe.data.name, device, given).requires_grad_(False) for one in teachers]
+    tell = (progress or Progress()).note
     for note in (note for net in taught for note in notes_of(net)):
-        (progress or Progress()).note(note)
+        tell(note)
 
     def build(model: str, purpose: str = "peer") -> torch.nn.Module:
         words = (model, recipe.data.name, recipe.data.normalise, recipe.seed, purpose, device)
-        net: torch.nn.Module = networks.fresh(*words)
+        net = networks.fresh(*words)
         for note in notes_of(net):
-            (progress or Progress()).note(note)
-        net = synchronise(net) if recipe.sync_bn else net
-        return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
+            tell(note)
+        if purpose == "student" and recipe.start is not None and recipe.start.kind == "init":
+            tell(networks.begin_with(net, source_of(recipe)))
+        made: torch.nn.Module = synchronise(net) if recipe.sync_bn else net
+        return made.to(memory_format=torch.channels_last) if recipe.precision.channels_last else made
 
     kind = methods.method_class(recipe.method["name"])
     with blamed(kind, "__init__"):

@@ -20,6 +20,7 @@ from ardbench.data.epoch import Epoch
 from ardbench.evaluation.cost import flop
 from ardbench.planning.counting import StepCounter
 from ardbench.planning.rates import TABLES, Rates, measured
+from ardbench.starts import parent_of
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ def _estimate(cell: Cell, measures: Counter[str], rates: Rates, tflops: float | 
 
 def _missing_epochs(cell: Cell) -> range:
     """Return the epochs of a cell that are still to be trained."""
-    total = cell.recipe.schedule.epochs
-    return range({"done": total, "partial": len(cell.run.metrics)}.get(cell.state, 0), total)
+    total, start = cell.recipe.schedule.epochs, cell.recipe.start
+    before = parent_of(start).recipe.schedule.epochs if start and start.kind == "extend" else 0
+    return range({"done": total, "partial": len(cell.run.metrics)}.get(cell.state, before), total)
 
 
 def _measures(cell: Cell) -> Counter[str]:

@@ -41,7 +41,9 @@ def training(recipe: Recipe, teachers: Sequence[Teacher], device: torch.device, 
     """
     check_precision(recipe.precision, device)
     allow_tf32(recipe.precision.tf32)
-    made = recipe.model_copy(update={"selection": Selection(by="last", protocol="clean"), "keep_every": None})
+    made = recipe.model_copy(
+        update={"selection": Selection(by="last", protocol="clean"), "keep_every": None, "start": None}
+    )
     split = _random(recipe.data.name, min(images_per_epoch(recipe), EPOCH * recipe.data.batch), device)
     seen = list[tuple[int, float]]()  # images and seconds after each batch
     with TemporaryDirectory() as folder:

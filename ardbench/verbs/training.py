@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ardbench.config import Recipe
+from ardbench.config import Recipe, Start
 from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.faults import outside, place
@@ -16,6 +16,7 @@ from ardbench.listeners.tracking import Tracking
 from ardbench.methods import method_class
 from ardbench.recipes import moved, resolve
 from ardbench.runs import Run, Teacher, check_makeable
+from ardbench.starts import begun, extended, parent_of
 from ardbench.subjects import expanded, is_object
 from ardbench.teachers import of_object, resolve_teachers
 
@@ -30,12 +31,14 @@ FAST = ("precision.attack=bf16", "precision.outer=bf16", "precision.cuda_graph=a
 
 
 def train(
-    recipe: str,
+    recipe: str = "",
     *,
     dataset: str | None = None,
     student: str | None = None,
     seed: int | None = None,
     epochs: int | None = None,
+    init: str | Path | Run | None = None,
+    extend: str | Path | Run | None = None,
     fast: bool = False,
     set: Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
@@ -52,6 +55,8 @@ def train(
     Args:
         recipe: a name from `ardbench list recipes`, NAME@VARIANT, the path of a TOML file, or a method (with `dataset`).
         dataset, student, seed, epochs: replace the recipe's own; milestones and phases are shares, so they scale.
+        init: a run, or what `--init` takes, with whose weights the student begins; of another size, the head is drawn anew.
+        extend: a finished run, which goes on until it has `epochs` epochs in all; nothing else of these is given.
         fast: attack and train in bf16; another run than without.
         set: "section.key=value" strings, or a mapping of the same, such as {"attack.steps": 7}.
         device: "auto", "cuda" or "cpu".
@@ -67,20 +72,22 @@ def train(
     """
     deadline = after(time_limit)
     words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
-    asked = resolved(recipe, fast, set, words)
+    asked = resolved(recipe, fast, set, words, init, extend)
     check_untaught(asked, recipe)
     tracking, job = Tracking.to(tensorboard, wandb, mlflow), prepared(asked, (), runs)
-    return job.finished(device, data_root, deadline, progress, tracking, moved(recipe, asked))
+    return job.finished(device, data_root, deadline, progress, tracking, remark(recipe, asked))
 
 
 def distill(
-    recipe: str,
+    recipe: str = "",
     *,
     teachers: Sequence[str | Path | Run | nn.Module] = (),
     dataset: str | None = None,
     student: str | None = None,
     seed: int | None = None,
     epochs: int | None = None,
+    init: str | Path | Run | None = None,
+    extend: str | Path | Run | None = None,
     fast: bool = False,
     diagnostics: bool = False,
     set: Sequence[str] | Mapping[str, Any] = (),
@@ -100,28 +107,57 @@ def distill(
             each with ROLE= before it where the order does not say; or networks that take pixels (b, C, H, W) in [0, 1]
             and give logits (b, K). A network is known by its class and weights, so only the same one goes on with a run.
         diagnostics: log for each epoch who of teachers and peer is right on x and x'; the run stays the same.
-        recipe, dataset, student, seed, epochs, fast, set, device, data_root, runs, time_limit, progress, tensorboard,
-            wandb, mlflow: as in `train`.
+        recipe, dataset, student, seed, epochs, init, extend, fast, set, device, data_root, runs, time_limit, progress,
+            tensorboard, wandb, mlflow: as in `train`.
 
     Raises:
         ArdbenchError, KeyboardInterrupt: as `train`.
     """
     deadline = after(time_limit)
     words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
-    asked = resolved(recipe, fast, set, words)
+    asked = resolved(recipe, fast, set, words, init, extend)
     check_taught(asked, recipe)
     tracking = Tracking.to(tensorboard, wandb, mlflow)
     job = prepared(asked.model_copy(update={"diagnostics": asked.diagnostics or diagnostics}), teachers, runs)
-    return job.finished(device, data_root, deadline, progress, tracking, moved(recipe, asked))
+    return job.finished(device, data_root, deadline, progress, tracking, remark(recipe, asked))
 
 
-def resolved(recipe: str, fast: bool, sets: Sequence[str] | Mapping[str, Any], words: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with its changes; `words` are those that `ardbench.recipes.resolve` takes by name."""
+def resolved(
+    recipe: str,
+    fast: bool,
+    sets: Sequence[str] | Mapping[str, Any],
+    words: Mapping[str, Any],
+    init: str | Path | Run | None = None,
+    extend: str | Path | Run | None = None,
+) -> Recipe:
+    """Return a recipe with its changes; `words` are those that `ardbench.recipes.resolve` takes by name.
+
+    Args:
+        init, extend: where the student begins, as `train` takes them.
+    """
+    if extend is not None:
+        others = {"a recipe": recipe, "init": init, "fast": fast, "set": sets} | dict(words)
+        given = [name for name, value in others.items() if value not in (None, "", False, (), {}) and name != "epochs"]
+        if given:
+            raise ArdbenchError(f"A run that is extended keeps its recipe: give epochs alone, without {given[0]}.")
+        return extended(_place(extend), words["epochs"])
+    if not recipe:
+        raise ArdbenchError("There is nothing to train: name a recipe, or a run to extend.")
     if fast and isinstance(sets, Mapping):
         sets = dict(one.split("=") for one in FAST) | dict(sets)
     elif fast:
         sets = (*FAST, *sets)
-    return resolve(recipe, **words, sets=sets)
+    found = resolve(recipe, **words, sets=sets)
+    return found if init is None else found.model_copy(update={"start": Start(source=_place(init))})
+
+
+def remark(typed: str, recipe: Recipe) -> str:
+    """Return what a user should know of a recipe before it trains, in one sentence; else nothing."""
+    return moved(typed, recipe) if typed else ""
+
+
+def _place(what: str | Path | Run) -> str:
+    return str(what.path if isinstance(what, Run) else what)
 
 
 @dataclass(frozen=True)
@@ -212,9 +248,12 @@ def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run | nn.Module], r
         ArdbenchError: teachers that do not fit the method, a folder that cannot be written, a directory of another recipe,
             or one whose teachers or finished weights have changed since.
     """
-    method = recipe.method["name"]
+    recipe, method = begun(recipe), recipe.method["name"]
     told = [_told(one, Path(runs)) for one in teachers]
-    taught = resolve_teachers(told, method, method_class(method).roles, recipe)
+    if recipe.start is not None and recipe.start.kind == "extend":
+        taught = _going_on(recipe.start, told)
+    else:
+        taught = resolve_teachers(told, method, method_class(method).roles, recipe)
     given = {of_object(one).identity: one for one in told if not isinstance(one, str)}
     run = Run.place(Path(runs), recipe, taught)
     if run.done is None:
@@ -230,12 +269,22 @@ def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run | nn.Module], r
     return Training(recipe, taught, run, given)
 
 
+def _going_on(start: Start, told: Sequence[str | nn.Module]) -> tuple[Teacher, ...]:
+    """Return the teachers of a run that goes on: its own, of which those that are objects are given again."""
+    before = parent_of(start)
+    if named := next((one for one in told if isinstance(one, str)), None):
+        raise ArdbenchError(f"{before.path} goes on with its own teachers: leave out {named}.")
+    return before.teachers
+
+
 def check_untaught(recipe: Recipe, typed: str) -> None:
     """Refuse to train, without teachers, by a method that learns from some."""
     method = recipe.method["name"]
     if roles := [role for role in method_class(method).roles if isinstance(role, str)]:
-        asked = " ".join(f"--teacher {role}=SOURCE" for role in roles)
-        raise ArdbenchError(f"{method} learns from teachers: type `ardbench distill {typed} {asked}` instead.")
+        asked = " ".join(f"--teacher {role}=SOURCE" for role in roles) if typed else _again(recipe)
+        raise ArdbenchError(
+            f"{method} learns from teachers: type `ardbench distill {f'{typed} {asked}'.strip()}` instead."
+        )
 
 
 def check_taught(recipe: Recipe, typed: str) -> None:
@@ -244,7 +293,11 @@ def check_taught(recipe: Recipe, typed: str) -> None:
     kind = method_class(method)
     if not (kind.roles or kind.peer):
         why = f" (its class has roles = (): {place(kind)})" if outside(kind) else ""
-        raise ArdbenchError(f"{method} takes no teacher{why}: type `ardbench train {typed}` instead.")
+        raise ArdbenchError(f"{method} takes no teacher{why}: type `ardbench train {typed or _again(recipe)}` instead.")
+
+
+def _again(recipe: Recipe) -> str:
+    return f"--extend {recipe.start.source} --epochs {recipe.schedule.epochs}" if recipe.start else ""
 
 
 def _told(teacher: str | Path | Run | nn.Module, runs: Path) -> str | nn.Module:

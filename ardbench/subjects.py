@@ -268,8 +268,10 @@ def of_file(text: str, words: Words) -> Subject:
         model, seen = teachers.split_model(text, named)
     part = words.part or part
     if model is None or words.dataset is None:
-        model = f"--model {model or 'resnet18'} --dataset cifar10" if words.dataset is None else f"{path}:resnet18"
-        raise ArdbenchError(f"{path} is a file: say what is in it, such as {model}.")
+        if model:
+            raise ArdbenchError(f"{text} has no data set: say on which to measure it, such as --dataset cifar10.")
+        beside = "" if words.dataset else " --dataset cifar10"
+        raise ArdbenchError(f"{path} is a file: say what is in it, such as {path}:resnet18{beside}.")
     models.check_known(model.partition("@")[0])
     info = data.info(words.dataset)
     if seen:

@@ -143,6 +143,22 @@ def test_an_exported_folder_is_measured_and_transferred(run: Run, folder: Path, 
     assert matrix["dataset"] == "fake"
 
 
+def test_words_for_a_file_hold_for_the_files_among_several(run: Run, folder: Path, tmp_path: Path) -> None:
+    torch.save(fake().state_dict(), tmp_path / "old.pt")
+    named = (run.path, folder, f"{tmp_path}/old.pt:{MODEL}")
+    common = ("--protocol", "clean", "--n", 20, "--device", "cpu", "--runs", tmp_path / "kept", "--json")
+    told, untold = (
+        json.loads(call("eval", *named, *words, *common).stdout)["subjects"]
+        for words in (("--dataset", "fake"), ("--checkpoint", "last"))
+    )
+    assert [[row["checkpoint"] for row in one["results"]] for one in told] == [["best", "last"], ["file"], ["file"]]
+    assert [[row["checkpoint"] for row in one["results"]] for one in untold] == [["last"], ["file"], ["file"]]
+    assert (
+        untold[2]["results"][0]["stored"] and untold[2]["results"][0]["accuracy"] == told[2]["results"][0]["accuracy"]
+    )
+    assert "leave out --model" in call("eval", *named[:2], "--model", MODEL, *common).stderr
+
+
 def test_what_is_no_run_stands_in_tables_and_status(
     run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +184,16 @@ def test_what_is_no_run_stands_in_tables_and_status(
         ("file", accuracy, True)
     ]
     assert json.loads(call("status", folder, "--json").stdout)["runs"][0]["evaluations"][0]["accuracy"] == kept
+    out = tmp_path / "out"
+    words = ("--published", own, "--as", "standard, resnet18", "--as", f"old-way, {MODEL}", "--out", out)
+    assert call("report", run.path, folder, file, *words).exit_code == 0
+    numbers = int(frame["value"].notna().sum())
+    told = call("verify", out / "report.csv")
+    assert f"verified. {numbers} numbers counted again from the verdicts of 2 networks" in told.stdout
+    text = (out / "report.csv").read_text()
+    assert f",{accuracy}," in text
+    (out / "report.csv").write_text(text.replace(f",{accuracy},", f",{accuracy / 2},"))
+    assert "says value" in call("verify", out / "report.csv").stdout
     for words, said in (
         (("--as", "rslad, resnet18"), "--as names 1 networks that are no runs, and the table has 0"),
         ((file, "--dataset", "fake", "--as", "rslad"), "--as 'rslad' is no METHOD, STUDENT"),

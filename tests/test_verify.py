@@ -113,7 +113,7 @@ def test_every_number_of_a_report_is_counted_again(root: Path) -> None:
     assert told.exit_code == 0, told.stdout
     # of each checkpoint: clean, pgd20, aa:apgd-ce,square, worst of two attacks, nsd
     assert (
-        "verified. 10 numbers counted again from the verdicts of 1 run; 1 number not held against anything"
+        "verified. 10 numbers counted again from the verdicts of 1 network; 1 number not held against anything"
         in told.stdout
     )
     (found,) = ardbench.verify(file, runs=runs)

@@ -29,12 +29,12 @@ def verify(
 ) -> None:
     """Check that runs, exported networks and reports are what they say.
 
-    PATH is a run directory, a folder of them, an exported folder, or a report's CSV. Of a run: its name is the hash of its
-    recipe and teachers, its weights and those of teachers beside it have their checksums, there is a row for every epoch,
-    and every verdict, counted again, belongs to these weights. Where the data set is here, labels and images are held
-    against it and kept adversarial images are classified again in fp32. Of a report: every number, counted again from the
-    verdicts of the runs that it names, below --runs. A checksum does not tell an honest file from a forged one; --again
-    does for what it measures.
+    PATH is a run directory, a folder of them, an exported folder, or a report's CSV. Of a run: its name is the hash
+    of its recipe and teachers, its weights and those of teachers beside it have their checksums, there is a row for
+    every epoch, and every verdict, counted again, belongs to these weights. Where the data set is here, labels and
+    images are held against it and kept adversarial images are classified again in fp32. Of a report: every number,
+    counted again from the verdicts of the runs and other networks that it names, below --runs. A checksum does not
+    tell an honest file from a forged one; --again does for what it measures.
 
     Exit code 1: something does not agree.
     """

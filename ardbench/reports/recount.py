@@ -10,11 +10,16 @@ from typing import Any
 
 import pandas as pd
 
+from ardbench.config import Threat
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation import trust
 from ardbench.evaluation.derived import is_asked_for
+from ardbench.evaluation.verdicts import Verdicts, load_verdicts
 from ardbench.exports import export_in
 from ardbench.reports.published import numbers
-from ardbench.reports.results import collect, read
+from ardbench.reports.results import collect_suite, read
+from ardbench.reports.rows import Other
+from ardbench.reports.settings import cells_of
 from ardbench.runs import Run
 
 SAME = 1e-9
@@ -27,28 +32,30 @@ class Recount:
     """What of a report was found to agree.
 
     Args:
-        numbers: accuracies that their verdicts give, of so many runs.
+        numbers: accuracies that their verdicts give, of so many networks.
         published: numbers that stand in benchmarks/published.csv.
         absent: numbers whose verdicts, or whose source, are not here.
     """
 
     numbers: int
-    runs: int
+    networks: int
     published: int
     absent: int
 
 
 def recount(path: Path, root: Path) -> Recount:
-    """Hold the CSV of a report against the runs of its names below `root`, and against what was published.
+    """Hold the CSV of a report against the runs of its names below `root`, against the verdicts of what is no run, and against
+    what was published.
 
     Raises:
         ArdbenchError: a number that is not what its verdicts give, bold that is not earned, or a published number changed.
     """
     frame = read(path)
     runs = list(_runs(frame, root))
-    names = {run.path.name for run in runs}
+    others = list(_others(frame, root, {run.path.name for run in runs}))
+    names = {run.path.name for run in runs} | {other.name for other in others}
     asked = [name for name in frame["protocol"].unique() if is_asked_for(name)]
-    counted = {_place(row): row for row in _rows(collect(runs, derived=asked))}
+    counted = {_place(row): row for row in _rows(collect_suite(cells_of(runs), derived=asked, others=others))}
     whole = names >= set(frame[frame["value"].notna()]["run"])
     found = [row for row in _rows(frame) if row["run"] in names]
     for row in found:
@@ -63,6 +70,31 @@ def _runs(frame: pd.DataFrame, root: Path) -> Iterator[Run]:
         path = root / str(name)
         if path.parent == root and (path / "config.json").is_file() and not export_in(path):
             yield Run.open(path)
+
+
+def _others(frame: pd.DataFrame, root: Path, runs: set[str]) -> Iterator[Other]:
+    """Yield the networks of a report that are no runs and of whose weights there are verdicts below `root`."""
+    rows = frame[~frame["run"].isin(runs) & frame["value"].notna()]
+    measured = list(_measured(root)) if len(rows) else []
+    named = {(row["run"], row["setting"], row["dataset"], row["student"]): None for row in _rows(rows)}
+    for name, weights, dataset, student in named:
+        found = {
+            (one.protocol, one.n, *(() if one.protocol == "clean" else one.threat.values())): (one, path.parent)
+            for one, path in reversed(measured)  # clean images count as measured first
+            if one.key.get("weights", "").startswith(weights) and one.key.get("dataset", dataset) == dataset
+        }
+        if weights and found:
+            threat = Threat.model_validate(next(iter(found.values()))[0].threat)
+            yield Other(name, weights, student, dataset, threat, list(found.values()))
+
+
+def _measured(root: Path) -> Iterator[tuple[Verdicts, Path]]:
+    """Yield the verdicts, with seed 0, of everything that is no run."""
+    for path in sorted(root.glob("files/*/eval-other/*/*/*.json")):
+        if not (path.name.endswith(".state.json") or trust.is_trust(path)):
+            verdicts = load_verdicts(path)
+            if verdicts.seed == 0 and verdicts.protocol not in trust.FOR_CHECKS:
+                yield verdicts, path
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import AutoAttack, Pgd, asked, fast_form
 from ardbench.exports import export_in
 from ardbench.runs import Run
-from ardbench.subjects import Subject, Words, expanded, find, is_object, of_object
+from ardbench.subjects import Subject, Words, expanded, find, is_file, is_named, is_object, of_object
 from ardbench.teachers import locate
 from ardbench.verbs import FULL_TABLE
 from ardbench.verbs.measuring import Evaluation, Measuring, Norm, Question, measured
@@ -112,6 +112,8 @@ def subjects_of(what: str | Path | Run | Subject | nn.Module, told: Words) -> li
 def gathered(sources: Sequence[str | Path], told: Words) -> tuple[list[Subject], list[str]]:
     """Return the subjects of several names, such as runs/* gives, and a sentence on each run that is left out.
 
+    Words for a file hold for the files among them, --checkpoint for the runs; a file of which no data set is said is measured
+    on that of the first of the others.
     What ardbench keeps beside runs is passed over, and so is a run that is not finished, unless it is named alone.
 
     Raises:
@@ -121,17 +123,33 @@ def gathered(sources: Sequence[str | Path], told: Words) -> tuple[list[Subject],
         return subjects_of(sources[0], told), []
     if told.out:
         raise ArdbenchError(f"--out {told.out} is one folder for the verdicts of one file: name a single one with it.")
-    found, left = list[Subject](), list[str]()
+    named, left = list[Path](), list[str]()
     for source in map(Path, sources):
         if source.name in BESIDE or (source.suffix == ".json" and source.is_file()):
             continue
         if (source / "config.json").is_file() and not export_in(source) and Run.open(source).done is None:
             left.append(f"{source} is not finished and is left out.")
         else:
-            found += subjects_of(source, told)
-    if not found:
+            named.append(source)
+    if not named:
         raise ArdbenchError("None of these is a finished run or another network: name one.")
+    known = {source: subjects_of(source, _shared(source, named, told)) for source in named if not is_file(source)}
+    dataset = told.dataset or next((one.dataset for several in known.values() for one in several), None)
+    found = [
+        one
+        for source in named
+        for one in known.get(source) or subjects_of(source, replace(_shared(source, named, told), dataset=dataset))
+    ]
     return found, left
+
+
+def _shared(source: Path, sources: Sequence[Path], told: Words) -> Words:
+    """Return of the words those that one of several takes: words that none takes are refused by the first."""
+    if any(map(is_file, sources)) and not is_file(source):
+        told = replace(told, model=None, dataset=None, part="", mean=None, std=None)
+    if is_named(source) and not all(map(is_named, sources)):
+        told = replace(told, checkpoints=())
+    return told
 
 
 def ask(

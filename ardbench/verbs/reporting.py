@@ -196,8 +196,8 @@ def draw(
         shown.check(frame)
         found = required(frame, shown)
         for (attack, about), figure in found.items():
-            where = "".join(letter if letter.isalnum() or letter == "." else "-" for letter in about).strip("-")
-            name = f"{stem}clean-{attack}" + (f"-{where}" if len(found) > 1 else "")
+            words = f"clean-{attack} {about}" if len(found) > 1 else f"clean-{attack}"
+            name = stem + "".join(letter if letter.isalnum() or letter == "." else "-" for letter in words).strip("-")
             paths += save(figure, folder / name)
     return paths
 

@@ -78,7 +78,9 @@ def verified(
 def _subjects(path: Path) -> list[Path]:
     """Return the run, export or report that a path is, or the runs in it."""
     if path.suffix in PAGES and path.is_file():
-        raise ArdbenchError(f"{path} was made of the report's CSV: verify that, {path.with_suffix('.csv')}.")
+        beside = path.with_suffix(".csv")
+        named = str(beside) if beside.is_file() else f"which report --out {path.parent} writes"
+        raise ArdbenchError(f"{path} was made of the report's CSV: verify that, {named}.")
     one = (path / "config.json").is_file() or (path.suffix == ".csv" and path.is_file())
     found = [path] if one else [run.path for run in all_runs(path)]
     if not found:
@@ -116,7 +118,9 @@ class _Bench:
         from ardbench.reports.recount import recount
 
         found = recount(path, self.runs)
-        words = [f"{_count(found.numbers, 'number')} counted again from the verdicts of {_count(found.runs, 'run')}"]
+        words = [
+            f"{_count(found.numbers, 'number')} counted again from the verdicts of {_count(found.networks, 'network')}"
+        ]
         if found.published:
             words.append(f"{_count(found.published, 'published number')} as benchmarks/published.csv has them")
         if found.absent:

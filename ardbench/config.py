@@ -133,7 +133,7 @@ class ModuleConfig(Section):
 class Data(Section):
     """Which data set, how much of its training set validates, and how training images are augmented."""
 
-    LATER = frozenset({"place", "workers", "extra", "extra_share", "extra_sha256"})
+    LATER = frozenset({"place", "workers", "extra", "extra_share", "extra_sha256", "sha256"})
     SAME: ClassVar[frozenset[str]] = frozenset({"place", "workers", "extra"})
     """What brings the same images by another way, and so is no part of a run's identity."""
 
@@ -159,6 +159,13 @@ class Data(Section):
     """How much of each batch they are. An epoch is counted in original images, and shows each of these once."""
     extra_sha256: str | None = None
     """Of the arrays; it is found out where it is not given."""
+    sha256: str | None = None
+    """Of one's own images, whose folder may be called otherwise elsewhere; it is found out."""
+
+    @property
+    def called(self) -> str:
+        """The name without the folders in which one's own images lie."""
+        return re.sub(r"^(folder|npz):.*/(?=[^/?]+/*($|\?))", r"\1:", self.name)
 
     @model_validator(mode="after")
     def _shares_a_batch(self) -> Data:
@@ -443,5 +450,7 @@ class Recipe(Section):
             words["sync_bn"] = True
         same = {"data": set(Data.SAME), "precision": set(Precision.SAME), "start": {"source"}}
         science = self.model_dump(mode="json", exclude={**words, **same})
+        if self.data.sha256 is not None:  # which says more than a name
+            science["data"]["name"] = "own"
         text = json.dumps({"recipe": science, "teachers": list(teachers)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -67,7 +67,7 @@ def export_in(folder: Path) -> Export | None:
     if document.get("format") != EXPORT:
         return None
     found: Export = checked(_EXPORT, document, path, "description of an exported network", "export it again")
-    wrong = not models.known(found.architecture) or found.dataset not in data.DATASETS
+    wrong = not models.known(found.architecture) or not data.known(found.dataset)
     channels = {len(numbers) for numbers in vars(found.normalise).values()} if found.normalise else set[int]()
     if wrong or not channels <= {found.info.channels}:
         raise ArdbenchError(
@@ -114,7 +114,7 @@ def recorded(file: Path) -> tuple[bool, Normalisation | None]:
         dataset, normalises = found.recipe.data.name, found.recipe.data.normalise
     elif found is not None:
         dataset, normalises = found.dataset, found.normalise is not None
-    elif {"dataset", "normalise"} <= facts.keys() and facts["dataset"] in data.DATASETS:
+    elif {"dataset", "normalise"} <= facts.keys() and data.known(facts["dataset"]):
         dataset, normalises = facts["dataset"], facts["normalise"] == "true"
     else:
         return False, None

@@ -217,7 +217,7 @@ class Run:
     def place(cls, root: Path, recipe: Recipe, teachers: Sequence[Teacher] = ()) -> Run:
         """Return where the run of this recipe, seed and teachers lies under `root`, whether it exists or not."""
         identity = recipe.identity([teacher.identity for teacher in teachers])
-        name, dataset, student = recipe.name.replace("@", "-"), *map(as_file_name, (recipe.data.name, recipe.student))
+        name, dataset, student = recipe.name.replace("@", "-"), *map(as_file_name, (recipe.data.called, recipe.student))
         named = name if f"-{dataset}-" in f"-{name}-" else f"{name}-{dataset}"
         return cls(root / f"{named}-{student}-s{recipe.seed}-{identity[:8]}")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ardbench import data, models, teachers
 from ardbench.campaigns.suites import of_present_weights, planned, suite_names
 from ardbench.config import Threat
+from ardbench.data import own
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation import trust
 from ardbench.evaluation.verdicts import Verdicts, load_verdicts
@@ -243,6 +244,7 @@ def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True) -> Su
         raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
     if weights:
         models.check_known(recipe.student)
+        own.check(recipe.data.name, recipe.data.sha256)
     if "all" in checkpoints:
         checkpoints = tuple(run.checkpoints)
     wanted = tuple(dict.fromkeys(checkpoints)) or tuple(dict.fromkeys((default_checkpoint(recipe), "last")))

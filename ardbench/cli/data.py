@@ -14,18 +14,25 @@ from ardbench.listeners.screen import shown
 
 @click.command()
 @click.argument("name")
+@options.size
+@options.test_share
 @options.data_root
 @click.option("--no-download", is_flag=True, help="Refuse an absent file in place of fetching it.")
 @options.quiet
 @options.as_json
-def data(name: str, data_root: Path | None, no_download: bool, quiet: bool, as_json: bool) -> None:
+def data(
+    name: str, size: int | None, test_share: float | None, data_root: Path | None, no_download: bool, quiet: bool, as_json: bool
+) -> None:  # fmt: skip
     """Fetch a data set where it is absent, check every file of it, and tell what it holds.
 
-    NAME is one of `ardbench list datasets`. tiny-imagenet is read from its archive, or from a folder tiny-imagenet-200 as
-    people keep it: one folder too deep, or with the validation images sorted into folders of their classes.
+    NAME is one of `ardbench list datasets`, or your own images: folder:PATH, with a folder of pictures for each class in
+    train/ and in test/ (or val/), or class folders alone with --test-share; npz:FILE, with arrays `image` and `label`.
+    tiny-imagenet is read from its archive, or from a folder tiny-imagenet-200 as people keep it: one folder too deep, or with
+    the validation images sorted into folders of their classes.
     """
-    from ardbench.data import info
+    from ardbench.data import info, own
 
+    name = own.named(name, size=size, test_share=test_share) or name
     info(name)  # refuses an unknown name before torch is loaded
     from ardbench.data.verify import describe
 
@@ -37,6 +44,14 @@ def data(name: str, data_root: Path | None, no_download: bool, quiet: bool, as_j
     for file in found["files"]:
         output.line("  " + "  ".join(map(str, file.values())))
     numbers = ["images", "fewest of a class", "most of a class"]
+    if own.is_own(name):
+        output.line(
+            f"mean {found['mean']}, deviation {found['std']}; test images that are training images too: {found['twins']}"
+        )
+        rows = [
+            (label, *(found["classes_of"][half][label] for half in ("train", "test"))) for label in found["classes"]
+        ]
+        output.show(table(["class", "train", "test"], rows, ["train", "test"]))
     halves = [(half, *found[half].values()) for half in ("train", "test")]
     output.show(table(["split", *numbers], halves, numbers))
     output.document(found)

@@ -190,7 +190,6 @@ teachers = click.option(
     "wrn.pt:wrn-34-10, FILE#PART:ARCH of a file with several networks, FILE:ARCH+mean=NUMBERS+std=NUMBERS of one whose code "
     "normalises pixels, zoo:NAME of `ardbench list teachers`, or robustbench:NAME; once for each teacher.",
 )
-dataset = click.option("--dataset", metavar="NAME", help="Use this data set in place of the recipe's.")
 init = click.option(
     "--init",
     metavar="RUN|FILE[:ARCH]",
@@ -201,6 +200,24 @@ extend = click.option(
     "--extend",
     metavar="RUN",
     help="In place of RECIPE: go on with a finished run until it has --epochs epochs in all, as a run of its own.",
+)
+dataset = click.option(
+    "--dataset",
+    metavar="NAME",
+    help="Use this data set in place of the recipe's: a name of `ardbench list datasets`, or your own images as folder:PATH or "
+    "npz:FILE, with options behind a ?, such as folder:pets?size=64.",
+)
+size = click.option(
+    "--size",
+    type=click.IntRange(min=4),
+    metavar="PIXELS",
+    help="Of your own images: resize the shorter side to this and cut out the middle; the same as ?size= behind the name.",
+)
+test_share = click.option(
+    "--test-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Of your own images, where nothing says which are for the test: this much of each class; the same as ?test_share=.",
 )
 student = click.option("--student", metavar="MODEL", help="Train this architecture in place of the recipe's student.")
 seed = click.option("--seed", type=click.IntRange(min=0), help="The seed of every random draw; the recipe's is 0.")
@@ -319,7 +336,7 @@ in_file = together(model, measured_on, part, mean, std)
 of_file = together(in_file, verdicts_out)
 changes = together(student, dataset, seed, epochs, fast, sets)
 tracking = together(tensorboard, wandb, mlflow)
-training = together(student, dataset, seeds, epochs, init, extend, fast, sets, keep_every, dry_run)
+training = together(student, dataset, size, test_share, seeds, epochs, init, extend, fast, sets, keep_every, dry_run)
 running = together(device, data_root, runs, deadline, quiet, log_file, as_json)
 
 

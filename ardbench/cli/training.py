@@ -12,6 +12,7 @@ from click.exceptions import Exit
 from ardbench.cli import STOPPED, costs
 from ardbench.cli.ended import evaluation, facts_of, summary
 from ardbench.cli.output import Output, speaking_once, typed_again
+from ardbench.data import own
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
@@ -30,6 +31,8 @@ class Wanted:
     recipe: str
     student: str | None
     dataset: str | None
+    size: int | None
+    test_share: float | None
     seeds: tuple[tuple[int, ...], ...]
     epochs: int | None
     init: str | None
@@ -58,11 +61,10 @@ class Wanted:
         twice = next((seed for index, seed in enumerate(seeds) if seed in seeds[:index]), None)
         if twice is not None:
             raise ArdbenchError(f"--seed names {twice} twice: leave one out.")
-        words = {"dataset": self.dataset, "student": self.student, "epochs": self.epochs}
-        begin = (self.init, self.extend)
-        found = [
-            resolved(self.recipe, self.fast, self.sets, words | {"seed": seed}, *begin) for seed in seeds or [None]
-        ]
+        named = own.named(self.dataset, size=self.size, test_share=self.test_share)
+        words = {"dataset": named, "student": self.student, "epochs": self.epochs}
+        fixed, begin = (self.recipe, self.fast, self.sets), (self.init, self.extend)
+        found = [resolved(*fixed, words | {"seed": seed}, *begin) for seed in seeds or [None]]
         if len({recipe.seed for recipe in found}) < len(found):
             raise ArdbenchError("--set seed= has the last word over --seed: give one of them.")
         wishes = {"diagnostics": self.diagnostics, "keep_every": self.keep_every}

@@ -144,14 +144,25 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def info(name: str) -> DatasetInfo:
-    """Return the facts of the data set called `name`.
+    """Return the facts of the data set called `name`; one's own images (`folder:PATH`, `npz:FILE`) are decoded once for that.
 
     Raises:
         ArdbenchError: there is none of that name.
     """
+    from ardbench.data import own
+
+    if own.is_own(name):
+        return own.found(name).info
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def known(name: str) -> bool:
+    """Return whether a name is of a data set; of one's own images only its form is looked at."""
+    from ardbench.data import own
+
+    return name in DATASETS or own.is_own(name)
 
 
 def check_augment(info: DatasetInfo, augment: str) -> None:

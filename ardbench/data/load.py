@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ardbench.config import Data
-from ardbench.data import DatasetInfo, check_sizes, data_root, info
+from ardbench.data import DatasetInfo, check_sizes, data_root, info, own
 from ardbench.data.batches import Extra, Split, Splits
 from ardbench.data.extra import opened
 from ardbench.data.fetch import check_root
 from ardbench.data.images import Elsewhere, FileImages, HostImages
 from ardbench.data.places import Place, place_of
-from ardbench.data.raw import Raw, Undecoded
+from ardbench.data.raw import CheckedFile, Raw, Undecoded
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 
@@ -113,6 +113,12 @@ def read(
 
 
 def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress, place: str) -> Raw:
+    if own.is_own(facts.name):
+        there = own.found(facts.name)
+        passed = f", {there.passed} files that are no pictures left out" if there.passed else ""
+        about = CheckedFile(str(own.parsed(facts.name).path), None, f"decoded into {there.folder}{passed}")
+        train, train_labels, test, test_labels = map(torch.from_numpy, own.arrays(facts.name))
+        return Raw(train, train_labels, test, test_labels, facts.classes, (about,))
     if facts.name in ("digits", "fake"):
         from ardbench.data.embedded import read_digits, read_fake
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from ardbench.data import data_root, info
+from ardbench.data import DatasetInfo, data_root, info, own
 from ardbench.data.load import read
 from ardbench.data.places import Place, decoded_size, no_room, place_of
+from ardbench.data.raw import Raw
 from ardbench.progress import Progress
 
 
@@ -36,7 +37,7 @@ def describe(
         "classes": list(raw.classes),
         "train": _counts(raw.train_labels, facts.num_classes),
         "test": _counts(raw.test_labels, facts.num_classes),
-    }
+    } | (_of_own(facts, raw) if own.is_own(name) else {})
 
 
 def whereabouts(name: str, root: str | os.PathLike[str] | None = None) -> str:
@@ -48,6 +49,8 @@ def whereabouts(name: str, root: str | os.PathLike[str] | None = None) -> str:
     facts, folder = info(name), data_root(root)
     if name in ("digits", "fake"):
         return "embedded"
+    if own.is_own(name):
+        return "found"
     if name == "tiny-imagenet":
         from ardbench.data.tiny_imagenet import ARCHIVE, FOLDER
 
@@ -74,6 +77,14 @@ def place(name: str, device: torch.device, root: str | os.PathLike[str] | None =
         if not (folder / CACHE).is_file() and (why := no_room(folder, decoded_size(facts))):
             return Place("files", why)
     return place_of(facts, device)
+
+
+def _of_own(facts: DatasetInfo, raw: Raw) -> dict[str, Any]:
+    """Return what nobody has published of one's own images: mean and deviation, images of each class, twins of the splits."""
+    labels = {"train": raw.train_labels, "test": raw.test_labels}
+    each = {split: torch.bincount(one, minlength=facts.num_classes).tolist() for split, one in labels.items()}
+    counts = {split: dict(zip(facts.classes, counted, strict=True)) for split, counted in each.items()}
+    return {"mean": list(facts.mean), "std": list(facts.std), "classes_of": counts, "twins": own.twins(facts.name)}
 
 
 def _counts(labels: torch.Tensor, classes: int) -> dict[str, int]:

@@ -92,7 +92,7 @@ def typed(numbers: Sequence[float]) -> str:
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
-    if text in data.DATASETS:
+    if data.known(text):
         found: tuple[float, ...] = getattr(data.info(text), name)
         return found
     if text in NAMED:

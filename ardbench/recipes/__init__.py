@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from ardbench import data, methods, models
 from ardbench.config import Recipe, in_pixels
-from ardbench.data import DatasetInfo
+from ardbench.data import DatasetInfo, own
 from ardbench.data.epoch import Epoch
 from ardbench.data.extra import opened, path_of
 from ardbench.errors import ArdbenchError, unknown
@@ -288,6 +288,9 @@ def _checked(recipe: Recipe) -> Recipe:
             f"The method {recipe.method['name']} learns from the student's moving average: recipe {recipe.name} needs an "
             "[average] section with kind = 'ema' and no start."
         )
+    if own.is_own(recipe.data.name):
+        known = recipe.data.model_copy(update={"sha256": own.found(recipe.data.name).sha256})
+        recipe = recipe.model_copy(update={"data": known})
     if recipe.data.extra is not None:
         recipe = _with_extra(recipe, info, taught=bool(kind.roles))
     where = f"recipe {recipe.name}, section method"

@@ -1,0 +1,262 @@
+"""Images of one's own: folders and .npz files of known content, rules for pictures, identities, and the whole way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_call import call
+from PIL import Image
+
+import ardbench
+from ardbench import data
+from ardbench.data import own
+from ardbench.data.load import load
+from ardbench.errors import ArdbenchError
+from ardbench.progress import Progress
+from ardbench.recipes import resolve
+
+COLOURS = {"cat": (200, 20, 20), "dog": (20, 200, 20)}
+
+
+def pictures(folder: Path, train: int = 6, test: int = 3, side: int = 8, split_up: bool = True) -> Path:
+    """Write pictures of one colour a class, each a little different, into train/ and test/, or into class folders alone."""
+    for split, count in (("train", train), ("test", test)):
+        for place, (name, colour) in enumerate(COLOURS.items()):
+            there = folder / (split if split_up else "") / name
+            there.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                pixels = np.full((side, side, 3), colour, np.uint8)
+                pixels[number % side, place] += 30 if split == "train" else 50
+                Image.fromarray(pixels).save(there / f"{split}{number}.png")
+    return folder
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(ArdbenchError) as refused:
+        data.info(name)
+    return str(refused.value)
+
+
+def test_a_folder_is_read_counted_and_kept(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pets")
+    (folder / "train" / "cat" / ".DS_Store").write_text("x")
+    (folder / "train" / "notes.txt").write_text("x")
+    name = f"folder:{folder}"
+    info = data.info(name)
+    assert (info.classes, info.size, info.channels, info.train_images, info.test_images) == (
+        ("cat", "dog"),
+        8,
+        3,
+        12,
+        6,
+    )
+    assert info.flip and info.pad == 1
+    splits = load(name, "cpu")
+    wanted = np.stack([
+        np.asarray(Image.open(folder / "train" / label / f"train{i}.png")) for label in COLOURS for i in range(6)
+    ])  # fmt: skip
+    assert (splits.train.images.permute(0, 2, 3, 1).numpy() == wanted).all()
+    assert splits.train.labels.tolist() == [0] * 6 + [1] * 6
+    assert info.mean == pytest.approx(tuple((wanted / 255).mean((0, 1, 2))), abs=1e-4)
+    assert info.std == pytest.approx(tuple((wanted / 255).std((0, 1, 2))), abs=1e-4)
+    assert own.found(name).passed == 1
+    kept = own.found(name).folder
+    assert kept.parent == tmp_path / "pets.ardbench" and sorted(path.name for path in kept.iterdir()) == [
+        "facts.json", "test-labels.npy", "test.npy", "train-labels.npy", "train.npy",
+    ]  # fmt: skip
+    shutil.copy(folder / "train" / "cat" / "train0.png", folder / "test" / "cat" / "test0.png")
+    own.found.cache_clear()
+    assert own.found(name).folder != kept and own.twins(name) == 1
+    told = json.loads(call("data", name, "--json").stdout)
+    assert told["twins"] == 1 and told["classes_of"]["train"] == {"cat": 6, "dog": 6}
+
+
+def test_a_run_is_known_by_its_images_wherever_they_lie(tmp_path: Path) -> None:
+    first = pictures(tmp_path / "pets")
+    other = tmp_path / "elsewhere" / "pets"
+    shutil.copytree(first, other)
+
+    def identity(folder: Path) -> str:
+        own.found.cache_clear()
+        return resolve("pgd-at", dataset=f"folder:{folder}", student="resnet8-tiny").identity()
+
+    assert identity(first) == identity(other)
+    Image.new("RGB", (8, 8)).save(other / "train" / "cat" / "train0.png")
+    assert identity(first) != identity(other)
+    own.check(f"folder:{first}", own.found(f"folder:{first}").sha256)
+    with pytest.raises(ArdbenchError, match="holds other images than the run learnt from"):
+        own.check(f"folder:{other}", own.found(f"folder:{first}").sha256)
+
+
+def test_class_folders_alone_are_shared_by_class_and_always_alike(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pets", split_up=False)
+    assert "says which images are for the test: give --test-share 0.2" in refusal(f"folder:{folder}")
+    found = load(f"folder:{folder}?test_share=0.3", "cpu")
+    assert found.test.labels.tolist() == [0] * 3 + [1] * 3 and len(found.train) == 12
+    own.found.cache_clear()
+    shutil.rmtree(tmp_path / "pets.ardbench")
+    again = load(f"folder:{folder}?test_share=0.3", "cpu")
+    assert torch.equal(found.test.images, again.test.images)
+
+
+def test_pictures_of_every_kind_by_stated_rules(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "odd", train=1, test=1)
+    there = folder / "train" / "cat"
+    (there / "train0.png").unlink()
+    half = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    half.save(there / "a-transparent.png")
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(there / "b-cmyk.jpg", quality=100)
+    Image.new("L", (8, 8), 77).save(there / "c-grey.png")
+    Image.fromarray(np.full((8, 8), 257 * 40, np.uint16)).save(there / "d-16.png")
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 9, 8, 7])
+    palette.save(there / "e-palette.gif")
+    turned = Image.fromarray(np.repeat(np.arange(8, dtype=np.uint8)[:, None] * 30, 8, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top lies on the right
+    turned.convert("RGB").save(there / "f-turned.png", exif=exif)
+    images = load(f"folder:{folder}", "cpu").train.images[:6].permute(0, 2, 3, 1).numpy()
+    assert (images[0] == 255).all(), "what is transparent lies on white"
+    assert abs(images[1].astype(int) - (255, 0, 0)).max() < 4
+    assert (images[2] == 77).all() and (images[3] == 40).all() and (images[4] == (9, 8, 7)).all()
+    assert images[5, 0, :, 0].tolist() == [210, 180, 150, 120, 90, 60, 30, 0]
+
+
+def test_images_are_resized_by_the_shorter_side_and_cut_in_the_middle(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "wide", train=1, test=1, side=16)
+    wide = np.zeros((16, 32, 3), np.uint8)
+    wide[:, 8:24] = 200
+    Image.fromarray(wide).save(folder / "train" / "cat" / "train0.png")
+    said = refusal(f"folder:{folder}")
+    assert "have the sizes 16x16 (3), 32x16 (1)" in said and "give --size 16" in said
+    images = load(own.named(f"folder:{folder}", size=8) or "", "cpu").train.images
+    assert images.shape == (2, 3, 8, 8) and int(images[0].min()) > 150
+    assert "is larger than the smallest image" in refusal(f"folder:{folder}?size=20")
+
+
+def test_grey_pictures_have_one_channel_unless_told(tmp_path: Path) -> None:
+    folder = tmp_path / "grey"
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("L", (8, 8), 10 * i).save(folder / split / name / f"{i}.png")
+    info = data.info(f"folder:{folder}")
+    assert (info.channels, info.flip) == (1, False)
+    assert data.info(f"folder:{folder}?channels=3&flip=true").channels == 3
+    assert data.info(f"folder:{folder}?channels=3&flip=true").flip
+
+
+def npz(path: Path, **arrays: Any) -> str:
+    np.savez(path, **arrays)
+    return f"npz:{path}?test_share=0.25"
+
+
+def test_an_npz_file_is_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 4), np.uint8)
+    labels = np.array([0, 1, 2, 3] * 4)
+    name = npz(tmp_path / "four.npz", image=images, label=labels)
+    found = load(name, "cpu")
+    assert (found.train.info.channels, found.train.info.num_classes, len(found.train), len(found.test)) == (4, 4, 12, 4)
+    both = torch.cat([found.train.images, found.test.images]).permute(0, 2, 3, 1).numpy()
+    assert sorted(one.tobytes() for one in both) == sorted(one.tobytes() for one in images)
+    for bad, said in (
+        ({"image": images, "label": labels + 1}, "no image of class 0"),
+        ({"image": images, "label": labels * 0}, "has labels 0 to 0"),
+        ({"image": images}, "has no array `label`"),
+        ({"image": images, "label": np.array([object()] * 16)}, "pickled objects"),
+        ({"image": images[:, :, :4], "label": labels}, "must be square"),
+    ):
+        assert said in refusal(npz(tmp_path / f"{len(said)}.npz", **bad)), said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: shutil.rmtree(folder), "There is no folder"),
+        (lambda folder: shutil.rmtree(folder / "test"), "has a folder train and none called one of test, val, validation"),
+        (lambda folder: shutil.rmtree(folder / "test" / "dog"), "has pictures of 1 classes (cat), and two are needed"),
+        (lambda folder: (folder / "train" / "cat" / "train0.png").write_bytes(b""), "cannot be read as a picture (it is"),
+        (lambda folder: (folder / "train" / "cat" / "train0.png").write_bytes(b"no"), "be read as a picture (cannot identify"),
+        (lambda folder: shutil.copy(folder / "train/cat/train0.png", folder / "train/x.png"), "x.png lies in no class folder"),
+        (lambda folder: (folder / "train/cat/l.png").symlink_to(folder / "train/cat/train0.png"), "is a link or a device"),
+        (lambda folder: Image.new("1", (9000, 9000)).save(folder / "train/cat/train0.png"), "has 9000x9000 pixels, over"),
+        (
+            lambda folder: Image.new("L", (8, 8)).save(
+                folder / "train/cat/x.gif", save_all=True, append_images=[Image.new("L", (8, 8), 200)]
+            ),
+            "x.gif holds 2 pictures",
+        ),
+        (lambda folder: (folder / "train" / "cat").rename(folder / "train" / "cow"), "has the class 'cat' in test alone"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_one_sentence_and_nothing_is_kept(spoil: Any, said: str, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pets")
+    spoil(folder)
+    told = refusal(f"folder:{folder}")
+    assert said in told and "\n" not in told and not list((tmp_path / "pets.ardbench").glob("*")), told
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder:", "'folder:' names no place: write it like folder:PATH?size=64&test_share=0.2."),
+        ("folder:x?sise=3", "has no option 'sise', only size, test_share, channels, flip"),
+        ("folder:x?size=one", "has an option that cannot be meant: size is 4 to 1024"),
+        ("npz:x?test_share=1.5", "has an option that cannot be meant"),
+        ("npz:nothing.npz?test_share=0.5", "There is no file nothing.npz"),
+    ],
+)
+def test_names_that_cannot_be_meant(name: str, said: str) -> None:
+    assert said in refusal(name)
+
+
+def test_size_is_for_images_of_ones_own() -> None:
+    assert "--size is for images of your own" in call("train", "pgd-at", "--dataset", "cifar10", "--size", 64).stderr
+
+
+def test_a_disk_that_fills_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pictures(tmp_path / "pets")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert "cannot be written (No space left on device): make room" in refusal(f"folder:{folder}")
+    assert not list((tmp_path / "pets.ardbench").iterdir())
+
+
+def test_the_whole_way_with_ones_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "pets", train=20, test=6)
+    name = "folder:pets"
+    sets = {
+        "attack.steps": 2,
+        "selection.protocol": "fgsm",
+        "data.batch": 16,
+        "selection.by": "last",
+        "data.validation": 4,
+    }
+    words: dict[str, Any] = {"dataset": name, "epochs": 2, "set": sets, "device": "cpu", "progress": Progress()}
+    teacher = ardbench.train("pgd-at", student="resnet8-tiny", **words)
+    assert teacher.path.name.startswith("pgd-at-level-folder-pets-resnet8-tiny-s0-")
+    student = ardbench.distill("rslad", student="resnet8-tiny", teachers=[teacher], **words)
+    found = ardbench.evaluate(student, protocols=["clean", "pgd20"], device="cpu")
+    assert found.table["n"].tolist() == [12, 12]
+    assert call("report", student.path, "--out", "out").exit_code == 0
+    assert call("export", student.path, "--out", "exp").exit_code == 0
+    net = ardbench.load("exp")
+    assert net.info.classes == ("cat", "dog") and net(torch.rand(2, 3, 8, 8)).shape == (2, 2)
+    again = ardbench.evaluate("exp", protocols=["clean"], device="cpu")
+    assert (again.robust["clean"] == found.robust["clean"]).all()
+    refused = call("eval", student.path, "--protocol", "aa", "--device", "cpu")
+    assert "needs at least 4 classes, and the network has 2" in refused.stderr
+    Image.new("RGB", (8, 8)).save("pets/test/cat/test0.png")
+    own.found.cache_clear()
+    assert "holds other images than the run learnt from" in call("eval", student.path, "--device", "cpu").stderr

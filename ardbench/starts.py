@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ardbench.config import Recipe, Start
 from ardbench.errors import ArdbenchError
+from ardbench.methods import method_class
+from ardbench.models.names import OBJECT
 from ardbench.runs import Run, Teacher
-from ardbench.teachers import OBJECT, locate
+from ardbench.teachers import locate
+
+if TYPE_CHECKING:
+    from torch import nn
 
 STATE = "last.state"
 """What a run goes on from."""
@@ -29,6 +35,27 @@ def begun(recipe: Recipe) -> Recipe:
             f"{found[:8]}): give that one, or leave start.identity out."
         )
     return recipe.model_copy(update={"start": start.model_copy(update={"identity": found})})
+
+
+def with_object(recipe: Recipe, net: nn.Module) -> Recipe:
+    """Return a recipe whose student is a network of the caller's, known by its class and the weights that it begins with."""
+    from ardbench.models import objects
+
+    if recipe.start is not None:
+        raise ArdbenchError("A student that is an object begins with its own weights: leave out init.")
+    name = OBJECT + objects.class_of(net)
+    if method_class(recipe.method["name"]).inside:
+        raise ArdbenchError(
+            f"{recipe.method['name']} looks inside its student, at features and head, and {name.removeprefix(OBJECT)} is not "
+            "ardbench's: name an architecture."
+        )
+    if recipe.data.normalise:
+        raise ArdbenchError(
+            "data.normalise is of the architectures that have a name, and a student that is an object normalises itself: "
+            "set data.normalise to false."
+        )
+    start = Start(source=name, identity=objects.identity(net))
+    return recipe.model_copy(update={"student": name, "start": start})
 
 
 def _weights(found: Teacher) -> str:
@@ -77,6 +104,11 @@ def extended(source: str, epochs: int | None) -> Recipe:
     start = Start(kind="extend", source=source)
     run = parent_of(start)
     recipe, before = run.recipe, run.recipe.schedule.epochs
+    if recipe.student.startswith(OBJECT):
+        raise ArdbenchError(
+            f"The student of {run.path} is a network object, which a longer run cannot ask for: load the run's weights into "
+            "one of its class, and train that as student=net."
+        )
     if epochs is None or epochs <= before:
         raise ArdbenchError(
             f"{run.path} has {before} epochs: give how many it shall have in all, such as --epochs {2 * before}."

@@ -12,7 +12,7 @@ from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.exports import CONFIG, Export, export_in, intact, owner, recorded
 from ardbench.models import zoo
-from ardbench.models.names import split_source
+from ardbench.models.names import OBJECT, split_source
 from ardbench.models.normalisation import Normalisation, split_normalisation
 from ardbench.models.sealed import facts_of
 from ardbench.runs import Run, Teacher, is_checkpoint, sha256_of
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 Roles = tuple[str | EllipsisType, ...]
 
 ROBUSTBENCH = "robustbench:"
-OBJECT = "object:"
-"""Begins the source of a network that a caller of Python gave: its class follows."""
 FORMS = f"a run directory, an exported folder, FILE:ARCH, {zoo.PREFIX}NAME or {ROBUSTBENCH}NAME"
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ardbench import data, models
+from ardbench.config import Start
 from ardbench.data import DatasetInfo
 from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
@@ -21,12 +22,12 @@ from ardbench.models import library, objects, robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
 from ardbench.models.layouts import fits
-from ardbench.models.names import of_library
+from ardbench.models.names import OBJECT, of_library
 from ardbench.models.network import Network, Normalise
 from ardbench.models.normalisation import IN_CODE, Normalisation, split_normalisation
 from ardbench.models.wrapping import fitted
 from ardbench.runs import Run, Teacher, sha256_of
-from ardbench.teachers import OBJECT, ROBUSTBENCH
+from ardbench.teachers import ROBUSTBENCH
 
 TWINS = {"preactresnet18": "preactresnet18-fast", "preactresnet18-fast": "preactresnet18"}
 """Architectures whose names and shapes are those of another."""
@@ -113,11 +114,39 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     Raises:
         ArdbenchError: the checkpoint is absent, damaged, or not the one that the done marker names.
     """
-    recipe, done = run.recipe, run.done
-    if done is None:
-        raise ArdbenchError(f"{run.path} is not finished: type its train or distill command again to finish it first.")
+    recipe = run.recipe
+    _check_finished(run)
     info = data.info(recipe.data.name)
     return _built(recipe.student, info, recipe.data.normalise, run.intact(checkpoint)).to(device).eval()
+
+
+def filled(shell: nn.Module, run: Run, checkpoint: str, device: torch.device) -> nn.Module:
+    """Return the network of a finished run whose student was an object, as `of_run` does of others.
+
+    Args:
+        shell: a network of its class, of which a copy takes the weights.
+
+    Raises:
+        ArdbenchError: as `of_run`, or the shell is of another class, or the weights do not fit it.
+    """
+    _check_finished(run)
+    if (kind := OBJECT + objects.class_of(shell)) != run.recipe.student:
+        raise ArdbenchError(
+            f"The student of {run.path} is {run.recipe.student}, and {kind} was given: give one of its class, or none where an "
+            "architecture has a name."
+        )
+    net = _copied(shell, kind)
+    try:
+        net.load_state_dict(load_weights(run.intact(checkpoint)))
+    except RuntimeError as error:  # of torch, which names each key in a line of its own
+        why = " ".join(str(error).split())[:300]
+        raise ArdbenchError(f"The weights of {run.path} do not fit the network that was given: {why}") from None
+    return net.to(device).eval()
+
+
+def _check_finished(run: Run) -> None:
+    if run.done is None:
+        raise ArdbenchError(f"{run.path} is not finished: type its train or distill command again to finish it first.")
 
 
 def of_file(
@@ -214,13 +243,34 @@ def _of_object(teacher: Teacher, info: DatasetInfo, device: torch.device, given:
             f"Teacher {teacher.source} is a network object of Python with weights {teacher.sha256[:8]}: give the same one to "
             "ardbench.distill(..., teachers=[net]), which goes on with it."
         )
-    try:
-        net = deepcopy(given[teacher.identity]).to(device).eval()
-    except Exception as error:  # of a stranger's code
-        why = str(error).partition("\n")[0]
-        raise ArdbenchError(f"Teacher {teacher.source} cannot be copied ({type(error).__name__}: {why}).") from None
+    net = _copied(given[teacher.identity], f"Teacher {teacher.source}").to(device).eval()
     objects.check_answers(net, torch.zeros(2, info.channels, info.size, info.size, device=device), info.num_classes)
     return net
+
+
+def student_object(start: Start, info: DatasetInfo, device: torch.device, given: Mapping[str, nn.Module]) -> nn.Module:
+    """Return a copy of the network that a caller gave as a student, as it begins, if it was given again.
+
+    Raises:
+        ArdbenchError: it was not, cannot be copied, or does not give the data set's logits.
+    """
+    if start.identity not in given:
+        raise ArdbenchError(
+            f"The student {start.source} is a network object of Python: give one of the same class and first weights as "
+            "student=net, which goes on with it."
+        )
+    net = _copied(given[start.identity], f"The student {start.source}").to(device)
+    x = torch.zeros(2, info.channels, info.size, info.size, device=device)
+    objects.check_answers(net, x, info.num_classes, exactly=True)
+    return net.train()
+
+
+def _copied(net: nn.Module, what: str) -> nn.Module:
+    try:
+        return deepcopy(net)
+    except Exception as error:  # of a stranger's code
+        why = str(error).partition("\n")[0]
+        raise ArdbenchError(f"{what} cannot be copied ({type(error).__name__}: {why}).") from None
 
 
 def _own_form(teacher: Teacher, path: Path, wanted: DatasetInfo, device: torch.device) -> Network:

@@ -30,6 +30,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Paused
 from ardbench.faults import blamed
 from ardbench.methods.base import Context, Method
+from ardbench.models.names import OBJECT
 from ardbench.models.network import notes_of
 from ardbench.progress import Progress
 from ardbench.runs import Run, Teacher, sha256_of, write_json
@@ -70,7 +71,7 @@ def train(
             listener.note(said)
         allow_tf32(recipe.precision.tf32)
         forget_peak(device)
-        _refuse_single_images(recipe)
+        _refuse_single_images(recipe, given)
         method = build_method(decided, teachers, device, listener, given)
         splits = processes.first(
             lambda: _loaded(recipe, device, data_root, listener)
@@ -103,7 +104,7 @@ def _loaded(recipe: Recipe, device: torch.device, data_root: Path | None, listen
     return replace(splits, extra=extra)
 
 
-def _refuse_single_images(recipe: Recipe) -> None:
+def _refuse_single_images(recipe: Recipe, given: Mapping[str, torch.nn.Module]) -> None:
     """Refuse a last batch of one image, in one process or another, where a BatchNorm sees features of 1x1: one number."""
     info, of = data.info(recipe.data.name), recipe.data
     images, world = of.train_images or info.train_images - of.validation, processes.size()
@@ -112,10 +113,16 @@ def _refuse_single_images(recipe: Recipe) -> None:
     shares = [last * (rank + 1) // world - last * rank // world for rank in range(world)]
     if last != 1 and (recipe.sync_bn or 1 not in shares):
         return
-    with torch.device("meta"):
-        net, image = models.build(recipe.student, info), torch.empty(1, info.channels, info.size, info.size)
+    if recipe.student.startswith(OBJECT):
+        assert recipe.start is not None  # as `ardbench.starts` makes it
+        cpu = torch.device("cpu")
+        net, where = networks.student_object(recipe.start, info, cpu, given), cpu
+    else:
+        where = torch.device("meta")
+        with where:
+            net = models.build(recipe.student, info)
     try:
-        net.train()(image)
+        net.train()(torch.zeros(1, info.channels, info.size, info.size, device=where))
     except ValueError:  # of torch, which cannot take the variance of one number
         whose = "one image" if last == 1 else f"{last} images for {world} processes, one for some of them"
         raise ArdbenchError(
@@ -161,15 +168,22 @@ def build_method(
     for note in (note for net in taught for note in notes_of(net)):
         tell(note)
 
-    def build(model: str, purpose: str = "peer") -> torch.nn.Module:
+    def fresh(model: str, purpose: str) -> torch.nn.Module:
+        start = recipe.start if purpose == "student" else None
+        if start is not None and start.source.startswith(OBJECT):
+            return networks.student_object(start, data.info(recipe.data.name), device, given)
         words = (model, recipe.data.name, recipe.data.normalise, recipe.seed, purpose, device)
         net = networks.fresh(*words)
         for note in notes_of(net):
             tell(note)
-        if purpose == "student" and recipe.start is not None and recipe.start.kind == "init":
+        if start is not None and start.kind == "init":
             tell(networks.begin_with(net, source_of(recipe)))
-        made: torch.nn.Module = synchronise(net) if recipe.sync_bn else net
-        return made.to(memory_format=torch.channels_last) if recipe.precision.channels_last else made
+        return net
+
+    def build(model: str, purpose: str = "peer") -> torch.nn.Module:
+        net = fresh(model, purpose)
+        net = synchronise(net) if recipe.sync_bn else net
+        return net.to(memory_format=torch.channels_last) if recipe.precision.channels_last else net
 
     kind = methods.method_class(recipe.method["name"])
     with blamed(kind, "__init__"):

@@ -102,6 +102,8 @@ class Method(ABC, Generic[Config]):
     """Whether a peer is trained beside the student: a distillation without a trained teacher."""
     examples: ClassVar[bool] = False
     """Whether every step is a mean over examples and says so (`Step.over`)."""
+    inside: ClassVar[bool] = False
+    """Whether it asks more of the student than logits: `features` and `head`."""
     averages: ClassVar[bool] = False
     """Whether the method asks `average`, and its recipe therefore has `average.kind = "ema"` from the start."""
 

@@ -57,6 +57,7 @@ class DARHT(Method[DARHTConfig]):
 
     Config = DARHTConfig
     roles = ("robust", ...)
+    inside = True
 
     def __init__(self, context: Context) -> None:
         from ardbench.draws import seeded

@@ -82,6 +82,11 @@ def check_known(name: str) -> None:
     Raises:
         ArdbenchError: with the nearest name.
     """
+    if name.startswith(names.OBJECT):
+        raise ArdbenchError(
+            f"The network is an object of Python, of class {name.removeprefix(names.OBJECT)}, which has no name here: with one "
+            "of that class, type ardbench.evaluate(RUN, model=net), or load the weights of the run into it, and give that."
+        )
     if names.of_library(name):
         names.split(name)
     elif name not in MODELS:

@@ -7,6 +7,8 @@ from typing import Any
 from ardbench.errors import ArdbenchError
 
 LIBRARIES = ("timm", "torchvision")
+OBJECT = "object:"
+"""Begins the name of a network that a caller of Python gave: its class follows."""
 
 
 def of_library(name: str) -> bool:

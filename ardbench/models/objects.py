@@ -61,11 +61,12 @@ def device_of(net: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def check_answers(net: nn.Module, x: Tensor, classes: int) -> None:
+def check_answers(net: nn.Module, x: Tensor, classes: int, exactly: bool = False) -> None:
     """Refuse a network that gives no logits (b, K), K >= classes, of pixels.
 
     Args:
         x: (b, C, H, W) in [0, 1], where the network is.
+        exactly: K = classes.
     """
     modes = [(module, module.training) for module in net.modules()]
     try:
@@ -81,7 +82,8 @@ def check_answers(net: nn.Module, x: Tensor, classes: int) -> None:
         for module, training in modes:
             module.training = training
     shape = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
-    if not isinstance(said, Tensor) or said.dim() != 2 or len(said) != len(x) or said.shape[1] < classes:
+    right = isinstance(said, Tensor) and said.dim() == 2 and len(said) == len(x) and said.shape[1] >= classes
+    if not right or (exactly and said.shape[1] > classes):
         raise ArdbenchError(
             f"{class_of(net)} gives {shape} for {len(x)} images: a network gives logits ({len(x)}, {classes}), one a class."
         )

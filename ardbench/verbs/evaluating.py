@@ -33,7 +33,7 @@ def evaluate(
     subject: str | Path | Run | Subject | nn.Module,
     dataset: str | None = None,
     *,
-    model: str | None = None,
+    model: str | nn.Module | None = None,
     protocols: Sequence[str] = FULL_TABLE,
     checkpoints: Sequence[str] = (),
     n: int | None = None,
@@ -61,7 +61,8 @@ def evaluate(
             a network: pixels (b, C, H, W) in [0, 1] go in, logits (b, K) come out. It is named by its class and the sha256 of
             its weights, and is afterwards as before.
         dataset: of a file or a network; the others know theirs.
-        model, part, mean, std: of a file, as `ardbench eval` takes them.
+        model, part, mean, std: of a file, as `ardbench eval` takes them. Of a run whose student was a network object, model is
+            one of the same class, of which a copy takes the run's weights.
         protocols: names, lists such as aa:apgd-ce,square, or FILE.toml:NAME.
         checkpoints: of a run; () is the selected one and the last.
         n: images of a class-balanced subset, always the same; None is all.
@@ -82,7 +83,9 @@ def evaluate(
     """
     deadline = after(time_limit)
     question = ask(protocols, n, eps, norm, batch, seed, fast, keep_adversarial, surrogate, Path(runs))
-    told = Words(tuple(checkpoints), model, dataset, part, mean, std, None if out is None else Path(out), Path(runs))
+    name, shell = (None, model) if is_object(model) else (model, None)
+    place = None if out is None else Path(out)
+    told = Words(tuple(checkpoints), name, dataset, part, mean, std, place, Path(runs), shell=shell)
     job = prepared(the_one(subject, told), question, told.runs)
     from ardbench.listeners.screen import heard_by
 

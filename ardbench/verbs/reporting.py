@@ -319,14 +319,15 @@ def _page(
     path: Path, chosen: _Chosen, frame: pd.DataFrame, view: View, matrix: Matrix | None, data_root: Path | None
 ) -> list[str]:
     """Write the page, and return what it cannot show; only sizes of networks and images that were kept load torch."""
-    from ardbench import data
+    from ardbench import data, models
     from ardbench.models.cost import cost
     from ardbench.reports.page import page
 
     there = [run for run in chosen.runs if run.metrics]
     costs: dict[str, dict[str, tuple[int, int]]] = {}
     for model, dataset in dict.fromkeys((run.recipe.student, run.recipe.data.name) for run in there):
-        costs.setdefault(model, {})[dataset] = cost(model, data.info(dataset))
+        if models.known(model):  # else a network object of Python
+            costs.setdefault(model, {})[dataset] = cost(model, data.info(dataset))
     kept: list[Kept] = []
     unseen: dict[str, None] = {}
     for run in there:

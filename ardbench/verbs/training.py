@@ -16,7 +16,7 @@ from ardbench.listeners.tracking import Tracking
 from ardbench.methods import method_class
 from ardbench.recipes import moved, resolve
 from ardbench.runs import Run, Teacher, check_makeable
-from ardbench.starts import begun, extended, parent_of
+from ardbench.starts import begun, extended, parent_of, with_object
 from ardbench.subjects import expanded, is_object
 from ardbench.teachers import of_object, resolve_teachers
 
@@ -34,7 +34,7 @@ def train(
     recipe: str = "",
     *,
     dataset: str | None = None,
-    student: str | None = None,
+    student: str | nn.Module | None = None,
     seed: int | None = None,
     epochs: int | None = None,
     init: str | Path | Run | None = None,
@@ -54,7 +54,8 @@ def train(
 
     Args:
         recipe: a name from `ardbench list recipes`, NAME@VARIANT, the path of a TOML file, or a method (with `dataset`).
-        dataset, student, seed, epochs: replace the recipe's own; milestones and phases are shares, so they scale.
+        dataset, student, seed, epochs: replace the recipe's own; milestones and phases are shares, so they scale. A student
+            may be a network, of which a copy is trained from its present weights; these and its class name the run.
         init: a run, or what `--init` takes, with whose weights the student begins; of another size, the head is drawn anew.
         extend: a finished run, which goes on until it has `epochs` epochs in all; nothing else of these is given.
         fast: attack and train in bf16; another run than without.
@@ -71,10 +72,11 @@ def train(
         KeyboardInterrupt: after everything was saved; the same call goes on.
     """
     deadline = after(time_limit)
-    words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
+    net, name = (student, None) if is_object(student) else (None, student)
+    words = {"dataset": dataset, "student": name, "seed": seed, "epochs": epochs}
     asked = resolved(recipe, fast, set, words, init, extend)
     check_untaught(asked, recipe)
-    tracking, job = Tracking.to(tensorboard, wandb, mlflow), prepared(asked, (), runs)
+    tracking, job = Tracking.to(tensorboard, wandb, mlflow), prepared(asked, (), runs, net)
     return job.finished(device, data_root, deadline, progress, tracking, remark(recipe, asked))
 
 
@@ -83,7 +85,7 @@ def distill(
     *,
     teachers: Sequence[str | Path | Run | nn.Module] = (),
     dataset: str | None = None,
-    student: str | None = None,
+    student: str | nn.Module | None = None,
     seed: int | None = None,
     epochs: int | None = None,
     init: str | Path | Run | None = None,
@@ -114,11 +116,12 @@ def distill(
         ArdbenchError, KeyboardInterrupt: as `train`.
     """
     deadline = after(time_limit)
-    words = {"dataset": dataset, "student": student, "seed": seed, "epochs": epochs}
+    net, name = (student, None) if is_object(student) else (None, student)
+    words = {"dataset": dataset, "student": name, "seed": seed, "epochs": epochs}
     asked = resolved(recipe, fast, set, words, init, extend)
     check_taught(asked, recipe)
     tracking = Tracking.to(tensorboard, wandb, mlflow)
-    job = prepared(asked.model_copy(update={"diagnostics": asked.diagnostics or diagnostics}), teachers, runs)
+    job = prepared(asked.model_copy(update={"diagnostics": asked.diagnostics or diagnostics}), teachers, runs, net)
     return job.finished(device, data_root, deadline, progress, tracking, remark(recipe, asked))
 
 
@@ -241,20 +244,31 @@ class Training:
         return f"{text}, {100 * share:.0f} % of what this device reaches in {products} products"
 
 
-def prepared(recipe: Recipe, teachers: Sequence[str | Path | Run | nn.Module], runs: str | Path) -> Training:
+def prepared(
+    recipe: Recipe,
+    teachers: Sequence[str | Path | Run | nn.Module],
+    runs: str | Path,
+    student: nn.Module | None = None,
+) -> Training:
     """Return the run of a recipe and its teachers, after everything that can be refused before torch is loaded.
+
+    Args:
+        student: in place of the recipe's, or of a run that is extended, whose own was an object too.
 
     Raises:
         ArdbenchError: teachers that do not fit the method, a folder that cannot be written, a directory of another recipe,
             or one whose teachers or finished weights have changed since.
     """
+    if student is not None:
+        recipe = with_object(recipe, student)
     recipe, method = begun(recipe), recipe.method["name"]
     told = [_told(one, Path(runs)) for one in teachers]
     if recipe.start is not None and recipe.start.kind == "extend":
         taught = _going_on(recipe.start, told)
     else:
         taught = resolve_teachers(told, method, method_class(method).roles, recipe)
-    given = {of_object(one).identity: one for one in told if not isinstance(one, str)}
+    objects = [one for one in (*told, student) if one is not None and not isinstance(one, str)]
+    given = {of_object(one).identity: one for one in objects}
     run = Run.place(Path(runs), recipe, taught)
     if run.done is None:
         check_makeable("--runs", Path(runs))

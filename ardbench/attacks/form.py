@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeGuard
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ardbench.config import Precision
+
+OF_TIMM = "timm.layers.norm_act.BatchNormAct2d"
+"""The BatchNorm of timm that activates; by its name, so that timm is loaded by its own networks alone."""
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -204,9 +207,15 @@ def _fold(graph: fx.GraphModule) -> dict[str, str]:
         conv, bn = graph.get_submodule(source), graph.get_submodule(name)
         if type(conv) is nn.Conv2d and folds(bn) and len(before.users) == 1:
             conv.bias = nn.Parameter(torch.zeros_like(bn.bias), requires_grad=False)
+            folded[source] = name
+            if activates(bn):
+                parts = OrderedDict((part, bn.get_submodule(part)) for part in ("drop", "act"))
+                graph.set_submodule(
+                    name, nn.Sequential(parts)
+                )  # under their names, by which weights of theirs are kept
+                continue
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
-            folded[source] = name
     graph.graph.lint()
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -214,9 +223,15 @@ def _fold(graph: fx.GraphModule) -> dict[str, str]:
 
 
 def folds(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Return whether a module is a BatchNorm and nothing more in eval mode: others derive from it that activate as well."""
+    """Return whether a module is a BatchNorm and nothing more in eval mode, or one of timm with its activation after it."""
     plain = type(norm) is nn.BatchNorm2d or getattr(type(norm), "plain_in_eval", False)
-    return plain and bool(norm.affine and norm.track_running_stats)
+    return (plain or activates(norm)) and bool(norm.affine and norm.track_running_stats)
+
+
+def activates(norm: nn.Module) -> bool:
+    """Return whether a module is a BatchNorm whose parts `drop` and `act` follow, and nothing more in eval mode."""
+    kind = type(norm)
+    return f"{kind.__module__}.{kind.__name__}" == OF_TIMM or getattr(kind, "activates_in_eval", False)
 
 
 def _conv(net: nn.Module, name: str) -> nn.Conv2d:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ardbench import processes
+from ardbench.attacks.form import activates
 from ardbench.data.batches import TrainBatches
 from ardbench.errors import ArdbenchError
 from ardbench.methods.base import Step
@@ -71,6 +72,8 @@ def synchronise(net: nn.Module) -> nn.Module:
         for module in net.modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = GlobalBatchNorm2d
+            elif activates(module):
+                module.__class__ = GlobalBatchNormAct2d
     return net
 
 
@@ -103,3 +106,16 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(variance, weight)
+
+
+class GlobalBatchNormAct2d(GlobalBatchNorm2d):
+    """The same for a BatchNorm of timm, which drops and activates as well."""
+
+    plain_in_eval, activates_in_eval = False, True
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (b, C, H, W) normalised, dropped and activated."""
+        activated: Tensor = self.act(self.drop(super().forward(x)))
+        return activated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,18 @@ import timm
 import torch
 import torchvision
 from cli_call import call
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 import ardbench
-from ardbench import data, models
+from ardbench import data, models, processes
+from ardbench.attacks.form import FastForm, activates, folds
+from ardbench.config import Precision
 from ardbench.engine import networks
+from ardbench.engine.distribution import GlobalBatchNorm2d, synchronise
 from ardbench.errors import ArdbenchError
 from ardbench.models import library
+from ardbench.models.cost import cost
 from ardbench.models.names import split, split_source
 from ardbench.progress import Progress
 from ardbench.runs import as_file_name
@@ -81,12 +87,21 @@ def test_a_small_stem_keeps_the_images(name: str) -> None:
     assert not models.build(name, replace(FAKE, size=224)).notes
 
 
+def test_images_in_patches_have_a_note_of_their_own() -> None:
+    (note,) = models.build("timm:test_vit", WIDE).notes
+    assert "timm:test_vit?patch_size=4 keeps more of them" in note
+    assert not models.build("timm:test_vit?patch_size=4", WIDE).notes
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("timm:resnt18", "Unknown network of timm 'resnt18': did you mean 'resnet18'?"),
         ("torchvision:resnet19", "Unknown network of torchvision 'resnet19': did you mean 'resnet18'?"),
-        ("timm:resnet18?depht=3", "timm:resnet18?depht=3 cannot be built (TypeError: "),
+        ("timm:resnet18?stem_typ=x", "Unknown option of timm:resnet18: 'stem_typ': did you mean 'stem_type'?"),
+        ("timm:resnet18?checkpoint_path=w.pt", "Unknown option of timm:resnet18: 'checkpoint_path'"),
+        ("timm:resnet18?num_classes=3", "timm:resnet18: num_classes comes from the data set: leave it out"),
+        ("timm:resnet18?drop_rate=0.1", "draws random numbers, which a run that is resumed could not draw again"),
         ("timm:resnet18?stem", "timm:resnet18?stem: 'stem' is no option: write each once as key=value"),
         ("timm:resnet18?stem=big", "Unknown stem 'big': choose one of: small."),
         ("timm:convnext_atto?stem=small", "does not begin with a convolution of stride 2"),
@@ -100,6 +115,39 @@ def test_a_small_stem_keeps_the_images(name: str) -> None:
 def test_what_cannot_be_a_student_is_one_sentence(name: str, said: str, tmp_path: Path) -> None:
     result = call("train", "pgd-at-digits", "--dataset", "fake", "--student", name, "--runs", tmp_path / "runs")
     assert result.exit_code == 2 and said in result.stderr and not list(tmp_path.glob("runs/*")), result.stderr
+
+
+def test_nothing_of_a_network_is_drawn_while_it_trains() -> None:
+    name = "torchvision:mobilenet_v3_small"
+    net, x = models.build(name, WIDE).train(), torch.rand(4, 3, 32, 32)
+    assert any("without its dropout" in note for note in net.notes)
+    said = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        said.append(net(x))
+    assert torch.equal(*said)
+    theirs = torchvision.models.get_model(name.removeprefix("torchvision:"), num_classes=10).train()
+    assert not torch.equal(theirs(x), theirs(x)), "it would draw otherwise"
+
+
+def test_resnet18_with_a_small_stem_is_ours_with_a_weight_for_a_weight() -> None:
+    """Two ways to the ResNet-18 of CIFAR papers: torchvision's with a small stem, and the one that is written here."""
+    ours, theirs = (
+        models.build("resnet18", WIDE).double(),
+        models.build("torchvision:resnet18?stem=small", WIDE).double(),
+    )
+    state = {key.removeprefix("body."): tensor for key, tensor in theirs.state_dict().items()}
+    ours.load_state_dict({key.replace("downsample", "shortcut"): tensor for key, tensor in state.items()})
+    x = torch.rand(4, 3, 32, 32).double()
+    assert torch.allclose(ours.train()(x), theirs.train()(x), rtol=1e-10)
+    assert cost("torchvision:resnet18?stem=small", WIDE) == cost("resnet18", WIDE)
+
+
+def test_macs_of_a_transformer_are_those_of_its_equations() -> None:
+    width, depth, tokens, pixels = 64, 6, 1 + 16, 3 * 8 * 8  # of timm's test_vit on 32x32 in patches of 8
+    block = 3 * tokens * width**2 + 2 * tokens**2 * width + tokens * width**2 + 2 * 3 * tokens * width**2
+    wanted = 16 * pixels * width + depth * block + width * 10
+    assert cost("timm:test_vit?patch_size=8", WIDE).macs == wanted
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
@@ -130,7 +178,7 @@ def test_one_is_trained_distilled_measured_exported_and_loaded(tmp_path: Path, m
     teacher = ardbench.train("pgd-at-digits", student="timm:resnet10t?stem=small", **words)
     assert teacher.path.name.startswith("pgd-at-digits-fake-timm-resnet10t-stem-small-s0-")
     torch.save(native("timm:mobilenetv3_small_050").state_dict(), "w.pt")
-    for source in (teacher, "w.pt:timm:mobilenetv3_small_050", "robust=w.pt:timm:mobilenetv3_small_050?drop_rate=0.1"):
+    for source in (teacher, "w.pt:timm:mobilenetv3_small_050", "robust=w.pt:timm:mobilenetv3_small_050?drop_rate=0"):
         student = ardbench.distill("rslad-digits", student="torchvision:mobilenet_v3_small", teachers=[source], **words)
     found = ardbench.evaluate(student, protocols=["clean"], checkpoints=["last"])
     assert call("export", f"{student.path}@last", "--out", "out").exit_code == 0
@@ -153,3 +201,69 @@ def test_models_of_a_library_are_listed_by_a_pattern() -> None:
     ]  # fmt: skip
     assert "Unknown network of timm 'nothing*'" in call("list", "models", "timm:nothing*").stderr
     assert "is a pattern for `list models`" in call("list", "suites", "digits*").stderr
+
+
+QUICK = [
+    "test_resnet", "test_efficientnet", "resnet10t", "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "regnetx_002",
+    "ghostnet_050", "tinynet_e", "lcnet_035", "cs3darknet_focus_s", "hardcorenas_a", "shvit_s1",
+]  # fmt: skip
+"""Families of timm, each by a small network, all of whose BatchNorms are folded."""
+LARGER = [
+    "mobilenetv2_035", "efficientnet_lite0", "regnety_002", "hrnet_w18_small", "res2net50_14w_8s", "resnest14d", "selecsls42",
+    "rexnet_100", "mnasnet_small", "fbnetc_100", "gernet_s", "ese_vovnet19b_dw", "xception41", "skresnet18", "fasternet_t0",
+    "legacy_seresnet18", "hgnetv2_b0", "semnasnet_050", "tresnet_m", "darknet17", "seresnet33ts",
+]  # fmt: skip
+PARTLY = ["densenet121", "mobileone_s0", "repvgg_a0", "repghostnet_050", "starnet_s1", "inception_next_atto"]
+"""Where BatchNorms stand before convolutions, or alone."""
+NOT = ["tf_mobilenetv3_small_minimal_100", "vgg11_bn", "mobilevit_xxs", "convmixer_768_32"]
+"""Convolutions that pad by the image's size, control flow on sizes, and activations before BatchNorm."""
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in (*LARGER, *PARTLY, *NOT))]
+)
+def test_a_family_of_timm_is_folded_to_the_same_function(name: str) -> None:
+    net = models.build(f"timm:{name}", replace(FAKE, size=64)).double().train()
+    with torch.no_grad():
+        for _ in range(2):
+            net(torch.rand(4, 3, 64, 64).double())  # running statistics that are not the initial ones
+    form, x = (
+        FastForm(net.eval(), bf16=False, precision=Precision()),
+        torch.rand(2, 3, 64, 64).double().requires_grad_(),
+    )
+    for parameter in net.parameters():
+        parameter.data.mul_(1.01)
+    form.refresh()
+    ours, theirs = form(x), net(x)
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12 * float(theirs.detach().abs().max()))
+    (one,), (other,) = (torch.autograd.grad(logits.square().sum(), x) for logits in (ours, theirs))
+    assert (one - other).norm() < 1e-9 * other.norm()
+    norms, folded = sum(isinstance(one, nn.BatchNorm2d) for one in net.modules()), len(form._pairs)
+    assert folded == (0 if name in NOT else norms) or (name in PARTLY and 0 < folded < norms)
+
+
+def test_a_batchnorm_of_timm_with_weights_in_its_activation_is_refreshed_and_folded() -> None:
+    torch.manual_seed(0)
+    norm = BatchNormAct2d(4, act_layer=nn.PReLU)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(144, 10)).double().train()
+    net(torch.rand(16, 3, 8, 8).double())
+    form, x = FastForm(net.eval(), bf16=False, precision=Precision()), torch.rand(5, 3, 8, 8).double()
+    norm.act.weight.data.fill_(-2.0)
+    assert not torch.allclose(form(x), net(x))
+    form.refresh()
+    assert torch.allclose(form(x), net(x), rtol=1e-12) and len(form._pairs) == 1
+
+
+def test_a_batchnorm_of_timm_over_all_processes_is_itself_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more, the sums are those of the global batch; activation and running statistics are as timm's."""
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    monkeypatch.setattr(processes, "total", lambda sums: sums)  # the other process has no images
+    theirs = BatchNormAct2d(4, act_layer=nn.SiLU).double()
+    ours = synchronise(copy.deepcopy(theirs))
+    assert isinstance(ours, GlobalBatchNorm2d)
+    x = torch.rand(6, 4, 5, 5).double()
+    for training in (True, True, False):
+        assert torch.allclose(ours.train(training)(x), theirs.train(training)(x), rtol=1e-12)
+    for key, tensor in ours.state_dict().items():
+        assert torch.allclose(tensor, theirs.state_dict()[key], rtol=1e-12), key
+    assert folds(ours) and activates(ours)

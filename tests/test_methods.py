@@ -20,16 +20,24 @@ from ardbench.progress import Progress
 from ardbench.runs import Run
 
 OURS = sorted(methods.METHODS)
+NETWORKS = [
+    "resnet8-tiny",
+    "timm:test_resnet",
+    "timm:test_vit?patch_size=4",
+    "torchvision:shufflenet_v2_x0_5?stem=small",
+]
+"""A network of ours, and the smallest of libraries: convolutions, a transformer, and another library."""
 
 
-def made(name: str, to: Any = torch.float32, **sets: Any) -> tuple[Method[Any], Recipe]:
+def made(name: str, to: Any = torch.float32, model: str = "resnet8-tiny", **sets: Any) -> tuple[Method[Any], Recipe]:
     wanted = recipe(name, **sets)
-    return method(wanted, to=to), wanted
+    return method(wanted, model, to), wanted
 
 
+@pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize("name", OURS)
-def test_contract(name: str) -> None:
-    built, wanted = made(name, schedule__epochs=4)
+def test_contract(name: str, model: str) -> None:
+    built, wanted = made(name, model=model, schedule__epochs=4)
     given = batch(wanted)
     taught = [net(given.x) for net in built.teachers]
     got: set[str] = set()

@@ -211,7 +211,7 @@ def _built(model: str, info: DatasetInfo, normalise: bool, path: Path) -> Networ
     """Return a network with weights of ours, whose head may be one of DARHT's that drops blocks."""
     net, state = models.build(model, info, normalise), load_weights(path)
     net.head = FeatureMap.fitting(state) or net.head
-    load_into(net, state, str(path))
+    net.notes = load_into(net, state, str(path))
     return net
 
 

@@ -29,8 +29,15 @@ STEMS = (
     "stem.conv",
 )  # fmt: skip
 """Where networks of the families that know `stem=small` have their first convolution."""
+DROPS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath", "DropBlock2d", "StochasticDepth")
+"""Modules of torch and the libraries that drop at random while a network trains."""
 POOLS = ("maxpool", "features.pool0")
 """Where they pool after it."""
+OF_THE_DATA = ("num_classes", "in_chans", "in_channels")
+"""Options that the data set gives."""
+NO_OPTIONS = ("self", "device", "dtype")
+SIDES = ("img_size", "image_size", "input_size")
+"""What constructors call the side of the images."""
 CLASSIFIERS = ("fc", "classifier", "head", "heads")
 """Where torchvision's networks have theirs."""
 
@@ -67,20 +74,107 @@ def build(name: str, info: DatasetInfo, normalise: bool) -> LibraryNetwork:
     stem = options.pop("stem", "")
     if stem not in ("", "small"):
         raise unknown("stem", stem, ["small"])
-    made = LIBRARIES[library](name, model, options, info)
+    if model not in _known(library):
+        raise unknown(f"network of {library}", model, _known(library))
+    accepted = _accepted(library, model)
+    _check_options(f"{library}:{model}", options, accepted)
+    sides = {side: info.size for side in SIDES if side in accepted and side not in options}
+    made = _made(name, lambda: LIBRARIES[library](model, info.channels, info.num_classes, sides | options))
     if stem:
         _shrink(made, name)
+    notes = _without_dropout(name, made)
+    whole = _said(made, info)
     path = _classifier(made, name, info.num_classes)
     head = made.get_submodule(path)
     assert isinstance(head, nn.Linear)
     made.set_submodule(path, nn.Identity())
     net = LibraryNetwork(info, normalise, made, head)
-    if not stem and info.size <= SMALL and _first(made) is not None:
-        net.notes = (
-            f"{name} has a stem that was made for ImageNet, on images of {info.size}x{info.size}: {name}"
-            f"{'&' if '?' in name else '?'}stem=small keeps more of them.",
+    features = _said(made, info)
+    with torch.no_grad():
+        same = whole is None or (features is not None and torch.allclose(whole, head(features), equal_nan=True))
+    if not same:
+        raise ArdbenchError(
+            f"{name} does more with its features than one linear layer, as with several heads: choose another."
         )
+    net.notes = (*notes, *_about_stem(name, made, info, accepted, options if not stem else {"stem": stem}))
     return net
+
+
+def _check_options(name: str, options: dict[str, Any], accepted: tuple[str, ...]) -> None:
+    """Refuse options that the network has not, and those that are not for a name to say.
+
+    Raises:
+        ArdbenchError: with the nearest option.
+    """
+    for key, value in options.items():
+        if key in OF_THE_DATA:
+            raise ArdbenchError(f"{name}: {key} comes from the data set: leave it out of the name.")
+        if key not in accepted:
+            raise unknown(f"option of {name}:", key, ["stem", *(set(accepted) - set(OF_THE_DATA))])
+        if ("drop" in key or key == "stochastic_depth_prob") and value:
+            raise ArdbenchError(
+                f"{name}: {key}={value} draws random numbers, which a run that is resumed could not draw again: leave it out."
+            )
+
+
+@cache
+def _accepted(library: str, model: str) -> tuple[str, ...]:
+    """Return the options of a network: what the constructor of its class takes by name, and nothing of the library's loader."""
+    with torch.device("meta"):
+        kind = type(_made(model, lambda: LIBRARIES[library](model, 3, 10, {})))
+    inits = [
+        vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base) and base not in (nn.Module, object)
+    ]
+    found = [one for init in inits for one in inspect.signature(init).parameters.values()]
+    return tuple(
+        dict.fromkeys(one.name for one in found if one.kind is not one.VAR_KEYWORD and one.name not in NO_OPTIONS)
+    )
+
+
+def _without_dropout(name: str, made: nn.Module) -> list[str]:
+    """Switch off what a network drops at random by default, and say so."""
+    found = False
+    for one in made.modules():
+        for rate in ("p", "drop_prob"):
+            if type(one).__name__ in DROPS and getattr(one, rate, None):
+                setattr(one, rate, 0.0)
+                found = True
+    return [f"{name} trains without its dropout, which a run that is resumed could not draw again."] if found else []
+
+
+@torch.no_grad()
+def _said(made: nn.Module, info: DatasetInfo) -> Tensor | None:
+    """Return what a network says of two grey images, or None where that is no tensor, or has no numbers."""
+    device = next(made.parameters()).device
+    if device.type == "meta":
+        return None
+    try:
+        said = made.eval()(torch.full((2, info.channels, info.size, info.size), 0.5, device=device))
+    except Exception:  # of the library's code: `check` says what it was
+        return None
+    finally:
+        made.train()
+    return said if isinstance(said, Tensor) else None
+
+
+def _about_stem(
+    name: str, made: nn.Module, info: DatasetInfo, accepted: tuple[str, ...], options: dict[str, Any]
+) -> list[str]:
+    """Return what is to be said of how a network looks at small images."""
+    patch, fitting = getattr(getattr(made, "patch_embed", None), "patch_size", 0), max(2, info.size // 8)
+    patch = patch[0] if isinstance(patch, tuple) else patch
+    if info.size > SMALL or {"stem", "patch_size"} & options.keys():
+        return []
+    if _first(made) is not None:
+        option = "stem=small"
+    elif "patch_size" in accepted and patch > fitting:
+        option = f"patch_size={fitting}"
+    else:
+        return []
+    return [
+        f"{name} has a stem that was made for ImageNet, on images of {info.size}x{info.size}: {name}"
+        f"{'&' if '?' in name else '?'}{option} keeps more of them."
+    ]
 
 
 def check(name: str, info: DatasetInfo) -> None:
@@ -135,39 +229,30 @@ def _known(library: str) -> list[str]:
     ]  # not of detection, segmentation, video
 
 
-def _timm(name: str, model: str, options: dict[str, Any], info: DatasetInfo) -> nn.Module:
-    """Return a network of timm for the data set's classes, channels and, where it wants it, size."""
+def _timm(model: str, channels: int, classes: int, options: dict[str, Any]) -> nn.Module:
     import timm
 
-    if model.partition(".")[0] not in _known("timm"):
-        raise unknown("network of timm", model, _known("timm"))
-    given = {"num_classes": info.num_classes, "in_chans": info.channels, **options}
-    fixed = timm.get_pretrained_cfg(model, allow_unregistered=True)
-    if "img_size" not in options and fixed is not None and fixed.fixed_input_size:
-        given["img_size"] = info.size
-    return _made(name, lambda: timm.create_model(model, pretrained=False, **given))
-
-
-def _torchvision(name: str, model: str, options: dict[str, Any], info: DatasetInfo) -> nn.Module:
-    """Return a network of torchvision for the data set's classes, channels and, where it wants it, size."""
-    from torchvision import models
-
-    if model not in _known("torchvision"):
-        raise unknown("network of torchvision", model, _known("torchvision"))
-    given = {"num_classes": info.num_classes, **options}
-    if "image_size" in inspect.signature(models.get_model_builder(model)).parameters or model.startswith("vit_"):
-        given.setdefault("image_size", info.size)
-    made = _made(name, lambda: models.get_model(model, weights=None, **given))
-    place, first = next((place, one) for place, one in made.named_modules() if isinstance(one, nn.Conv2d))
-    if first.in_channels != info.channels:
-        made.set_submodule(place, _like(first, in_channels=info.channels))
+    made: nn.Module = timm.create_model(model, pretrained=False, in_chans=channels, num_classes=classes, **options)
     return made
 
 
-LIBRARIES: dict[str, Callable[[str, str, dict[str, Any], DatasetInfo], nn.Module]] = {
+def _torchvision(model: str, channels: int, classes: int, options: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    if isinstance(side := options.get("input_size"), int):
+        options = options | {"input_size": (side, side)}
+    made: nn.Module = models.get_model(model, weights=None, num_classes=classes, **options)
+    place, first = next((place, one) for place, one in made.named_modules() if isinstance(one, nn.Conv2d))
+    if first.in_channels != channels:
+        made.set_submodule(place, _like(first, in_channels=channels))
+    return made
+
+
+LIBRARIES: dict[str, Callable[[str, int, int, dict[str, Any]], nn.Module]] = {
     "timm": _timm,
     "torchvision": _torchvision,
 }
+"""Library -> what builds (name, channels, classes, options) without pretrained weights."""
 
 
 def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:

@@ -232,6 +232,30 @@ def test_a_disk_that_fills_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list((tmp_path / "pets.ardbench").iterdir())
 
 
+def test_where_there_is_no_room_pictures_are_decoded_when_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures(tmp_path / "pets", train=20)
+    name = f"folder:{folder}?size=8"
+    usual = load(name, "cpu", validation=4)
+    asked = load(name, "cpu", validation=4, place="files")
+    assert asked.place.name == "files"
+    shutil.rmtree(tmp_path / "pets.ardbench")
+    own.found.cache_clear()
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=100))
+    cramped = load(name, "cpu", validation=4)
+    assert (
+        cramped.place.name == "files" and "decoded they would take 8,832 bytes, and 100 are free" in cramped.place.why
+    )
+    assert not list((tmp_path / "pets.ardbench").rglob("train.npy")) and own.twins(name) == 0
+    for split in ("train", "validation", "test"):
+        first = getattr(usual, split)
+        for other in (getattr(asked, split), getattr(cramped, split)):
+            assert torch.equal(first.images[torch.arange(len(first))], other.images[torch.arange(len(first))])
+            assert torch.equal(first.labels, other.labels)
+
+
 def test_the_whole_way_with_ones_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "pets", train=20, test=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,9 @@ def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress, pl
         there = own.found(facts.name)
         passed = f", {there.passed} files that are no pictures left out" if there.passed else ""
         about = CheckedFile(str(own.parsed(facts.name).path), None, f"decoded into {there.folder}{passed}")
-        train, train_labels, test, test_labels = map(torch.from_numpy, own.arrays(facts.name))
-        return Raw(train, train_labels, test, test_labels, facts.classes, (about,))
+        train, test = own.labels(facts.name)
+        images = _own_images(facts, there.why, place)
+        return Raw(images[0], torch.from_numpy(train), images[1], torch.from_numpy(test), facts.classes, (about,))
     if facts.name in ("digits", "fake"):
         from ardbench.data.embedded import read_digits, read_fake
 
@@ -131,6 +133,18 @@ def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress, pl
     from ardbench.data.cifar_svhn import read_torchvision
 
     return read_torchvision(facts, root, download)
+
+
+def _own_images(facts: DatasetInfo, why: str, place: str) -> Sequence[Tensor | Undecoded]:
+    if not why and place != "files":
+        return [torch.from_numpy(array) for array in own.arrays(facts.name)]
+    if own.parsed(facts.name).kind != "folder":
+        raise ArdbenchError(
+            f"data.place = 'files' decodes images, and those of {facts.name} are decoded: give 'host' or 'auto'."
+        )
+    names, decode = own.files(facts.name)
+    size = (facts.channels, facts.size, facts.size)
+    return [Undecoded(names[split], size, decode, why) for split in ("train", "test")]
 
 
 def _place(facts: DatasetInfo, raw: Raw, device: torch.device, asked: str) -> Place:

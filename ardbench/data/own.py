@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,14 +63,16 @@ class Found:
     Args:
         info: its facts.
         sha256: of its classes, images and labels.
-        folder: where train.npy, test.npy, train-labels.npy and test-labels.npy lie.
+        folder: where train-labels.npy and test-labels.npy lie, and train.npy and test.npy where there was room for them.
         passed: files that are no pictures.
+        why: there was none, in words.
     """
 
     info: DatasetInfo
     sha256: str
     folder: Path
     passed: int = 0
+    why: str = ""
 
 
 def is_own(name: str) -> bool:
@@ -132,25 +134,49 @@ def found(name: str) -> Found:
         ArdbenchError: it is not there, or holds what cannot be one.
     """
     asked = parsed(name)
-    source = _of_folder(asked) if asked.kind == "folder" else _of_npz(asked)
+    source = _source(asked)
     query = f"{source.identity} {asked.size} {asked.test_share} {asked.channels} {asked.flip}"
     folder = _beside(asked.path) / hashlib.sha256(query.encode()).hexdigest()[:16]
     with suppress(OSError, ValueError, TypeError, KeyError, ArdbenchError):
         return _known(name, folder)
     print(f"Decoding {sum(map(len, source.labels.values())):,} images of {name} once, into {folder}.", file=sys.stderr)
     with _whole(folder) as partial:
-        (partial / "facts.json").write_text(json.dumps(_decode(source, partial)), encoding="utf-8")
+        (partial / "facts.json").write_text(
+            json.dumps(_decode(source, partial, _no_room(source, partial))), encoding="utf-8"
+        )
     return _known(name, folder)
 
 
-def arrays(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return images (N, C, H, W) uint8, mapped, and labels (N,) int64 of the training set, and those of the test set."""
+def files(name: str) -> tuple[dict[str, list[str]], Callable[[str], np.ndarray]]:
+    """Return the files of training and test images of a folder, and what decodes one as (H, W, C) uint8."""
+    from functools import partial
+
+    from ardbench.data import pictures
+
+    source = _source(parsed(name))
+    return source.files, partial(_picture, channels=source.channels, side=source.asked.size, read=pictures.decoded)
+
+
+def _picture(path: str, channels: int, side: int | None, read: Callable[..., np.ndarray]) -> np.ndarray:
+    return read(Path(path), channels, side)
+
+
+def labels(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels (N,) int64 of the training set, and those of the test set."""
+    import numpy as np
+
+    folder = found(name).folder
+    train, test = (np.load(folder / f"{split}-labels.npy", allow_pickle=False) for split in ("train", "test"))
+    return train, test
+
+
+def arrays(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images (N, C, H, W) uint8 of the training set, mapped, and those of the test set."""
     import numpy as np
 
     folder = found(name).folder
     train, test = (np.load(folder / f"{split}.npy", mmap_mode="c", allow_pickle=False) for split in ("train", "test"))
-    labels = [np.load(folder / f"{split}-labels.npy", allow_pickle=False) for split in ("train", "test")]
-    return train, labels[0], test, labels[1]
+    return train, test
 
 
 def check(name: str, sha256: str | None) -> None:
@@ -168,7 +194,13 @@ def check(name: str, sha256: str | None) -> None:
 
 def twins(name: str) -> int:
     """Return how many test images are the same, pixel for pixel, as a training image."""
-    train, _, test, _ = arrays(name)
+    train: Iterator[Any]
+    test: Iterator[Any]
+    if found(name).why:
+        there, read = files(name)
+        train, test = (iter(map(read, there[split])) for split in ("train", "test"))
+    else:
+        train, test = (iter(array) for array in arrays(name))
     seen = {hashlib.sha256(image.tobytes()).digest() for image in train}
     return sum(hashlib.sha256(image.tobytes()).digest() in seen for image in test)
 
@@ -188,6 +220,11 @@ class _Source:
     labels: dict[str, list[int]]
     image: Callable[[str, int], np.ndarray]
     passed: int = 0
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+
+def _source(asked: Name) -> _Source:
+    return _of_folder(asked) if asked.kind == "folder" else _of_npz(asked)
 
 
 def _of_folder(asked: Name) -> _Source:
@@ -205,7 +242,8 @@ def _of_folder(asked: Name) -> _Source:
         return pictures.decoded(listed[split][place][0], channels, asked.size)
 
     labels = {split: [label for _, label in files] for split, files in listed.items()}
-    return _Source(asked, tree.identity, classes, size, channels, labels, image, tree.passed)
+    named = {split: [str(path) for path, _ in files] for split, files in listed.items()}
+    return _Source(asked, tree.identity, classes, size, channels, labels, image, tree.passed, named)
 
 
 def _of_npz(asked: Name) -> _Source:
@@ -306,8 +344,17 @@ def _side(asked: Name, sizes: Counter[tuple[int, int]]) -> int:
 # The decoded images -------------------------------------------------------------------------------------------------------
 
 
-def _decode(source: _Source, folder: Path) -> dict[str, Any]:
-    """Write the arrays into a folder, and return the facts that were counted on the way."""
+def _no_room(source: _Source, folder: Path) -> str:
+    """Return why the decoded images are not to be kept in a folder, in words; "" where they fit."""
+    size = sum(map(len, source.labels.values())) * source.channels * source.size**2
+    free = shutil.disk_usage(folder).free
+    if not source.files or size <= free:
+        return ""
+    return f"decoded they would take {size:,} bytes, and {free:,} are free in {folder.parent}; they are decoded when wanted"
+
+
+def _decode(source: _Source, folder: Path, why: str) -> dict[str, Any]:
+    """Write the arrays into a folder, images unless `why` says otherwise, and return the facts that were counted on the way."""
     import numpy as np
 
     digest = hashlib.sha256(json.dumps(source.classes).encode())
@@ -315,18 +362,20 @@ def _decode(source: _Source, folder: Path) -> dict[str, Any]:
     sums, squares, count = np.zeros(channels), np.zeros(channels), 0
     for split, labels in source.labels.items():
         shape = (len(labels), channels, size, size)
-        array = np.lib.format.open_memmap(folder / f"{split}.npy", "w+", np.uint8, shape)
+        array = None if why else np.lib.format.open_memmap(folder / f"{split}.npy", "w+", np.uint8, shape)
         for place in range(len(labels)):
             image = source.image(split, place)
-            array[place] = image.transpose(2, 0, 1)
+            if array is not None:
+                array[place] = image.transpose(2, 0, 1)
             digest.update(image.tobytes())
             if split == "train":
                 pixels = image.reshape(-1, channels) / 255
                 sums, squares, count = sums + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
             if place % PART == PART - 1:
                 print(f"  {split}: {place + 1:,} of {len(labels):,}", file=sys.stderr)
-        array.flush()
-        del array
+        if array is not None:
+            array.flush()
+            del array
         told = np.array(labels, np.int64)
         np.save(folder / f"{split}-labels.npy", told)
         digest.update(told.tobytes())
@@ -336,7 +385,7 @@ def _decode(source: _Source, folder: Path) -> dict[str, Any]:
         "classes": source.classes, "size": size, "channels": channels, "mean": mean.tolist(), "std": std.tolist(),
         "train": len(source.labels["train"]), "test": len(source.labels["test"]),
         "flip": channels == 3 if source.asked.flip is None else source.asked.flip,
-        "sha256": digest.hexdigest(), "passed": source.passed,
+        "sha256": digest.hexdigest(), "passed": source.passed, "why": why,
     }  # fmt: skip
 
 
@@ -351,7 +400,7 @@ def _known(name: str, folder: Path) -> Found:
         num_classes=len(said["classes"]), classes=tuple(said["classes"]), train_images=said["train"], test_images=said["test"],
         pad=max(1, said["size"] // 8), flip=said["flip"], mean=mean, std=std,
     )  # fmt: skip
-    return Found(info, said["sha256"], folder, said["passed"])
+    return Found(info, said["sha256"], folder, said["passed"], said["why"])
 
 
 def _beside(path: Path) -> Path:

@@ -73,14 +73,7 @@ class Draws:
 
     def coin(self, purpose: str, probability: float) -> bool:
         """Return one coin for the whole global batch, drawn on the host, so that no device is waited for."""
-        return self._host(purpose).random() < probability
-
-    def choice(self, purpose: str, options: int) -> int:
-        """Return one integer in [0, options) for the whole global batch, drawn on the host."""
-        return self._host(purpose).randrange(options)
-
-    def _host(self, purpose: str) -> random.Random:
-        return random.Random(derive(self.seed, purpose, self.epoch, self.step))
+        return random.Random(derive(self.seed, purpose, self.epoch, self.step)).random() < probability
 
     def _generator(self, purpose: str, device: torch.device) -> torch.Generator | None:
         return generator(device, self.seed, purpose, self.epoch, self.step)

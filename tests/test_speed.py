@@ -319,7 +319,7 @@ def test_the_cache_is_measured_where_a_step_asks_a_teacher_about_clean_views(
 
 
 def test_a_row_tells_what_it_makes_of_the_device(tmp_path: Path) -> None:
-    row = report.Row.here(CPU, "resnet18", "", 100, "pgd-at", False, "backward").of("bf16")
+    row = report.Row.here(CPU, "resnet18", "", 100, "pgd-at", "bf16", False, "backward")
     row.measured([tables.Seconds(2, 4)], [tables.Seconds(6, 12)], 1, 2, 1)
     row.counted(30e9, 6e12)  # 100 images in 2 s are 1.5 TFLOP/s
     table = report.open_table(tmp_path / "cpu.csv")
@@ -331,7 +331,7 @@ def test_a_row_tells_what_it_makes_of_the_device(tmp_path: Path) -> None:
 def test_a_page_lists_methods_in_one_order_whenever_they_were_measured(tmp_path: Path) -> None:
     table = report.open_table(tmp_path / "cpu.csv")
     for method in ("darht", "pgd-at", "rslad"):
-        row = report.Row.here(CPU, "resnet18", "", 100, method, False, "grad").of("bf16")
+        row = report.Row.here(CPU, "resnet18", "", 100, method, "bf16", False, "grad")
         row.measured([tables.Seconds(2, 4)], [tables.Seconds(6, 12)], 1, 2, 1)
         row.counted(30e9, 6e12)
         table.write(row)

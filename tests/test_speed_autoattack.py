@@ -179,7 +179,7 @@ def test_what_is_done_when_the_time_is_over_is_kept(monkeypatch: pytest.MonkeyPa
 def test_differences_reach_the_page_and_the_batch_is_tuned_once(
     trained: Work, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    row = autoattack_report.Row.here(CPU, "resnet18", "1a2b3c4d", 60, 8 / 255, 500, 250, False).of("aa")
+    row = autoattack_report.Row.here(CPU, "resnet18", "1a2b3c4d", 60, 8 / 255, 500, 250, False, "aa")
     row.timed(
         [autoattack.Seconds(2, 2), autoattack.Seconds(4, 4)], [autoattack.Seconds(6, 8), autoattack.Seconds(4, 4)],
         dict.fromkeys(autoattack_report.ATTACKS, 0.5), {"clean": 1.0, "apgd-ce": 5.0},  # which left nothing to the rest

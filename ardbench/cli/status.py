@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 
@@ -11,9 +11,6 @@ from ardbench.cli import options
 from ardbench.cli.output import Output
 from ardbench.errors import ArdbenchError
 from ardbench.listeners.drawn import ago
-
-if TYPE_CHECKING:
-    pass
 
 COLUMNS = ("run", "state", "epoch", "accuracy %", "written", "images/s", "peak GiB", "evaluations")
 """The first are what one looks for first: a narrow terminal has no room for the last."""

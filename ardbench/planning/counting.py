@@ -204,9 +204,6 @@ class _Coins(Draws):
     def coin(self, purpose: str, probability: float) -> bool:
         return self.share < probability
 
-    def choice(self, purpose: str, options: int) -> int:
-        return int(self.share * options)
-
 
 def _points(epochs: range) -> list[Point]:
     """Return the epochs at evenly spaced places, each with a coin: the place's bits reversed."""

@@ -14,7 +14,7 @@ import logging
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -316,9 +316,17 @@ def measure(options: Options, device: torch.device) -> None:
     batch = options.batch or tuned(work, options, device)
     table = open_table(options.out / f"autoattack-{device.type}.csv")
     facts = Row.here(
-        device, work.model, work.weights, len(work.split), work.threat.eps, batch, options.package_batch, options.tf32
+        device,
+        work.model,
+        work.weights,
+        len(work.split),
+        work.threat.eps,
+        batch,
+        options.package_batch,
+        options.tf32,
+        "",
     )
-    missing = [name for name in options.protocols if options.again or not table.holds(facts.of(name))]
+    missing = [name for name in options.protocols if options.again or not table.holds(replace(facts, protocol=name))]
     if not missing:
         print(f"every row is in {table.path} already (--again measures anew)")
         return
@@ -338,7 +346,7 @@ def measure(options: Options, device: torch.device) -> None:
             samples[name].append(taken)
             print(f"  round {repeat + 1}/{options.repeats} {name}: {taken.wall:.1f} s", flush=True)
             if isinstance(side, Ours):
-                row = facts.of(name)
+                row = replace(facts, protocol=name)
                 row.timed(samples[name], samples["package"], side.outcome.seconds, package.outcome.seconds)
                 row.judged(
                     work.split.labels.tolist(), side.outcome.said, package.outcome.said, side.outcome.unconfirmed

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-import torch
-from tables import Cells, Measurement, Seconds, Table, markdown, where
+from tables import Cells, Measurement, Seconds, Table, faster, markdown, paired, processor_ratio, where
 
 NOTE = """\
 AutoAttack standard under L-inf, in one process, in turn, on the same network and images. "Package" is `pyautoattack` as a
@@ -60,25 +57,6 @@ class Row(Measurement):
     repeats: int = 0
     date: str = ""
 
-    @classmethod
-    def here(
-        cls,
-        device: torch.device,
-        model: str,
-        weights: str,
-        n: int,
-        eps: float,
-        batch: int,
-        package_batch: int,
-        tf32: bool,
-    ) -> Row:
-        """Return an unmeasured row of this machine."""
-        return cls(*cls.place(device), model, weights, n, eps, batch, package_batch, tf32, "")
-
-    def of(self, protocol: str) -> Row:
-        """Return the row of one protocol."""
-        return replace(self, protocol=protocol)
-
     def timed(
         self,
         ours: list[Seconds],
@@ -87,16 +65,11 @@ class Row(Measurement):
         package_attacks: Mapping[str, float],
     ) -> None:
         """Fill in the seconds of whole runs, sample by sample, and those of each attack in the last of them."""
-        self.seconds, self.package_seconds = (round(median(s.wall for s in side), 3) for side in (ours, package))
-        pairs = list(zip(package, ours, strict=True))
-        ratios = [slow.wall / fast.wall for slow, fast in pairs]
-        self.ratio, self.ratio_min, self.ratio_max = (round(f(ratios), 3) for f in (median, min, max))
-        if self.device == "cpu":
-            self.processor_ratio = round(median(slow.processor / fast.processor for slow, fast in pairs), 3)
+        self.fill(**paired(ours, package, "package_seconds", 3))
+        self.processor_ratio = processor_ratio(ours, package, self.device)
         self.attacks, self.package_attacks = (
             " ".join(f"{name}={seconds:.2f}" for name, seconds in side.items()) for side in (attacks, package_attacks)
         )
-        self.repeats, self.date = len(ratios), datetime.date.today().isoformat()
 
     def judged(self, labels: list[int], ours: list[int], package: list[int], unconfirmed: int) -> None:
         """Fill in how many of the points stood, from what each side said about them."""
@@ -110,8 +83,7 @@ class Row(Measurement):
 
 def open_table(path: Path) -> Table:
     """Return the table in a CSV."""
-    names = [field.name for field in fields(Row)]
-    return Table(path, tuple(names[: names.index("protocol") + 1]), page)
+    return Table.of(Row, "protocol", path, page)
 
 
 def page(rows: list[Cells]) -> str:
@@ -122,7 +94,7 @@ def page(rows: list[Cells]) -> str:
     for r in rows:
         network = r["model"] if r["weights"] == "fresh" else f"{r['model']} ({r['weights']})"
         cells = [r["protocol"], network, r["n"], f"{255 * float(r['eps']):.4g}/255", r["batch"], r["package_batch"]]
-        cells += [*(f"{float(r[side]):.4g}" for side in ("seconds", "package_seconds")), _ratio(r)]
+        cells += [*(f"{float(r[side]):.4g}" for side in ("seconds", "package_seconds")), faster(r)]
         cells += [r["robust"], r["package_robust"], r["differing"], r["unconfirmed"], where(r)]
         lines.append(cells)
         ours, package = (dict(part.split("=") for part in r[name].split()) for name in ("attacks", "package_attacks"))
@@ -138,10 +110,3 @@ def page(rows: list[Cells]) -> str:
     ]
     parts += [markdown(["row", *ATTACKS], shares), "## Differing verdicts\n"]
     return "\n".join([*parts, *(told or ["None."])]) + "\n"
-
-
-def _ratio(r: Cells) -> str:
-    ratio = f"{float(r['ratio']):.2f}x"
-    if r["repeats"] != "1":
-        ratio += f" [{float(r['ratio_min']):.2f}, {float(r['ratio_max']):.2f}]"
-    return ratio + (f", processor {float(r['processor_ratio']):.2f}x" if r["processor_ratio"] else "")

@@ -10,7 +10,6 @@ page beside it.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -24,7 +23,7 @@ from random import Random
 from statistics import median
 
 import torch
-from tables import Cells, Table, markdown
+from tables import Cells, Table, markdown, today
 
 from ardbench import data
 from ardbench.cli import STOPPED
@@ -148,7 +147,7 @@ def samples_of(runs: Sequence[Run], folder: Path) -> dict[str, Callable[[], floa
 
 def open_table(path: Path) -> Table:
     """Return the table in a CSV."""
-    return Table(path, ("name", "torch_version", "command", "runs"), page)
+    return Table.of(Row, "runs", path, page)
 
 
 def page(rows: list[Cells]) -> str:
@@ -179,10 +178,9 @@ def main(arguments: list[str] | None = None) -> None:
         for command, sample in samples_of(synthetic_runs(folder / "runs", given.runs), folder).items():
             taken = [sample() for _ in range(given.repeats)]
             seconds, least, most = (round(of(taken), 3) for of in (median, min, max))
-            today = datetime.date.today().isoformat()
             runs = given.runs if command == "report" else 0
             words = (name, torch.__version__, command, runs, seconds, least, most, TARGETS[command])
-            table.write(Row(*words, given.repeats, today))
+            table.write(Row(*words, given.repeats, today()))
     print(table.path.with_suffix(".md").read_text(encoding="utf-8"))
 
 

@@ -9,7 +9,6 @@ results/speed/places-<device>.csv, with a page beside it; rows that are there ar
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tables import Cells, Measurement, Table, markdown, wait_for, where
+from tables import Cells, Measurement, Table, markdown, today, wait_for, where
 from torch import Tensor
 
 from ardbench import data
@@ -125,9 +124,8 @@ def measure(options: argparse.Namespace, device: torch.device, table: Table) -> 
                 loop._step(loop.batches.batch(epoch, index), 0, index)
 
             for name, work in (("batches", loop.batches.batch), ("steps", step)):
-                today = str(datetime.datetime.now(datetime.UTC).date())
                 about = (options.model, options.precision, options.batch, options.images, options.workers)
-                row = Row(*Measurement.place(device), place, name, *about, 0.0, today)
+                row = Row.here(device, place, name, *about, 0.0, today())
                 if table.holds(row) and not options.again:
                     print(f"{name} from {place} are in {table.path} already (--again measures anew)")
                     continue
@@ -184,22 +182,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure what was asked for, and show the page."""
     options = parse()
-    key = (
-        "device",
-        "name",
-        "torch_version",
-        "threads",
-        "lie",
-        "work",
-        "model",
-        "precision",
-        "batch",
-        "images",
-        "workers",
-    )
     try:
         device = devices.choose(options.device)
-        table = Table(options.out / f"places-{device.type}.csv", key, page)
+        table = Table.of(Row, "workers", options.out / f"places-{device.type}.csv", page)
         measure(options, device, table)
     except ArdbenchError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -9,10 +9,9 @@ CUDA: kernels) go to results/speed/profile-<device>.csv with a Markdown page bes
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 import training
 from reference_losses import METHODS
 from sides import VARIANTS, Options, kind_of
-from tables import Cells, Measurement, Runner, Table, markdown, wait_for, where
+from tables import Cells, Measurement, Runner, Table, markdown, today, wait_for, where
 from torch.profiler import ProfilerActivity, profile
 
 from ardbench.engine import device as devices
@@ -95,19 +94,18 @@ def longest(runner: Runner, device: torch.device) -> Iterator[tuple[str, int, fl
 
 def profiled(method: str, variant: str, options: Options, device: torch.device) -> Iterator[Row]:
     """Yield the rows of one method, each side with images and networks of its own."""
-    kind, today = kind_of(method), datetime.date.today().isoformat()
+    kind = kind_of(method)
     facts = (options.model, options.teacher if kind.roles or kind.peer else "", options.batch, method)
     for side in ("reference", variant):
         found = longest(training.alone(method, side, options, device), device)
         for rank, (operation, calls, seconds, share) in enumerate(found, start=1):
             numbers = round(seconds, 5), round(share, 4)
-            yield Row(*Row.place(device), *facts, side, rank, operation, calls, *numbers, today)
+            yield Row.here(device, *facts, side, rank, operation, calls, *numbers, today())
 
 
 def open_table(path: Path) -> Table:
     """Return the table in a CSV."""
-    names = [field.name for field in fields(Row)]
-    return Table(path, tuple(names[: names.index("operation")]), page)
+    return Table.of(Row, "rank", path, page)
 
 
 def page(rows: list[Cells]) -> str:

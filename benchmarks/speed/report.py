@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import torch
 from reference_losses import METHODS
-from tables import Cells, Measurement, Seconds, Table, markdown, where
+from tables import Cells, Measurement, Seconds, Table, faster, markdown, paired, processor_ratio, where
 
 NOTE = """\
 Synthetic uint8 images of CIFAR-10's shape, freshly initialised networks, the as-released recipe's attack (PGD-10) and a
@@ -61,31 +59,15 @@ class Row(Measurement):
     tflops: float | None = None
     utilisation: float | None = None
 
-    @classmethod
-    def here(
-        cls, device: torch.device, model: str, teacher: str, batch: int, method: str, tf32: bool, gradient: str
-    ) -> Row:
-        """Return an unmeasured row of this machine."""
-        return cls(*cls.place(device), model, teacher, batch, method, "", tf32, gradient)
-
-    def of(self, variant: str) -> Row:
-        """Return the row of one precision."""
-        return replace(self, variant=variant)
-
     def measured(
         self, ours: list[Seconds], reference: list[Seconds], peak: float, reference_peak: float, steps: int
     ) -> None:
         """Fill in what was measured, sample by sample; peaks in MB."""
+        self.fill(**paired(ours, reference, "reference_seconds"), steps=steps)
         taken, theirs = (median(sample.wall for sample in side) for side in (ours, reference))
-        pairs = list(zip(reference, ours, strict=True))
-        ratios = [slow.wall / fast.wall for slow, fast in pairs]
-        self.seconds, self.images_per_second = round(taken, 5), round(self.batch / taken, 2)
-        self.reference_seconds, self.reference_images_per_second = round(theirs, 5), round(self.batch / theirs, 2)
-        self.ratio, self.ratio_min, self.ratio_max = (round(f(ratios), 3) for f in (median, min, max))
-        if self.device == "cpu":
-            self.processor_ratio = round(median(slow.processor / fast.processor for slow, fast in pairs), 3)
+        self.images_per_second, self.reference_images_per_second = (round(self.batch / s, 2) for s in (taken, theirs))
+        self.processor_ratio = processor_ratio(ours, reference, self.device)
         self.peak_mb, self.reference_peak_mb = round(peak), round(reference_peak)
-        self.repeats, self.steps, self.date = len(ratios), steps, datetime.date.today().isoformat()
 
     def counted(self, flop: float, rate: float) -> None:
         """Fill in what a measured row makes of the device: FLOP of ours for one image, and the FLOP/s that it could reach."""
@@ -96,8 +78,7 @@ class Row(Measurement):
 
 def open_table(path: Path) -> Table:
     """Return the table in a CSV."""
-    names = [field.name for field in fields(Row)]
-    return Table(path, tuple(names[: names.index("gradient") + 1]), page)
+    return Table.of(Row, "gradient", path, page)
 
 
 def page(rows: list[Cells]) -> str:
@@ -107,12 +88,10 @@ def page(rows: list[Cells]) -> str:
     heads += ["reference MB", "on"]
     lines, order = [], list(METHODS)
     for r in sorted(rows, key=lambda row: order.index(row["method"])):
-        ratio = f"{float(r['ratio']):.2f}x [{float(r['ratio_min']):.2f}, {float(r['ratio_max']):.2f}]"
-        ratio += f", processor {float(r['processor_ratio']):.2f}x" if r["processor_ratio"] else ""
         cells = [r["method"], r["model"], r["teacher"], r["batch"], r["variant"], _three(r["seconds"])]
         cells += [r["images_per_second"], _three(r["gflop_per_image"]), _three(r["tflops"])]
         cells += [f"{100 * float(r['utilisation']):.0f} %", r["gradient"], _three(r["reference_seconds"])]
-        cells += [r["reference_images_per_second"], ratio, r["peak_mb"], r["reference_peak_mb"], where(r)]
+        cells += [r["reference_images_per_second"], faster(r), r["peak_mb"], r["reference_peak_mb"], where(r)]
         lines.append(cells)
     return f"# Training speed\n\n{NOTE}\n{markdown(heads, lines)}"
 

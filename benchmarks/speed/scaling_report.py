@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from tables import Cells, Measurement, Table, markdown, where
 
 from ardbench.reports.figures import PALETTE, figure, save
@@ -63,13 +61,6 @@ class Row(Measurement):
     repeats: int = 0
     date: str = ""
 
-    @classmethod
-    def here(
-        cls, device: torch.device, precision: str, model: str, batch: int, steps: int, images: int, dataset: str
-    ) -> Row:
-        """Return an unmeasured row of this machine."""
-        return cls(*cls.place(device), precision, model, batch, steps, images, dataset)
-
     def measured(self, taken: Measured, flop: float, repeats: int) -> None:
         """Fill in what was measured, and what follows from it; `flop` are those of one image."""
         speed = self.batch / taken.seconds
@@ -77,23 +68,19 @@ class Row(Measurement):
         self.images_per_second, self.gflop_per_image = round(speed, 2), round(flop / 1e9, 4)
         self.tflops, self.overhead_seconds = round(flop * speed / 1e12, 5), round(taken.overhead_seconds, 5)
         self.epoch_seconds = round(self.images / speed + taken.overhead_seconds, 3)
-        self.peak_mb, self.repeats, self.date = round(taken.peak_mb), repeats, datetime.date.today().isoformat()
-
-
-COLUMNS = [field.name for field in fields(Row)]
-KEY = tuple(COLUMNS[: COLUMNS.index("dataset") + 1])
+        self.fill(peak_mb=round(taken.peak_mb), repeats=repeats)
 
 
 def open_table(path: Path) -> Table:
     """Return the table in a CSV."""
-    return Table(path, KEY, page)
+    return Table.of(Row, "dataset", path, page)
 
 
 def lines(rows: list[Cells], axis: str) -> list[list[Cells]]:
     """Return the rows that differ from each other in one axis alone, as lines of two or more, in the axis' order."""
-    found: dict[tuple[str, ...], list[Cells]] = {}
+    key, found = open_table(Path()).key, dict[tuple[str, ...], list[Cells]]()
     for row in rows:
-        found.setdefault(tuple(row[name] for name in KEY if name != axis), []).append(row)
+        found.setdefault(tuple(row[name] for name in key if name != axis), []).append(row)
     order = "gflop_per_image" if axis == "model" else axis
     return [sorted(line, key=lambda row: float(row[order])) for line in found.values() if len(line) > 1]
 

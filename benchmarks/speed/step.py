@@ -107,7 +107,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a step lies from the plain one's: relative errors, cosines, and the share of equal signs."""
+    """How far a step lies from the plain one's: relative errors, and the share of equal signs."""
 
     fast: Outcome
     plain: Outcome
@@ -142,12 +142,6 @@ def error(fast: Tensor, plain: Tensor) -> float:
     """Return |a - b| / |b|."""
     a, b = fast.double(), plain.double()
     return float((a - b).norm() / b.norm())
-
-
-def cosine(fast: Tensor, plain: Tensor) -> float:
-    """Return the cosine of two tensors."""
-    a, b = fast.double().flatten(), plain.double().flatten()
-    return float(a @ b / (a.norm() * b.norm()))
 
 
 def layout_of(recipe: Recipe) -> torch.memory_format:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-import torch
-from tables import Cells, Measurement, Seconds, Table, markdown, where
+from tables import Cells, Measurement, Seconds, Table, faster, markdown, paired, where
 
 NOTE = """\
 Each switch alone, everything else off, against the same step without it; `all` is every switch of the method together but
@@ -57,17 +54,9 @@ class Row(Measurement):
     robust_high: float | None = None
     date: str = ""
 
-    @classmethod
-    def here(cls, device: torch.device, model: str, batch: int, method: str, seeds: int, switch: str) -> Row:
-        """Return an unmeasured row of this machine."""
-        return cls(*cls.place(device), model, batch, method, seeds, switch)
-
     def timed(self, fast: list[Seconds], plain: list[Seconds], steps: int) -> None:
         """Fill in what the steps took, sample by sample."""
-        ratios = [slow.wall / quick.wall for slow, quick in zip(plain, fast, strict=True)]
-        self.seconds, self.plain_seconds = (round(median(s.wall for s in side), 5) for side in (fast, plain))
-        self.ratio, self.ratio_min, self.ratio_max = (round(f(ratios), 3) for f in (median, min, max))
-        self.repeats, self.steps, self.date = len(ratios), steps, datetime.date.today().isoformat()
+        self.fill(**paired(fast, plain, "plain_seconds"), steps=steps)
 
     def compared(self, loss: float, outer: float, attack: float, signs: float) -> None:
         """Fill in how far one step lies from the plain one."""
@@ -81,8 +70,7 @@ class Row(Measurement):
 
 def open_table(path: Path) -> Table:
     """Return the table in a CSV."""
-    names = [field.name for field in fields(Row)]
-    return Table(path, tuple(names[: names.index("switch") + 1]), page)
+    return Table.of(Row, "switch", path, page)
 
 
 def page(rows: list[Cells]) -> str:
@@ -91,9 +79,15 @@ def page(rows: list[Cells]) -> str:
     heads += ["equal signs", "seeds", "clean", "clean, difference", "PGD-20", "PGD-20, difference", "on"]
     lines = []
     for r in rows:
-        ratio = f"{float(r['ratio']):.2f}x [{float(r['ratio_min']):.2f}, {float(r['ratio_max']):.2f}]"
         errors = [_error(r[name]) for name in ("loss_error", "outer_error", "attack_error")]
-        cells = [r["switch"], r["method"], f"{r['model']}, {r['batch']}", ratio, f"{float(r['seconds']):.3g}", *errors]
+        cells = [
+            r["switch"],
+            r["method"],
+            f"{r['model']}, {r['batch']}",
+            faster(r),
+            f"{float(r['seconds']):.3g}",
+            *errors,
+        ]
         cells += [f"{POINTS * float(r['attack_signs']):.2f} %"]
         if r["clean_difference"]:
             cells += [r["seeds"], *_effect(r, "clean"), *_effect(r, "robust")]

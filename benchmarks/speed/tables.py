@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from statistics import median
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -94,10 +96,42 @@ class Measurement:
     torch_version: str
     threads: int
 
-    @staticmethod
-    def place(device: torch.device) -> tuple[str, str, str, int]:
-        """Return these four on this machine."""
-        return device.type, hardware_name(device), torch.__version__, torch.get_num_threads()
+    @classmethod
+    def here(cls, device: torch.device, *facts: Any, **named: Any) -> Self:
+        """Return a row of this machine; what is not given is still to be measured."""
+        return cls(device.type, hardware_name(device), torch.__version__, torch.get_num_threads(), *facts, **named)
+
+    def fill(self, **found: Any) -> None:
+        """Fill in what was found, and the day."""
+        for name, value in (found | {"date": today()}).items():
+            if name not in vars(self):
+                raise TypeError(f"{type(self).__name__} has no column {name!r}")
+            setattr(self, name, value)
+
+
+def today() -> str:
+    """Return the day as a row has it."""
+    return datetime.date.today().isoformat()
+
+
+def paired(ours: Sequence[Seconds], theirs: Sequence[Seconds], other: str, digits: int = 5) -> dict[str, float]:
+    """Return what samples of two sides that were taken in turn give a row.
+
+    Args:
+        other: the column of the other side's seconds.
+    """
+    ratios = [slow.wall / fast.wall for slow, fast in zip(theirs, ours, strict=True)]
+    found = {"ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+    seconds = {
+        name: round(median(one.wall for one in side), digits) for name, side in (("seconds", ours), (other, theirs))
+    }
+    return seconds | {name: round(ratio, 3) for name, ratio in found.items()} | {"repeats": len(ratios)}
+
+
+def processor_ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds], device: str) -> float | None:
+    """Return the median ratio of processor time, which nobody counts on a GPU."""
+    pairs = zip(theirs, ours, strict=True)
+    return round(median(slow.processor / fast.processor for slow, fast in pairs), 3) if device == "cpu" else None
 
 
 @dataclass(frozen=True)
@@ -113,6 +147,12 @@ class Table:
     path: Path
     key: tuple[str, ...]
     page: Callable[[list[Cells]], str]
+
+    @classmethod
+    def of(cls, row: type[Any], last: str, path: Path, page: Callable[[list[Cells]], str]) -> Self:
+        """Return the table of a dataclass of rows, whose key is its columns up to `last`."""
+        names = [field.name for field in fields(row)]
+        return cls(path, tuple(names[: names.index(last) + 1]), page)
 
     def rows(self) -> list[Cells]:
         """Return the rows of the CSV, none where there is no file."""
@@ -144,6 +184,15 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows]) + "\n"
+
+
+def faster(cells: Cells) -> str:
+    """Return how many times faster a row's own side was, with the range over its samples."""
+    ratio = f"{float(cells['ratio']):.2f}x"
+    if cells["repeats"] != "1":
+        ratio += f" [{float(cells['ratio_min']):.2f}, {float(cells['ratio_max']):.2f}]"
+    processor = cells.get("processor_ratio")
+    return ratio + (f", processor {float(processor):.2f}x" if processor else "")
 
 
 def where(cells: Cells) -> str:

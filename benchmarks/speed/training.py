@@ -121,11 +121,11 @@ def missing(method: str, options: Options, device: torch.device) -> dict[str, Ro
     table = open_table(options.out / f"{device.type}.csv")
     gradient, kind = gradient_of(method, options), kind_of(method)
     teacher = options.teacher if kind.roles or kind.peer else ""
-    facts = Row.here(device, options.model, teacher, options.batch, method, options.tf32, gradient)
+    facts = Row.here(device, options.model, teacher, options.batch, method, "", options.tf32, gradient)
     without = {variant: why for variant in options.variants if (why := obstacle(method, variant, options, device))}
     for why in dict.fromkeys(without.values()):
         print(f"{method}: {' and '.join(name for name in without if without[name] == why)} left out: {why}")
-    rows = {variant: facts.of(variant) for variant in options.variants if variant not in without}
+    rows = {variant: replace(facts, variant=variant) for variant in options.variants if variant not in without}
     absent = {variant: row for variant, row in rows.items() if options.again or not table.holds(row)}
     if rows and not absent:
         print(f"{method}: every row is in {table.path} already (--again measures anew)")

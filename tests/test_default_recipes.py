@@ -9,7 +9,7 @@ import pytest
 from cli_call import call
 from small import CPU, method
 
-from ardbench import data, methods, models
+from ardbench import data, methods
 from ardbench.data.load import load
 from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError
@@ -38,7 +38,6 @@ def test_the_default_is_the_level_recipe_fitted_by_hand(images: str, monkeypatch
     assert (svhn.data.augment, svhn.data.validation, svhn.data.batch) == ("crop", 1000, 128)
     assert svhn.threat == svhn.evaluation == level.threat and svhn.attack == level.attack
     assert (svhn.schedule.kind, svhn.schedule.epochs, svhn.optimizer) == ("onecycle", 30, level.optimizer)
-    monkeypatch.setitem(models.MODELS, "torchvision:resnet18", "nowhere")
     birds = resolve("rslad", dataset=images)
     assert birds.student == "torchvision:resnet18" and birds.data.augment == "crop-flip"
     assert birds.threat.eps == birds.evaluation.eps == 4 / 255 and birds.attack and birds.attack.step_size == 1 / 255
@@ -53,6 +52,11 @@ def test_the_default_is_the_level_recipe_fitted_by_hand(images: str, monkeypatch
     assert not resolve("trades", dataset=images).data.drop_last
     monkeypatch.setitem(data.DATASETS, images, replace(data.info(images), train_images=2276))  # 2049 = 16 * 128 + 1
     assert resolve("trades", dataset=images).data.drop_last
+
+
+def test_few_images_have_small_batches() -> None:
+    fake = resolve("trades", dataset="fake")  # of 256 images
+    assert (fake.data.validation, fake.data.batch, fake.schedule.epochs, fake.student) == (25, 23, 200, "resnet8-tiny")
 
 
 def test_a_recipe_of_the_data_set_comes_before_the_default() -> None:

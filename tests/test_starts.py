@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cli_call import call
 from safetensors.torch import load_file
 
 import ardbench
+from ardbench.campaigns.copies import bring
 from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks
@@ -20,6 +22,7 @@ from ardbench.engine.train import build_method
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 from ardbench.recipes import resolve
+from ardbench.recipes.differences import differing
 from ardbench.runs import Run, sha256_of
 from ardbench.starts import STATE, extended
 from ardbench.verbs.training import prepared
@@ -194,3 +197,19 @@ def test_what_cannot_go_on_is_one_sentence(first: Run, folder: Path, tmp_path: P
     assert (
         refused.exit_code == 2 and f"type `ardbench train --extend {first.path} --epochs 4` instead" in refused.output
     )
+
+
+def test_no_folder_of_the_machine_leaves_it(first: Run, tmp_path: Path) -> None:
+    words = {"student": "resnet8-tiny", "epochs": 1, "set": SHORT, "runs": tmp_path / "runs", "progress": Progress()}
+    run = ardbench.train("pgd-at", dataset="fake", init=first.path.resolve(), **words)
+    assert bring(run, Run(tmp_path / "kept" / run.path.name)) > 0
+    assert call("export", run.path, "--out", tmp_path / "out").exit_code == 0
+    for place in (tmp_path / "kept" / run.path.name, tmp_path / "out"):
+        told = json.loads((place / "config.json").read_text())
+        assert told["recipe"]["start"]["source"] == first.path.name and str(tmp_path) not in json.dumps(told)
+    assert Run(tmp_path / "kept" / run.path.name).recipe.identity() == run.identity
+    usual = resolve("pgd-at", dataset="fake")
+    assert differing([usual, usual.model_copy(update={"start": run.recipe.start})]) == [
+        "usual start",
+        f"start {first.path}",
+    ]

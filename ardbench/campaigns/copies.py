@@ -127,10 +127,16 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
         of_run = is_checkpoint(told["identity"].rpartition("@")[2])
         beside = f"{weights.parent.name}/{weights.name}" if of_run else weights.name
         teachers.append(told | {"source": without_folder(told["source"]), "weights": beside})
-    recipe = config["recipe"]
+    return config | {"recipe": portable(config["recipe"]), "teachers": teachers}
+
+
+def portable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe as it is written, without folders of the machine: of files it has the names."""
     if extra := recipe["data"].get("extra"):
         recipe = recipe | {"data": recipe["data"] | {"extra": f"{PREFIX}{file_name(extra)}"}}
-    return config | {"recipe": recipe, "teachers": teachers}
+    if start := recipe.get("start"):
+        recipe = recipe | {"start": start | {"source": without_folder(start["source"])}}
+    return recipe
 
 
 def _as_json(document: dict[str, Any]) -> bytes:

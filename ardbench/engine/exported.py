@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ardbench import data
+from ardbench.campaigns.copies import portable
 from ardbench.data import DatasetInfo
 from ardbench.engine import networks
 from ardbench.engine.checkpoints import packed
@@ -96,7 +97,7 @@ def describe(run: Run, checkpoint: str) -> dict[str, Any]:
     return _facts(info, recipe.student, normalise, sha256_of(run.weights(checkpoint))) | {
         "run": run.identity,
         "checkpoint": checkpoint,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": portable(recipe.model_dump(mode="json")),
         "teachers": teachers,
     }
 

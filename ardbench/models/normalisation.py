@@ -46,7 +46,7 @@ class Normalisation:
             if len(numbers) not in (1, info.channels):
                 raise ArdbenchError(
                     f"A {name} of {len(numbers)} numbers ({typed(numbers)}) fits no image of {info.name}, which has "
-                    f"{info.channels} channel{'s' * (info.channels > 1)}: give 1 or {info.channels}."
+                    f"{info.channels} channel{'s' * (info.channels > 1)}: give {'1 or ' * (info.channels > 1)}{info.channels}."
                 )
         mean, std = (numbers * (info.channels // len(numbers)) for numbers in (self.mean, self.std))
         return replace(info, mean=mean, std=std)

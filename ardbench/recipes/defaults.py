@@ -12,14 +12,17 @@ SHOWN, LONGEST, SHORTEST = 1_500_000, 200, 30
 """Images that a run shows, and the most and least epochs that this makes: the level table's 30 epochs of CIFAR-10."""
 HELD_OUT = 1000
 """Validation images, as of the level table, but no more than a tenth of the training images."""
+LARGEST_BATCH, SMALLEST_BATCH = 128, 16
+"""A batch is the level table's, but no more than a tenth of what trains: an epoch has ten steps."""
 MANY = 100
 """Classes from which a method's weights are those for CIFAR-100."""
 SMALL, MIDDLE = 16, 64
 """Sides up to which a student is a small one, and up to which eps is CIFAR's and the student keeps its resolution."""
 RULES = {
-    "student": f"by size: resnet8-tiny up to {SMALL} pixels, resnet18 up to {MIDDLE}",
+    "student": f"by size: resnet8-tiny up to {SMALL} pixels, resnet18 up to {MIDDLE}, torchvision:resnet18 above",
     "data.validation": f"held out of training, by class, to select by: {HELD_OUT}, at most a tenth",
     "data.augment": "mirrored where a mirrored image is of its class",
+    "data.batch": f"{LARGEST_BATCH}, at most a tenth, at least {SMALLEST_BATCH}",
     "data.drop_last": "the last batch would be of one image",
     "threat.eps": f"8/255 up to {MIDDLE} pixels, 4/255 above",
     "evaluation.eps": "the same",
@@ -54,7 +57,8 @@ def fitting(method: Mapping[str, Any], title: str, info: DatasetInfo) -> dict[st
     eps = 8 if info.size <= MIDDLE else 4
     threat, student = {"norm": "linf", "eps": f"{eps}/255"}, student_for(info.size)
     validation = min(HELD_OUT, info.train_images // 10)
-    batch = 128
+    left = info.train_images - validation
+    batch = min(LARGEST_BATCH, max(SMALLEST_BATCH, left // 10))
     return {
         "title": f"{title.partition(' on CIFAR')[0]} on {info.name}, by default",
         "student": student,
@@ -63,7 +67,7 @@ def fitting(method: Mapping[str, Any], title: str, info: DatasetInfo) -> dict[st
             "validation": validation,
             "augment": "crop-flip" if info.flip else "crop",
             # BatchNorms of small features cannot take the statistics of one image
-            **({"drop_last": True} if (info.train_images - validation) % batch == 1 else {}),
+            **({"drop_last": True} if left % batch == 1 else {}),
             "batch": batch,
         },
         "threat": threat,

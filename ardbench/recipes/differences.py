@@ -13,9 +13,19 @@ from ardbench.data.extra import PREFIX, file_name
 from ardbench.recipes import flat
 
 SAME = {f"{section}.{name}" for section, kind in (("data", Data), ("precision", Precision)) for name in kind.SAME}
-UNTOLD = {"name", "title", "family", "seed", "diagnostics", *SAME, "data.extra_sha256"} - {"data.extra"}
+UNTOLD = {
+    "name",
+    "title",
+    "family",
+    "seed",
+    "diagnostics",
+    *SAME,
+    "data.extra_sha256",
+    "start.kind",
+    "start.identity",
+} - {"data.extra"}
 """Keys that decide no result, and the seed."""
-OF_SECTION = ("name", "kind", "by")
+OF_SECTION = ("name", "kind", "by", "source")
 """Keys that say little without their section: "schedule.kind" is called "schedule"."""
 TOLD = 3
 """Keys that are named; of more it is said how many there are."""

@@ -176,6 +176,33 @@ def test_an_npz_file_is_read(tmp_path: Path) -> None:
         assert said in refusal(npz(tmp_path / f"{len(said)}.npz", **bad)), said
 
 
+def test_a_set_of_torchvision_is_read_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARDBENCH_DATA", str(tmp_path))
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    source = np.random.default_rng(0)
+    images = {
+        "train": source.integers(0, 256, (40, 28, 28), np.uint8),
+        "t10k": source.integers(0, 256, (20, 28, 28), np.uint8),
+    }
+    for split, array in images.items():
+        labels = np.arange(len(array), dtype=np.uint8) % 10
+        sizes = b"".join(int(side).to_bytes(4, "big") for side in array.shape)
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + array.tobytes())
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + labels.tobytes())
+    info = data.info("torchvision:FashionMNIST")
+    assert (info.size, info.channels, info.num_classes, info.classes[9]) == (28, 1, 10, "Ankle boot")
+    found = load("torchvision:FashionMNIST", "cpu")
+    assert (found.train.images[:, 0].numpy() == images["train"]).all() and (
+        found.test.images[:, 0].numpy() == images["t10k"]
+    ).all()
+    assert data.info("torchvision:FashionMNIST?size=14").size == 14
+    assert "Unknown data set of torchvision 'FashionMINST': did you mean 'FashionMNIST'?" in refusal(
+        "torchvision:FashionMINST"
+    )
+    assert "is not in " in refusal("torchvision:KMNIST") and "cannot be fetched" in refusal("torchvision:KMNIST")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -1,4 +1,4 @@
-"""Data sets of one's own, by names that say all of it: `folder:PATH?size=64&test_share=0.2`, `npz:FILE?test_share=0.2`.
+"""Data sets of one's own, by names that say all of it: `folder:PATH?size=64`, `npz:FILE?test_share=0.2`, `torchvision:NAME`.
 
 What is decoded is kept in PATH.ardbench/ beside the data, as arrays that are mapped into memory, with the facts that were
 counted, below a hash of the files' names, sizes and times. A run is known by the sha256 of the images. Torch-free.
@@ -11,14 +11,14 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ardbench.data.sources import Name, Source, identity_of, source_of
 from ardbench.errors import ArdbenchError
 from ardbench.untrusted import TEXT_LIMIT, parse_json, read_bytes
 
@@ -27,33 +27,12 @@ if TYPE_CHECKING:
 
     from ardbench.data import DatasetInfo
 
-KINDS = ("folder", "npz")
+KINDS = ("folder", "npz", "torchvision")
 OPTIONS = ("size", "test_share", "channels", "flip")
 BESIDE = ".ardbench"
 """Ends the name of the folder beside the data, in which lies what was found out about them."""
 PART = 1000
 """Images between two lines of progress."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """What a name says.
-
-    Args:
-        kind: folder or npz.
-        path: where the data lie.
-        size: side to which images are resized; None where they have one.
-        test_share: how much of each class is the test set, where nothing says which images are.
-        channels: 1 or 3; None finds out.
-        flip: whether a mirrored image is of its class; None takes colour pictures for such.
-    """
-
-    kind: str
-    path: Path
-    size: int | None = None
-    test_share: float | None = None
-    channels: int | None = None
-    flip: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -134,11 +113,11 @@ def found(name: str) -> Found:
         ArdbenchError: it is not there, or holds what cannot be one.
     """
     asked = parsed(name)
-    source = _source(asked)
-    query = f"{source.identity} {asked.size} {asked.test_share} {asked.channels} {asked.flip}"
-    folder = _beside(asked.path) / hashlib.sha256(query.encode()).hexdigest()[:16]
+    query = f"{identity_of(asked)} {asked.size} {asked.test_share} {asked.channels} {asked.flip}"
+    folder = _beside(asked) / hashlib.sha256(query.encode()).hexdigest()[:16]
     with suppress(OSError, ValueError, TypeError, KeyError, ArdbenchError):
         return _known(name, folder)
+    source = source_of(asked)
     print(f"Decoding {sum(map(len, source.labels.values())):,} images of {name} once, into {folder}.", file=sys.stderr)
     with _whole(folder) as partial:
         (partial / "facts.json").write_text(
@@ -153,7 +132,7 @@ def files(name: str) -> tuple[dict[str, list[str]], Callable[[str], np.ndarray]]
 
     from ardbench.data import pictures
 
-    source = _source(parsed(name))
+    source = source_of(parsed(name))
     return source.files, partial(_picture, channels=source.channels, side=source.asked.size, read=pictures.decoded)
 
 
@@ -205,146 +184,10 @@ def twins(name: str) -> int:
     return sum(hashlib.sha256(image.tobytes()).digest() in seen for image in test)
 
 
-# Sources ----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Images to decode: `labels` by split, and the image of a split at a place."""
-
-    asked: Name
-    identity: str
-    classes: tuple[str, ...]
-    size: int
-    channels: int
-    labels: dict[str, list[int]]
-    image: Callable[[str, int], np.ndarray]
-    passed: int = 0
-    files: dict[str, list[str]] = field(default_factory=dict)
-
-
-def _source(asked: Name) -> _Source:
-    return _of_folder(asked) if asked.kind == "folder" else _of_npz(asked)
-
-
-def _of_folder(asked: Name) -> _Source:
-    from ardbench.data import pictures
-
-    tree = pictures.tree_of(asked.path)
-    classes = tuple(sorted(next(iter(tree.splits.values()))))
-    splits = tree.splits if "" not in tree.splits else _shared(asked, tree.splits[""])
-    listed = _listed(splits, classes)
-    headers = [pictures.header(path) for files in listed.values() for path, _ in files]
-    channels = asked.channels or (1 if all(grey for *_, grey in headers) else 3)
-    size = _side(asked, Counter((width, height) for width, height, _ in headers))
-
-    def image(split: str, place: int) -> np.ndarray:
-        return pictures.decoded(listed[split][place][0], channels, asked.size)
-
-    labels = {split: [label for _, label in files] for split, files in listed.items()}
-    named = {split: [str(path) for path, _ in files] for split, files in listed.items()}
-    return _Source(asked, tree.identity, classes, size, channels, labels, image, tree.passed, named)
-
-
-def _of_npz(asked: Name) -> _Source:
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    from ardbench.data.npz import Npz
-
-    file = Npz(asked.path)
-    if file.label is None:
-        raise ArdbenchError(f"{asked.path} has no array `label`: add one with the class of each image, 0 to K - 1.")
-    images, labels = file.array(file.image), file.array(file.label).astype(np.int64)
-    count = int(labels.max()) + 1
-    absent = sorted(set(range(count)) - set(labels.tolist()))
-    if labels.min() < 0 or count < 2 or absent:
-        what = (
-            f"no image of class {absent[0]}"
-            if absent and labels.min() >= 0
-            else f"labels {labels.min()} to {labels.max()}"
-        )
-        raise ArdbenchError(f"{asked.path} has {what}: labels are 0 to K - 1, K at least 2, each of some image.")
-    shape = images.shape[1:] if images.ndim == 4 else (*images.shape[1:], 1)
-    channels = shape[2]
-    if channels not in (1, 3) and asked.size is not None:
-        raise ArdbenchError(f"{asked.path} has {channels} channels, which are not resized: leave size out.")
-    side = _side(asked, Counter({(shape[1], shape[0]): len(labels)}))
-    classes = tuple(map(str, range(count)))
-    splits = _shared(asked, {name: [int(i) for i in np.flatnonzero(labels == k)] for k, name in enumerate(classes)})
-    listed = _listed(splits, classes)
-
-    def image(split: str, place: int) -> np.ndarray:
-        one: np.ndarray = images[listed[split][place][0]].reshape(shape)
-        if asked.size is None:
-            return one
-        picture = Image.fromarray(one[..., 0] if channels == 1 else one)
-        fitted = ImageOps.fit(picture, (asked.size, asked.size), Image.Resampling.BICUBIC)
-        return np.asarray(fitted, np.uint8).reshape(asked.size, asked.size, channels)
-
-    told = {split: [label for _, label in files] for split, files in listed.items()}
-    return _Source(asked, file.contents.sha256, classes, side, channels, told, image)
-
-
-def _listed(splits: dict[str, dict[str, list[Any]]], classes: Sequence[str]) -> dict[str, list[tuple[Any, int]]]:
-    """Return what each split has, by class, each with its label."""
-    return {s: [(one, k) for k, name in enumerate(classes) for one in splits[s][name]] for s in ("train", "test")}
-
-
-def _shared(asked: Name, found: dict[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
-    """Return a training and a test set of what nothing has split: of each class a share, by a hash of each one's place.
-
-    Raises:
-        ArdbenchError: no share is said, or a class has a single image.
-    """
-    if asked.test_share is None:
-        raise ArdbenchError(
-            f"Nothing in {asked.path} says which images are for the test: give --test-share 0.2, or in a folder train/ and "
-            "test/."
-        )
-    splits: dict[str, dict[str, list[Any]]] = {"train": {}, "test": {}}
-    for name, several in found.items():
-        if len(several) < 2:
-            raise ArdbenchError(
-                f"The class {name!r} of {asked.path} has one image, and training and test need one each: add some."
-            )
-        count = min(max(1, round(asked.test_share * len(several))), len(several) - 1)
-        places = [str(one.relative_to(asked.path)) if isinstance(one, Path) else str(one) for one in several]
-        order = sorted(range(len(several)), key=lambda i: hashlib.sha256(f"{name}/{places[i]}".encode()).digest())
-        held = set(order[:count])
-        splits["test"][name] = [one for i, one in enumerate(several) if i in held]
-        splits["train"][name] = [one for i, one in enumerate(several) if i not in held]
-    return splits
-
-
-def _side(asked: Name, sizes: Counter[tuple[int, int]]) -> int:
-    """Return the side of all images.
-
-    Raises:
-        ArdbenchError: they have several, are not square, or are smaller than what they are to be resized to.
-    """
-    if asked.size is not None:
-        smallest = min(sizes, key=min)
-        if min(smallest) < asked.size:
-            raise ArdbenchError(
-                f"size = {asked.size} is larger than the smallest image of {asked.path}, {smallest[0]}x{smallest[1]}: give at "
-                f"most {min(smallest)}."
-            )
-        return asked.size
-    width, height = next(iter(sizes))
-    if len(sizes) > 1 or width != height:
-        told = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sizes.most_common(5)) + (", ..." if len(sizes) > 5 else "")
-        raise ArdbenchError(
-            f"The images of {asked.path} have the sizes {told}, and all must be square and of one: give --size "
-            f"{min(map(min, sizes))}."
-        )
-    return width
-
-
 # The decoded images -------------------------------------------------------------------------------------------------------
 
 
-def _no_room(source: _Source, folder: Path) -> str:
+def _no_room(source: Source, folder: Path) -> str:
     """Return why the decoded images are not to be kept in a folder, in words; "" where they fit."""
     size = sum(map(len, source.labels.values())) * source.channels * source.size**2
     free = shutil.disk_usage(folder).free
@@ -353,7 +196,7 @@ def _no_room(source: _Source, folder: Path) -> str:
     return f"decoded they would take {size:,} bytes, and {free:,} are free in {folder.parent}; they are decoded when wanted"
 
 
-def _decode(source: _Source, folder: Path, why: str) -> dict[str, Any]:
+def _decode(source: Source, folder: Path, why: str) -> dict[str, Any]:
     """Write the arrays into a folder, images unless `why` says otherwise, and return the facts that were counted on the way."""
     import numpy as np
 
@@ -403,11 +246,13 @@ def _known(name: str, folder: Path) -> Found:
     return Found(info, said["sha256"], folder, said["passed"], said["why"])
 
 
-def _beside(path: Path) -> Path:
+def _beside(asked: Name) -> Path:
     """Return the folder of what was found out: beside the data, or in $ARDBENCH_DATA or ./data where that cannot be written."""
     from ardbench.data import data_root
 
-    whole = path.absolute()
+    if asked.kind == "torchvision":
+        return data_root() / BESIDE / asked.path.name
+    whole = asked.path.absolute()
     beside = whole.with_name(whole.name + BESIDE)
     if beside.is_dir() or os.access(whole.parent, os.W_OK):
         return beside

@@ -116,14 +116,19 @@ def decoded(path: Path, channels: int, side: int | None) -> np.ndarray:
     Raises:
         ArdbenchError: it cannot be read, moves, or is larger than `PIXELS`.
     """
+    with _opened(path) as image:
+        try:
+            return as_array(image, channels, side)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise _unreadable(path, error) from None
+
+
+def as_array(image: Picture, channels: int, side: int | None) -> np.ndarray:
+    """Return a picture that is open as (H, W, C) uint8; `channels` and `side` as in `decoded`."""
     import numpy as np
     from PIL import Image, ImageOps
 
-    with _opened(path) as image:
-        try:
-            shown = _plain(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _unreadable(path, error) from None
+    shown = _plain(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
     if side is not None:
         shown = ImageOps.fit(shown, (side, side), Image.Resampling.BICUBIC)
     return np.asarray(shown, np.uint8).reshape(shown.height, shown.width, channels)

@@ -1,0 +1,241 @@
+"""Where the images of one's own data sets come from: class folders, an .npz file, or torchvision. Only the last loads torch."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ardbench.errors import ArdbenchError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a name says.
+
+    Args:
+        kind: folder, npz or torchvision.
+        path: where the data lie; of torchvision, their name.
+        size: side to which images are resized; None where they have one.
+        test_share: how much of each class is the test set, where nothing says which images are.
+        channels: 1 or 3; None finds out.
+        flip: whether a mirrored image is of its class; None takes colour pictures for such.
+    """
+
+    kind: str
+    path: Path
+    size: int | None = None
+    test_share: float | None = None
+    channels: int | None = None
+    flip: bool | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to decode: `labels` by split, and the image of a split at a place."""
+
+    asked: Name
+    classes: tuple[str, ...]
+    size: int
+    channels: int
+    labels: dict[str, list[int]]
+    image: Callable[[str, int], np.ndarray]
+    passed: int = 0
+    files: dict[str, list[str]] = field(default_factory=dict)
+
+
+def identity_of(asked: Name) -> str:
+    """Return what changes whenever the files do, as far as can be told without reading them."""
+    from ardbench.data import pictures
+    from ardbench.data.npz import Npz
+
+    if asked.kind == "torchvision":
+        return asked.path.name  # what it fetches has one content
+    return pictures.tree_of(asked.path).identity if asked.kind == "folder" else Npz(asked.path).contents.sha256
+
+
+def source_of(asked: Name) -> Source:
+    return {"folder": _of_folder, "npz": _of_npz, "torchvision": _of_torchvision}[asked.kind](asked)
+
+
+def _of_folder(asked: Name) -> Source:
+    from ardbench.data import pictures
+
+    tree = pictures.tree_of(asked.path)
+    classes = tuple(sorted(next(iter(tree.splits.values()))))
+    splits = tree.splits if "" not in tree.splits else _shared(asked, tree.splits[""])
+    listed = _listed(splits, classes)
+    headers = [pictures.header(path) for files in listed.values() for path, _ in files]
+    channels = asked.channels or (1 if all(grey for *_, grey in headers) else 3)
+    size = _side(asked, Counter((width, height) for width, height, _ in headers))
+
+    def image(split: str, place: int) -> np.ndarray:
+        return pictures.decoded(listed[split][place][0], channels, asked.size)
+
+    labels = {split: [label for _, label in files] for split, files in listed.items()}
+    named = {split: [str(path) for path, _ in files] for split, files in listed.items()}
+    return Source(asked, classes, size, channels, labels, image, tree.passed, named)
+
+
+def _of_npz(asked: Name) -> Source:
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from ardbench.data.npz import Npz
+
+    file = Npz(asked.path)
+    if file.label is None:
+        raise ArdbenchError(f"{asked.path} has no array `label`: add one with the class of each image, 0 to K - 1.")
+    images, labels = file.array(file.image), file.array(file.label).astype(np.int64)
+    count = int(labels.max()) + 1
+    absent = sorted(set(range(count)) - set(labels.tolist()))
+    if labels.min() < 0 or count < 2 or absent:
+        what = (
+            f"no image of class {absent[0]}"
+            if absent and labels.min() >= 0
+            else f"labels {labels.min()} to {labels.max()}"
+        )
+        raise ArdbenchError(f"{asked.path} has {what}: labels are 0 to K - 1, K at least 2, each of some image.")
+    shape = images.shape[1:] if images.ndim == 4 else (*images.shape[1:], 1)
+    channels = shape[2]
+    if channels not in (1, 3) and asked.size is not None:
+        raise ArdbenchError(f"{asked.path} has {channels} channels, which are not resized: leave size out.")
+    side = _side(asked, Counter({(shape[1], shape[0]): len(labels)}))
+    classes = tuple(map(str, range(count)))
+    splits = _shared(asked, {name: [int(i) for i in np.flatnonzero(labels == k)] for k, name in enumerate(classes)})
+    listed = _listed(splits, classes)
+
+    def image(split: str, place: int) -> np.ndarray:
+        one: np.ndarray = images[listed[split][place][0]].reshape(shape)
+        if asked.size is None:
+            return one
+        picture = Image.fromarray(one[..., 0] if channels == 1 else one)
+        fitted = ImageOps.fit(picture, (asked.size, asked.size), Image.Resampling.BICUBIC)
+        return np.asarray(fitted, np.uint8).reshape(asked.size, asked.size, channels)
+
+    told = {split: [label for _, label in files] for split, files in listed.items()}
+    return Source(asked, classes, side, channels, told, image)
+
+
+def _of_torchvision(asked: Name) -> Source:
+    """Return a data set of torchvision, from where its files lie below the data root, or fetched by it."""
+    from torchvision import datasets
+
+    from ardbench.data import data_root, pictures
+
+    kinds = {
+        one
+        for one in datasets.__all__
+        if {"train", "split"} & inspect.signature(getattr(datasets, one)).parameters.keys()
+    }
+    name = asked.path.name
+    if name not in kinds:
+        raise unknown("data set of torchvision", name, kinds)
+    splits = {split: _half(getattr(datasets, name), data_root(), split == "train") for split in ("train", "test")}
+    labels: dict[str, list[int]] = {"train": [], "test": []}
+    sizes, grey = Counter[tuple[int, int]](), True
+    for split, half in splits.items():
+        for place in range(len(half)):
+            picture, label = half[place]
+            if not (isinstance(label, int) and hasattr(picture, "getbands")):
+                raise ArdbenchError(f"torchvision:{name} has no pictures of one class each: choose another.")
+            labels[split].append(label)
+            sizes[picture.size] += 1
+            grey = grey and picture.mode in pictures.GREY
+    count = 1 + max(max(several) for several in labels.values())
+    if absent := sorted(set(range(count)) - set(labels["train"])):
+        raise ArdbenchError(f"torchvision:{name} has no training image of class {absent[0]}: choose another.")
+    named = tuple(map(str, getattr(splits["train"], "classes", ())))
+    channels = asked.channels or (1 if grey else 3)
+    side = _side(asked, sizes)
+
+    def image(split: str, place: int) -> np.ndarray:
+        return pictures.as_array(splits[split][place][0], channels, asked.size)
+
+    classes = named if len(named) == count else tuple(map(str, range(count)))
+    return Source(asked, classes, side, channels, labels, image)
+
+
+def _half(kind: Any, root: Path, train: bool) -> Any:
+    """Return the training or the test set of one of torchvision's classes, which fetches it where it is absent."""
+    words = inspect.signature(kind).parameters
+    said: dict[str, Any] = {"split": "balanced"} if kind.__name__ == "EMNIST" else {}
+    if "train" in words:
+        choices: Sequence[dict[str, Any]] = [{"train": train}]
+    elif "split" in words:
+        choices = [{"split": name} for name in (("trainval", "train") if train else ("test", "val"))]
+    else:
+        raise ArdbenchError(f"torchvision:{kind.__name__} has no training and test set: choose another.")
+    refused = ""
+    for choice in choices:
+        for download in ({"download": False}, {"download": True}) if "download" in words else ({},):
+            try:
+                return kind(str(root), **said, **choice, **download)
+            except Exception as error:  # of torchvision: no such split, absent files, no network
+                refused = str(error).strip().partition("\n")[0][:200]
+    raise ArdbenchError(
+        f"torchvision:{kind.__name__} is not in {root} and cannot be fetched ({refused}): put its files there as torchvision "
+        "does, or name the folder by $ARDBENCH_DATA."
+    )
+
+
+def _listed(splits: dict[str, dict[str, list[Any]]], classes: Sequence[str]) -> dict[str, list[tuple[Any, int]]]:
+    """Return what each split has, by class, each with its label."""
+    return {s: [(one, k) for k, name in enumerate(classes) for one in splits[s][name]] for s in ("train", "test")}
+
+
+def _shared(asked: Name, found: dict[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Return a training and a test set of what nothing has split: of each class a share, by a hash of each one's place.
+
+    Raises:
+        ArdbenchError: no share is said, or a class has a single image.
+    """
+    if asked.test_share is None:
+        raise ArdbenchError(
+            f"Nothing in {asked.path} says which images are for the test: give --test-share 0.2, or in a folder train/ and "
+            "test/."
+        )
+    splits: dict[str, dict[str, list[Any]]] = {"train": {}, "test": {}}
+    for name, several in found.items():
+        if len(several) < 2:
+            raise ArdbenchError(
+                f"The class {name!r} of {asked.path} has one image, and training and test need one each: add some."
+            )
+        count = min(max(1, round(asked.test_share * len(several))), len(several) - 1)
+        places = [str(one.relative_to(asked.path)) if isinstance(one, Path) else str(one) for one in several]
+        order = sorted(range(len(several)), key=lambda i: hashlib.sha256(f"{name}/{places[i]}".encode()).digest())
+        held = set(order[:count])
+        splits["test"][name] = [one for i, one in enumerate(several) if i in held]
+        splits["train"][name] = [one for i, one in enumerate(several) if i not in held]
+    return splits
+
+
+def _side(asked: Name, sizes: Counter[tuple[int, int]]) -> int:
+    """Return the side of all images.
+
+    Raises:
+        ArdbenchError: they have several, are not square, or are smaller than what they are to be resized to.
+    """
+    if asked.size is not None:
+        smallest = min(sizes, key=min)
+        if min(smallest) < asked.size:
+            raise ArdbenchError(
+                f"size = {asked.size} is larger than the smallest image of {asked.path}, {smallest[0]}x{smallest[1]}: give at "
+                f"most {min(smallest)}."
+            )
+        return asked.size
+    width, height = next(iter(sizes))
+    if len(sizes) > 1 or width != height:
+        told = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sizes.most_common(5)) + (", ..." if len(sizes) > 5 else "")
+        raise ArdbenchError(
+            f"The images of {asked.path} have the sizes {told}, and all must be square and of one: give --size "
+            f"{min(map(min, sizes))}."
+        )
+    return width

@@ -169,7 +169,8 @@ def check_owner(file: Path, model: str) -> None:
     """Refuse a model that a file of weights is not of, where the run or the export that it lies in says which it is of."""
     found = owner(file)
     own = found.recipe.student if isinstance(found, Run) else found.architecture if found else model
-    if found is None and (own := facts_of(file).get("model", model)) != model.partition("@")[0] and models.known(own):
+    arch = model.partition("@")[0]
+    if found is None and (own := facts_of(file).get("model", arch)) != arch and models.known(own):
         raise ArdbenchError(f"{file} is a {own}, as its metadata say, and no {model}: name that architecture.")
     if found is not None and own != model:
         whole = f"{file.parent}@{file.stem}" if isinstance(found, Run) else f"{file.parent}"

@@ -25,6 +25,10 @@ ARCHIVE_LIMIT = 2**30
 """Bytes of a published archive or of a file in one; Tiny-ImageNet, the largest, takes a quarter of it."""
 MEMBER_LIMIT = 64 * 2**20
 """Bytes that one member of an archive, or one file of an unpacked one, may take."""
+PARAMETERS_LIMIT = 2**32
+"""Weights of a network that a name stands for: 16 GiB in fp32."""
+OPTION_LIMIT = 8192
+"""Whole number in the name of a library's network."""
 ARRAYS_LIMIT = 2**40
 """Bytes of an array in a file of extra images, which is never held in memory; 20 million of CIFAR's size take 2**36."""
 UNPACKED_LIMIT = 2 * 2**30

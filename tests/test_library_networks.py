@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import timm
 import torch
 import torchvision
 from cli_call import call
+from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.nn import functional as F
 
 import ardbench
 from ardbench import data, models, processes
@@ -26,8 +29,10 @@ from ardbench.errors import ArdbenchError
 from ardbench.models import library
 from ardbench.models.cost import cost
 from ardbench.models.names import split, split_source
+from ardbench.models.normalisation import NAMED
 from ardbench.progress import Progress
-from ardbench.runs import as_file_name
+from ardbench.runs import as_file_name, sha256_of
+from ardbench.teachers import resolve_teachers
 
 CPU = torch.device("cpu")
 FAKE = data.info("fake")
@@ -267,3 +272,54 @@ def test_a_batchnorm_of_timm_over_all_processes_is_itself_in_one(monkeypatch: py
     for key, tensor in ours.state_dict().items():
         assert torch.allclose(tensor, theirs.state_dict()[key], rtol=1e-12), key
     assert folds(ours) and activates(ours)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("timm:resnet10t?checkpoint_path=/etc/hostname", "Unknown option of timm:resnet10t: 'checkpoint_path'"),
+        ("timm:hf-hub:someone/network", "Unknown network of timm 'hf-hub:someone/network'"),
+        ("timm:vit_tiny_patch16_224?depth=1000000000", "depth is larger than any network's: give 8192 at most"),
+        (
+            "timm:test_vit?patch_size=4&embed_dim=8192&depth=24&num_heads=64",
+            "parameters, and a network here 4294967296",
+        ),
+    ],
+)
+def test_a_strangers_export_names_no_network_that_harms(architecture: str, said: str, tmp_path: Path) -> None:
+    save_file({"head.weight": torch.zeros(10, 512)}, tmp_path / "model.safetensors")
+    facts = {"format": "ardbench-export-1", "architecture": architecture, "dataset": "fake", "normalise": None}
+    digest = sha256_of(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(facts | {"sha256": digest}))
+    with pytest.raises(ArdbenchError, match=re.escape(said)):
+        ardbench.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "w.pt#ema:NAME", "w.pt#ema:NAME@32", "w.pt#ema:NAME+mean=imagenet+std=imagenet", "w.pt#ema:NAME?global_pool=avg@16",
+        "w.pt#ema:NAME?stem=small&global_pool=avg@16+mean=0.5,0.4,0.3+std=1/2", "robust=w.pt#ema:NAME?global_pool=avg",
+    ],
+)  # fmt: skip
+def test_a_librarys_name_goes_with_everything_that_is_typed_around_one(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs = native("timm:mobilenetv3_small_050")
+    torch.save({"ema": theirs.state_dict(), "model": native("timm:mobilenetv3_small_075").state_dict()}, "w.pt")
+    (teacher,) = resolve_teachers([source.replace("NAME", "timm:mobilenetv3_small_050")], "rslad", ("robust",))
+    net, x = networks.of_teacher(teacher, "fake", CPU), torch.rand(2, 3, 8, 8)
+    side = int(source.partition("@")[2].partition("+")[0] or 8)
+    seen = x if side == 8 else F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+    if "imagenet" in source:
+        seen = (seen - torch.tensor(NAMED["imagenet"]["mean"]).view(3, 1, 1)) / torch.tensor(
+            NAMED["imagenet"]["std"]
+        ).view(3, 1, 1)
+    if "+mean=0.5" in source:
+        seen = (seen - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / 0.5
+    if "stem=small" in source:
+        theirs.conv_stem.stride = (1, 1)
+    with torch.no_grad():
+        assert torch.allclose(net(x), theirs(seen), rtol=1e-4, atol=1e-5)
+    assert teacher.model.startswith("timm:mobilenetv3_small_050")

@@ -18,7 +18,7 @@ from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
 from ardbench.exports import Export, intact, owner, recorded
-from ardbench.models import library, objects, robustbench, zoo
+from ardbench.models import objects, robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
 from ardbench.models.layouts import fits
@@ -36,8 +36,6 @@ TWINS = {"preactresnet18": "preactresnet18-fast", "preactresnet18-fast": "preact
 def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, device: torch.device) -> Network:
     """Return a newly initialised network; the weights depend on seed and purpose, not on the device."""
     info = data.info(dataset)
-    if of_library(model):
-        library.check(model, info)
     with seeded(seed, "init", purpose):
         net = models.build(model, info, normalise)
     if of_library(model):

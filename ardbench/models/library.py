@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.models.names import split
 from ardbench.models.network import Network
+from ardbench.untrusted import PARAMETERS_LIMIT
 
 if TYPE_CHECKING:
     from ardbench.data import DatasetInfo
@@ -70,6 +71,8 @@ def build(name: str, info: DatasetInfo, normalise: bool) -> LibraryNetwork:
         ArdbenchError: no such network or option, one that does not take images of this size, or whose classifier is no single
             linear layer.
     """
+    if torch.get_default_device().type != "meta":
+        check(name, info)  # before weights take memory
     library, model, options = split(name)
     stem = options.pop("stem", "")
     if stem not in ("", "small"):
@@ -177,14 +180,19 @@ def _about_stem(
     ]
 
 
+@cache
 def check(name: str, info: DatasetInfo) -> None:
     """Refuse a library's network that gives no logits (b, K) of the data set's images; it is built without weights.
 
     Raises:
-        ArdbenchError: as `build`, or it answers otherwise.
+        ArdbenchError: as `build`, it answers otherwise, or is larger than any machine.
     """
     with torch.device("meta"), torch.no_grad():
         net = build(name, info, False).train()
+        if (parameters := sum(one.numel() for one in net.parameters())) > PARAMETERS_LIMIT:
+            raise ArdbenchError(
+                f"{name} has {parameters:.3g} parameters, and a network here {PARAMETERS_LIMIT} at most."
+            )
         try:
             said = net.features(torch.empty(2, info.channels, info.size, info.size))
             said = net.head(said) if isinstance(said, Tensor) else said

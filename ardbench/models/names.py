@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ardbench.errors import ArdbenchError
+from ardbench.untrusted import OPTION_LIMIT
 
 LIBRARIES = ("timm", "torchvision")
 OBJECT = "object:"
@@ -42,6 +43,8 @@ def split(name: str) -> tuple[str, str, dict[str, Any]]:
         if not (key.isidentifier() and equals and value) or key in options:
             raise ArdbenchError(f"{name}: {text!r} is no option: write each once as key=value, such as ?stem=small.")
         options[key] = _value(value)
+        if isinstance(options[key], int) and abs(options[key]) > OPTION_LIMIT:
+            raise ArdbenchError(f"{name[:200]}: {key} is larger than any network's: give {OPTION_LIMIT} at most.")
     return library, model, options
 
 

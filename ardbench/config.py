@@ -347,7 +347,7 @@ class Start(Section):
 class Recipe(Section):
     """A resolved recipe: everything that decides a run but its teachers' weights."""
 
-    LATER = frozenset({"keep_every", "modules", "weight_perturbation", "start"})
+    LATER = frozenset({"keep_every", "modules", "weight_perturbation", "start", "outside"})
     name: str
     title: str
     family: Literal["as-released", "level", "own"]
@@ -374,6 +374,9 @@ class Recipe(Section):
     process's own rows; running statistics are then averaged after each step."""
     keep_every: AtLeastOne | None = None
     """Keep the weights after every so many epochs as checkpoints epoch-N; the training is the same."""
+    outside: dict[str, str] = {}
+    """The sha256 of the source of each method, module, network and data set from outside, such as {"model:my-net": ...}; it is
+    found out, and where it is given, another source is refused."""
     diagnostics: bool = False
     """Log for each epoch who of teachers and peer is right on x and on the student's x'; the training is the same."""
 

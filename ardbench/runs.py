@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ardbench import written
+from ardbench import plugins, written
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError, whole
 from ardbench.untrusted import TEXT_LIMIT, Line, parse_json, read_bytes
@@ -248,13 +248,16 @@ class Run:
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         try:
-            return Recipe.model_validate(self.config.get("recipe"))
+            recipe = Recipe.model_validate(self.config.get("recipe"))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ArdbenchError(
                 f"{self.path / 'config.json'} holds no valid recipe: {where}: {first['msg']}."
             ) from None
+        if recipe.outside:
+            plugins.expect(recipe.outside, str(self.path), self.environment.get("outside", {}))
+        return recipe
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ardbench import data, models, teachers
+from ardbench import data, models, plugins, teachers
 from ardbench.campaigns.suites import of_present_weights, planned, suite_names
 from ardbench.config import Threat
 from ardbench.data import own
@@ -96,6 +96,7 @@ class Subject:
         if self.run is not None:
             return {"weights": self.sha256(checkpoint)}
         told = {"normalise": self.normalise} if self.normalise else {}
+        told |= plugins.sources([("model", self.model), ("dataset", self.dataset)])
         return {"weights": self._teacher.identity, "model": self.model, "dataset": self.dataset} | told
 
     def twin(self, checkpoint: str, threat: Threat, seed: int) -> tuple[Path, dict[str, str]] | None:
@@ -248,6 +249,8 @@ def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True, shell
     recipe = run.recipe
     if run.done is None:
         raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
+    if weights:
+        plugins.check(recipe.outside, str(path), run.environment.get("outside", {}))
     if weights and shell is None:
         models.check_known(recipe.student)
         own.check(recipe.data.name, recipe.data.sha256)

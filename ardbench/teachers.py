@@ -7,7 +7,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
-from ardbench import models
+from ardbench import models, plugins
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.exports import CONFIG, Export, export_in, intact, owner, recorded
@@ -156,6 +156,7 @@ def of_file(
         return _of_export(file.parent, found, role, source)
     typed = "" if known else str(seen or "")
     identity = f"{digest}{''.join(model.partition('@')[1:])}" + (f"#{part}" if part else "") + typed
+    identity += "".join(plugins.sources([("model", model.partition("@")[0])]).values())
     return Teacher(source or str(file), role, identity, model, str(file.resolve()), digest, part, typed)
 
 

@@ -125,6 +125,7 @@ class Environment(Written):
     git_dirty: bool | None = None
     argv: list[Line] = []
     started: Line = ""
+    outside: dict[Line, Line] = {}
 
 
 def without_folder(word: str) -> str:

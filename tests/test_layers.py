@@ -18,7 +18,7 @@ PACKAGE = ROOT / "ardbench"
 LAYERS = (
     ("config", "errors"),
     ("faults", "untrusted"),
-    ("draws", "processes", "progress", "evaluation.protocols", "written"),
+    ("draws", "processes", "progress", "evaluation.protocols", "plugins", "written"),
     ("losses", "data"),
     ("attacks", "models"),
     ("methods",),
@@ -43,8 +43,8 @@ TORCH_FREE = (
     "config", "data", "data.epoch", "data.extra", "data.npz", "errors", "evaluation", "evaluation.derived", "evaluation.matrix",
     "evaluation.protocols", "evaluation.statistics", "evaluation.trust", "evaluation.verdicts", "evidence", "exports",
     "faults", "losses", "methods", "methods.*", "models", "models.normalisation", "models.sealed",
-    "models.zoo", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "starts", "teachers", "untrusted",
-    "subjects", "verbs", "verbs.*", "written", "__main__",
+    "models.zoo", "plugins", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "starts", "teachers",
+    "subjects", "untrusted", "verbs", "verbs.*", "written", "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

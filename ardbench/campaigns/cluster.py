@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import sys
 import time
@@ -12,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ardbench import plugins
 from ardbench.campaigns.graph import POLL, Event, Settings, attend
 from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
@@ -65,6 +67,8 @@ def connect(address: str | None) -> str:
     """
     ray = _ray()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if shared := os.environ.get(plugins.VARIABLE):
+        quiet["runtime_env"] = {"env_vars": {plugins.VARIABLE: shared}}
     named = address not in (None, "", "auto")
     try:
         if named:

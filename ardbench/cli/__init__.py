@@ -139,9 +139,21 @@ def _refuse(error: Exception) -> int:
     commands=["eval", "identify", "compare", "transfer", "report", "reproduce", "export", "verify"],
 )
 @click.command_panel("Look up", commands=["status", "list", "show", "diff", "new", "data", "doctor", "completion"])
-def ardbench() -> None:
+@click.option(
+    "--plugin",
+    "plugins",
+    type=click.Path(dir_okay=False),
+    multiple=True,
+    metavar="FILE.py",
+    help="Run this file and take its METHODS, MODULES, MODELS, DATASETS and RECIPES; may be repeated. Also $ARDBENCH_PLUGINS.",
+)
+def ardbench(plugins: tuple[str, ...]) -> None:
     """Train robust teachers, distill small students from them, and measure both under the same attacks.
 
     Exit codes: 0 finished, 1 not verified, 2 refused with one sentence, 3 stopped before the end and saved (type the same
     command again to go on), 130 interrupted at once.
     """
+    if plugins:
+        from ardbench.plugins import use
+
+        use(plugins)

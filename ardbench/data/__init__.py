@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ardbench import plugins
 from ardbench.data.epoch import Epoch
 from ardbench.errors import ArdbenchError, unknown
+
+if TYPE_CHECKING:
+    from ardbench.data.raw import Raw
 
 AUGMENTS = ("crop-flip", "crop", "none")
 
@@ -37,6 +43,19 @@ class DatasetInfo:
     pad: int
     flip: bool
     synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set from outside, as a plugin has it in DATASETS.
+
+    Args:
+        info: its facts, under its own name.
+        read: gives its images and labels; the folder that data sets lie in goes in.
+    """
+
+    info: DatasetInfo
+    read: Callable[[DatasetInfo, Path], Raw]
 
 
 DIGIT_NAMES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -153,16 +172,38 @@ def info(name: str) -> DatasetInfo:
 
     if own.is_own(name):
         return own.found(name).info
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name]
+    if name in DATASETS:
+        return DATASETS[name]
+    if plugins.find("dataset", name) is None:
+        raise plugins.unknown("dataset", name, available())
+    return outside(name).info
+
+
+def available() -> list[str]:
+    """Return every data set by name: ours, those of plugins and of installed packages."""
+    return [*DATASETS, *plugins.of("dataset")]
+
+
+def outside(name: str) -> Dataset:
+    """Return a data set from outside, which is there.
+
+    Raises:
+        ArdbenchError: it cannot be loaded, or is none.
+    """
+    one = plugins.of("dataset")[name]
+    found = plugins.load("dataset", name, one.value)
+    if not (isinstance(found, Dataset) and isinstance(found.info, DatasetInfo) and found.info.name == name):
+        raise ArdbenchError(
+            f"The data set {name} of {one.origin} is no ardbench.data.Dataset whose info has that name: make it one."
+        )
+    return found
 
 
 def known(name: str) -> bool:
     """Return whether a name is of a data set; of one's own images only its form is looked at."""
     from ardbench.data import own
 
-    return name in DATASETS or own.is_own(name)
+    return name in DATASETS or own.is_own(name) or plugins.find("dataset", name) is not None
 
 
 def check_augment(info: DatasetInfo, augment: str) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ardbench import plugins
 from ardbench.config import Data
-from ardbench.data import DatasetInfo, check_sizes, data_root, info, own
+from ardbench.data import DatasetInfo, check_sizes, data_root, info, outside, own
 from ardbench.data.batches import Extra, Split, Splits
 from ardbench.data.extra import opened
 from ardbench.data.fetch import check_root
@@ -36,7 +37,7 @@ def load(
     """Return a data set for a device; its validation split is the same for every teacher, student and seed of a run.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, or of a plugin.
         root: the folder that data sets lie in; None takes $ARDBENCH_DATA, else `data`.
         validation: images held out of the training set, the classes in proportion.
         train_images: how many of the others to train on, the classes in proportion; None takes all.
@@ -121,6 +122,8 @@ def _read(facts: DatasetInfo, root: Path, download: bool, progress: Progress, pl
         train, test = own.labels(facts.name)
         images = _own_images(facts, there.why, place)
         return Raw(images[0], torch.from_numpy(train), images[1], torch.from_numpy(test), facts.classes, (about,))
+    if plugins.find("dataset", facts.name) is not None:
+        return _read_outside(facts, root)
     if facts.name in ("digits", "fake"):
         from ardbench.data.embedded import read_digits, read_fake
 
@@ -145,6 +148,21 @@ def _own_images(facts: DatasetInfo, why: str, place: str) -> Sequence[Tensor | U
     names, decode = own.files(facts.name)
     size = (facts.channels, facts.size, facts.size)
     return [Undecoded(names[split], size, decode, why) for split in ("train", "test")]
+
+
+def _read_outside(facts: DatasetInfo, root: Path) -> Raw:
+    """Return a data set of a plugin or a package; its shape and labels are looked at as those of ours are."""
+    one = plugins.of("dataset")[facts.name]
+    raw = plugins.called(one, outside(facts.name).read, facts, root)
+    if not isinstance(raw, Raw) or not all(
+        getattr(images, "dtype", torch.uint8) == torch.uint8 and labels.dtype == torch.int64
+        for images, labels in ((raw.train_images, raw.train_labels), (raw.test_images, raw.test_labels))
+    ):
+        raise ArdbenchError(
+            f"The {one.word} of {one.origin} was read as something else than images (N, C, H, W) of uint8 with labels (N,) of "
+            "int64: return an ardbench.data.raw.Raw of such tensors."
+        )
+    return raw
 
 
 def _place(facts: DatasetInfo, raw: Raw, device: torch.device, asked: str) -> Place:

@@ -11,14 +11,14 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from ardbench import data, models
+from ardbench import data, models, plugins
 from ardbench.config import Start
 from ardbench.data import DatasetInfo
 from ardbench.draws import seeded
 from ardbench.engine.checkpoints import load_weights
 from ardbench.errors import ArdbenchError
 from ardbench.exports import Export, intact, owner, recorded
-from ardbench.models import objects, robustbench, zoo
+from ardbench.models import objects, outside, robustbench, zoo
 from ardbench.models.feature_map import FeatureMap
 from ardbench.models.files import load_into, read_state
 from ardbench.models.layouts import fits
@@ -38,6 +38,8 @@ def fresh(model: str, dataset: str, normalise: bool, seed: int, purpose: str, de
     info = data.info(dataset)
     with seeded(seed, "init", purpose):
         net = models.build(model, info, normalise)
+    if plugins.find("model", model) is not None:
+        outside.check(net, info)
     if of_library(model):
         with torch.no_grad():
             said = net.eval()(torch.full((2, info.channels, info.size, info.size), 0.5))
@@ -114,6 +116,7 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     """
     recipe = run.recipe
     _check_finished(run)
+    plugins.check(recipe.outside, str(run.path), run.environment.get("outside", {}))
     info = data.info(recipe.data.name)
     return _built(recipe.student, info, recipe.data.normalise, run.intact(checkpoint)).to(device).eval()
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import ardbench
-from ardbench import data, methods, models, processes
+from ardbench import data, methods, models, plugins, processes
 from ardbench.config import Recipe
 from ardbench.data.batches import Splits
 from ardbench.data.epoch import Epoch
@@ -63,6 +63,9 @@ def train(
         ArdbenchError: whatever the user can mend; what was saved before stays.
     """
     listener = progress or Progress()
+    plugins.check(
+        recipe.outside, str(run.path)
+    )  # a process of a campaign may have found another source than its parent
     with processes.held(run.lock()), stopping(deadline) as stop:
         if run.done is not None:
             return True
@@ -77,7 +80,8 @@ def train(
             lambda: _loaded(recipe, device, data_root, listener)
         )  # downloads at most what has a use
         # not before: what is refused leaves no directory
-        processes.once(lambda: run.create(recipe, teachers, environment(device)))
+        told = environment(device) | ({"outside": plugins.origins(recipe.outside)} if recipe.outside else {})
+        processes.once(lambda: run.create(recipe, teachers, told))
         loop = Loop(run, recipe, method, splits, stop, listener)
         try:
             check_teachers(recipe, teachers, run, splits, listener, given)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from ardbench import plugins
 from ardbench.config import MethodConfig
-from ardbench.errors import ArdbenchError, unknown
 from ardbench.faults import outside, refused
 
 if TYPE_CHECKING:
@@ -38,21 +37,21 @@ MODULES = {
 }
 
 
-def available() -> dict[str, str]:
-    """Return every method by name: ours, and those that installed packages announce as `ardbench.methods`."""
-    return _announced("ardbench.methods") | METHODS
+def available() -> dict[str, Any]:
+    """Return every method by name, as its class or where that lies: ours, those of plugins and of installed packages."""
+    return {name: one.value for name, one in plugins.of("method").items()} | METHODS
 
 
-def available_modules() -> dict[str, str]:
-    """Return every module by name: ours, and those that installed packages announce as `ardbench.modules`."""
-    return _announced("ardbench.modules") | MODULES
+def available_modules() -> dict[str, Any]:
+    """Return every module by name, as its class or where that lies: ours, those of plugins and of installed packages."""
+    return {name: one.value for name, one in plugins.of("module").items()} | MODULES
 
 
 def method_class(name: str) -> type[Method[Any]]:
     """Return the class of a method, or refuse the name and offer the nearest.
 
     Raises:
-        ArdbenchError: there is none of that name, or the package that announces it cannot be loaded.
+        ArdbenchError: there is none of that name, or the plugin or package that has it cannot be loaded.
     """
     found: type[Method[Any]] = _loaded("method", name, available(), METHODS, ("roles", "Config", "step"))
     if outside(found):
@@ -64,31 +63,16 @@ def module_class(name: str) -> type[Module[Any]]:
     """Return the class of a module, or refuse the name and offer the nearest.
 
     Raises:
-        ArdbenchError: there is none of that name, or the package that announces it cannot be loaded.
+        ArdbenchError: there is none of that name, or the plugin or package that has it cannot be loaded.
     """
     found: type[Module[Any]] = _loaded("module", name, available_modules(), MODULES, ("needs", "Config", "refusal"))
     return found
 
 
-def _announced(group: str) -> dict[str, str]:
-    return {entry.name: entry.value for entry in entry_points(group=group)}
-
-
-def _loaded(kind: str, name: str, known: Mapping[str, str], ours: Mapping[str, str], has: Sequence[str]) -> Any:
+def _loaded(kind: str, name: str, known: Mapping[str, Any], ours: Mapping[str, str], has: Sequence[str]) -> Any:
     if name not in known:
-        raise unknown(kind, name, known)
-    try:
-        found = pkgutil.resolve_name(known[name])
-        _ = [getattr(found, part) for part in has]
-    except Exception as error:  # a package of others, which may fail in any way
-        if name in ours:
-            raise
-        said = str(error).strip().partition("\n")[0][:300]
-        raise ArdbenchError(
-            f"The {kind} {name} of an installed package cannot be loaded from {known[name]} "
-            f"({type(error).__name__}: {said}): mend or uninstall that package."
-        ) from error
-    return found
+        raise plugins.unknown(kind, name, known)
+    return resolve_name(ours[name]) if name in ours else plugins.load(kind, name, known[name], has)
 
 
 def _check_class(kind: Any) -> None:

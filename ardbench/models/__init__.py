@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from ardbench.errors import ArdbenchError, unknown
+from ardbench import plugins
+from ardbench.errors import ArdbenchError
 from ardbench.models import names
 
 if TYPE_CHECKING:
@@ -55,25 +56,27 @@ def build(name: str, info: DatasetInfo, normalise: bool = False) -> Network:
     """Return a freshly initialised network for a data set, drawn from torch's global generator.
 
     Args:
-        name: a name of `MODELS`, timm:NAME or torchvision:NAME, with options behind a ?.
+        name: of `MODELS` or a plugin, or timm:NAME or torchvision:NAME, with options behind a ?.
         info: the data set whose images go in and whose classes come out.
         normalise: whether the first layer normalises by the data set's mean and deviation.
 
     Raises:
-        ArdbenchError: for an unknown name, with the nearest one; for a library's network that cannot be one of ours.
+        ArdbenchError: for an unknown name, with the nearest one; for another's network that cannot be one of ours.
     """
     check_known(name)
     if names.of_library(name):
         net: Network = resolve_name("ardbench.models.library:build")(name, info, normalise)
-    else:
+    elif name in MODELS:
         net = resolve_name(MODELS[name])(info, normalise)
+    else:
+        net = resolve_name("ardbench.models.outside:build")(name, info, normalise)
     net.name = name
     return net
 
 
 def known(name: str) -> bool:
     """Return whether a name is of a network that can be built; of a library's only its form is looked at."""
-    return name in MODELS or names.of_library(name)
+    return name in MODELS or names.of_library(name) or plugins.find("model", name) is not None
 
 
 def check_known(name: str) -> None:
@@ -89,8 +92,13 @@ def check_known(name: str) -> None:
         )
     if names.of_library(name):
         names.split(name)
-    elif name not in MODELS:
-        raise unknown("model", name, MODELS)
+    elif not known(name):
+        raise plugins.unknown("model", name, available(), "model")
+
+
+def available() -> list[str]:
+    """Return every network by name but those of libraries: ours, those of plugins and of installed packages."""
+    return [*MODELS, *plugins.of("model")]
 
 
 def describe_models(info: DatasetInfo, pattern: str = "*") -> list[ModelRow]:
@@ -105,9 +113,9 @@ def describe_models(info: DatasetInfo, pattern: str = "*") -> list[ModelRow]:
     from ardbench.models.cost import cost
 
     library = names.of_library(pattern)
-    found = resolve_name("ardbench.models.library:names")(pattern) if library else fnmatch.filter(MODELS, pattern)
+    found = resolve_name("ardbench.models.library:names")(pattern) if library else fnmatch.filter(available(), pattern)
     if not found:
-        raise unknown("model", pattern, MODELS)
+        raise plugins.unknown("model", pattern, available(), "model")
     rows, refused = [], list[str]()
     for name in found:
         try:

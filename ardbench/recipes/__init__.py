@@ -6,13 +6,14 @@ import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ardbench import data, methods, models
+from ardbench import data, methods, models, plugins
 from ardbench.config import Recipe, in_pixels
 from ardbench.data import DatasetInfo, own
 from ardbench.data.epoch import Epoch
@@ -34,8 +35,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the built-in recipes; files that start with an underscore are shared parts, not recipes."""
-    return sorted(Path(file.name).stem for file in files(__name__).iterdir() if _is_recipe(file.name))
+    """Return the names of the recipes: the built-in ones, and those of plugins and of installed packages."""
+    return sorted([*built_in(), *plugins.of("recipe")])
+
+
+@cache
+def built_in() -> tuple[str, ...]:
+    """Return the names of our own recipes; files that start with an underscore are shared parts, not recipes."""
+    return tuple(sorted(Path(file.name).stem for file in files(__name__).iterdir() if _is_recipe(file.name)))
 
 
 def describe(name: str, dataset: str | None = None) -> Tree:
@@ -172,6 +179,8 @@ def _assemble(name: str, above: tuple[str, ...]) -> Tree:
 
 def _read(name: str) -> Tree:
     try:
+        if (one := plugins.find("recipe", name)) is not None:
+            return _held(one)
         if name.endswith(".toml"):
             return read_toml(Path(name))
         return read_toml(Path(str(files(__name__) / f"{name}.toml")))
@@ -185,6 +194,18 @@ def _read(name: str) -> Tree:
         raise ArdbenchError(f"Recipe {name} is not valid TOML: {error}.") from None
     except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no path, or nested without end
         raise ArdbenchError(f"Recipe {name} cannot be read ({error}): give a TOML file in UTF-8.") from None
+
+
+def _held(one: plugins.Outside) -> Tree:
+    """Return a recipe from outside: a dict, or a TOML file that a plugin names from its own folder."""
+    found = one.value if one.file is not None else plugins.load("recipe", one.name, one.value)
+    if isinstance(found, str | Path):
+        return read_toml((one.file.parent if one.file is not None else Path()) / found)
+    if not isinstance(found, dict):
+        raise ArdbenchError(
+            f"The {one.word} of {one.origin} is a {type(found).__name__}: give a dict or the path of a TOML file."
+        )
+    return deepcopy(found)
 
 
 def _merged(below: Tree, above: Tree) -> Tree:
@@ -271,6 +292,7 @@ def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
 
 def _checked(recipe: Recipe) -> Recipe:
     """Refuse names and combinations that no section can see alone; validate [method] by the method's own model."""
+    plugins.check(recipe.outside, f"Recipe {recipe.name}")
     info = data.info(recipe.data.name)
     data.check_augment(info, recipe.data.augment)
     data.check_sizes(info, recipe.data.validation, recipe.data.train_images)
@@ -299,7 +321,16 @@ def _checked(recipe: Recipe) -> Recipe:
     with blamed(kind, "Config"):
         section = _validated(kind.Config, recipe.method, where, "method")
     modules = tuple(_module(recipe, one, kind) for one in recipe.modules)
-    return recipe.model_copy(update={"method": section.model_dump(mode="json"), "modules": modules})
+    recipe = recipe.model_copy(update={"method": section.model_dump(mode="json"), "modules": modules})
+    return recipe.model_copy(update={"outside": plugins.sources(named(recipe))})
+
+
+def named(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return kind and name of all that a recipe names and that may come from outside; a method names its peers in [method]."""
+    peers = [value for key, value in recipe.method.items() if key != "name" and isinstance(value, str)]
+    modules = [("module", one["name"]) for one in recipe.modules]
+    models = [("model", name) for name in dict.fromkeys([recipe.student, *peers])]
+    return [("method", recipe.method["name"]), *modules, *models, ("dataset", recipe.data.name)]
 
 
 def _with_extra(recipe: Recipe, info: DatasetInfo, taught: bool) -> Recipe:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from ardbench.evaluation.protocols import Protocol
 
 Rows = list[dict[str, Any]]
+Thing = TypeVar("Thing")
+
+
+def _loadable(names: Iterable[str], load: Callable[[str], Thing]) -> Iterator[tuple[str, Thing]]:
+    """Yield names with what they stand for; one from outside that is broken is told and left out."""
+    for name in names:
+        try:
+            yield name, load(name)
+        except ArdbenchError as error:
+            say(str(error))
+
+
+def _first_line(kind: type) -> str:
+    return ((kind.__doc__ or "").strip().splitlines() or [""])[0]
 
 
 def _recipes() -> Rows:
@@ -26,8 +40,7 @@ def _recipes() -> Rows:
             "family": recipe.family,
             "title": recipe.title,
         }
-        for name in recipe_names()
-        for recipe in [resolve(name)]
+        for name, recipe in _loadable(recipe_names(), resolve)
     ]
 
 
@@ -35,16 +48,14 @@ def _methods() -> Rows:
     from ardbench.methods import available, method_class
 
     rows = []
-    for name in available():
-        try:
-            kind = method_class(name)
-        except ArdbenchError as error:  # of another package
-            say(str(error))
-            continue
+    for name, kind in _loadable(available(), method_class):
         roles = ["or more" if role is ... else str(role) for role in kind.roles]
-        about = (kind.__doc__ or "").strip().splitlines() or [""]
         rows.append(
-            {"name": name, "teachers": ", ".join(roles) or ("a peer" if kind.peer else "none"), "about": about[0]}
+            {
+                "name": name,
+                "teachers": ", ".join(roles) or ("a peer" if kind.peer else "none"),
+                "about": _first_line(kind),
+            }
         )
     return rows
 
@@ -52,14 +63,13 @@ def _methods() -> Rows:
 def _modules() -> Rows:
     from ardbench.methods import available_modules, module_class
 
-    found = {name: module_class(name) for name in available_modules()}
     return [
         {
             "name": name,
             "needs": ", ".join(kind.needs) or "nothing",
-            "about": (kind.__doc__ or "").strip().splitlines()[0],
+            "about": _first_line(kind),
         }
-        for name, kind in found.items()
+        for name, kind in _loadable(available_modules(), module_class)
     ]
 
 
@@ -78,7 +88,7 @@ def _teachers() -> Rows:
 
 
 def _datasets() -> Rows:
-    from ardbench.data import DATASETS
+    from ardbench import data
 
     return [
         {
@@ -88,7 +98,7 @@ def _datasets() -> Rows:
             "train": info.train_images,
             "test": info.test_images,
         }
-        for name, info in DATASETS.items()
+        for name, info in _loadable(data.available(), data.info)
     ]
 
 

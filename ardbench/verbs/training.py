@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -272,6 +273,7 @@ def prepared(
     run = Run.place(Path(runs), recipe, taught)
     if run.done is None:
         check_makeable("--runs", Path(runs))
+        _refuse_other_source(recipe, run)
     if (run.path / "config.json").exists():
         run.create(recipe, taught, {})
         if run.stale:
@@ -289,6 +291,19 @@ def _going_on(start: Start, told: Sequence[str | nn.Module]) -> tuple[Teacher, .
     if named := next((one for one in told if isinstance(one, str)), None):
         raise ArdbenchError(f"{before.path} goes on with its own teachers: leave out {named}.")
     return before.teachers
+
+
+def _refuse_other_source(recipe: Recipe, run: Run) -> None:
+    """Refuse to begin beside an unfinished run that is otherwise in nothing but the source of what comes from outside."""
+    alike = f"{glob.escape(run.path.name.rpartition('-')[0])}-*"
+    for other in (Run(path.parent) for path in sorted(run.path.parent.glob(f"{alike}/config.json")) if recipe.outside):
+        ours, theirs = recipe.outside, other.recipe.outside
+        if other.done is None and theirs != ours and other.recipe.model_copy(update={"outside": ours}) == recipe:
+            changed = ", ".join(key for key, sha256 in ours.items() if theirs.get(key) != sha256)
+            raise ArdbenchError(
+                f"{other.path} is unfinished and was begun with another source of {changed}: put that back to go on with it, "
+                "or move or delete it to train with the new one."
+            )
 
 
 def check_untaught(recipe: Recipe, typed: str) -> None:

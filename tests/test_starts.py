@@ -114,6 +114,22 @@ def test_what_does_not_fit_is_one_sentence(first: Run) -> None:
         assert said in str(refused.value)
 
 
+def test_pretrained_weights_of_a_library_come_in(tmp_path: Path) -> None:
+    import timm
+
+    theirs = timm.create_model("mobilenetv3_small_050", num_classes=1000).state_dict()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in theirs.items()}}, tmp_path / "imagenet.pth")
+    heard = Heard()
+    student, file = "timm:mobilenetv3_small_050", tmp_path / "imagenet.pth"
+    for normalise in (True, False):  # the file does not say
+        found = started(wanted(file, student=student, data__normalise=normalise), heard)
+        body = {f"body.{key}": value for key, value in theirs.items() if not key.startswith("classifier.")}
+        assert (
+            all(torch.equal(found[key], value) for key, value in body.items()) and found["head.weight"].shape[0] == 10
+        )
+    assert any("there are 1000 classes there and 10 in fake" in note for note in heard.notes)
+
+
 def stopped_after(recipe: Recipe, run: Run, batches: int | None) -> bool:
     """Train until so many batches are made, in a loop of its own."""
     run.create(recipe, (), {})

@@ -61,7 +61,8 @@ def begin_with(net: Network, source: Teacher) -> str:
         ArdbenchError: anything but the head does not fit, or the two differ in whether they normalise.
     """
     other = _own_form(source, Path(source.weights), _with_classes_of(source, net), torch.device("cpu"))
-    if isinstance(other.normalise, Normalise) != isinstance(net.normalise, Normalise):
+    told = bool(source.seen) or recorded(Path(source.weights))[0] or isinstance(other.normalise, Normalise)
+    if told and isinstance(other.normalise, Normalise) != isinstance(net.normalise, Normalise):
         which = "normalises its inputs" if isinstance(other.normalise, Normalise) else "takes them as they are"
         raise ArdbenchError(
             f"{source.source} {which}, and the student does not: give --set data.normalise="

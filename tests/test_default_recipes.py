@@ -125,3 +125,14 @@ def test_new_recipe_writes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_bare_method_without_a_data_set_is_refused() -> None:
     with pytest.raises(ArdbenchError, match="add --dataset with one of cifar10, cifar100, digits, svhn, tiny-imagenet"):
         resolve("rslad")
+
+
+def test_a_method_from_outside_has_its_own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods.METHODS, "mine", "ardbench.methods.pgd_at:PGDAT")
+    monkeypatch.setitem(methods.METHODS, "needy", "ardbench.methods.trades:TRADES")
+    mine = resolve("mine", dataset="cifar10")
+    assert (mine.name, mine.title, mine.method["name"]) == ("mine-level", "mine on cifar10, by default", "mine")
+    assert mine.attack == resolve("pgd-at-cifar10-level").attack
+    with pytest.raises(ArdbenchError, match=r"beta is missing; add it to the recipe or give --set method\.beta=VALUE"):
+        resolve("needy", dataset="digits")
+    assert resolve("needy", dataset="digits", sets=["method.beta=3"]).method["beta"] == 3

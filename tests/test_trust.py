@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from ardbench.evaluation.network_checks import evaluates, examine, gives_logits
 from ardbench.evaluation.statistics import wilson
 from ardbench.evaluation.trust import LIMITS, Finding
 from ardbench.evaluation.verdicts import Verdicts
+from ardbench.verbs.measuring import Evaluation
 
 LINF = Threat(norm="linf", eps=8 / 255)
 KEY = {"weights": "abc"}
@@ -264,3 +266,14 @@ def test_eval_prints_keeps_and_reports_what_it_found(tmp_path: Path) -> None:
     assert "pgd20" in header and "unbounded" not in header
     trust.save(run / "eval" / "last" / "trust-n20.json", [Finding("logits", "warning", "bad.")], "other weights")
     assert "Trust checks" not in call("report", run).stdout
+
+
+def test_a_reason_that_holds_for_several_checkpoints_is_told_once() -> None:
+    told = [("warning", "clean", "best", "low"), ("ok", "logits", "best", ""), ("warning", "clean", "last", "low")]
+    told += [("warning", "clean", "averaged", "lower"), ("unchecked", "clean", "last", "low")]
+    rows = [dict(zip(("verdict", "check", "checkpoint", "reason"), row, strict=True)) for row in told]
+    doubts = Evaluation.doubts.fget(SimpleNamespace(trust=rows))  # type: ignore[attr-defined]
+    assert [tuple(row.values()) for row in doubts] == [
+        ("warning", "clean", "best, last", "low"), ("warning", "clean", "averaged", "lower"),
+        ("unchecked", "clean", "last", "low"),
+    ]  # fmt: skip

@@ -115,10 +115,10 @@ def _show(found: Evaluation, output: Output) -> None:
     for text in dict.fromkeys(f"{one.protocol}: {note}" for one in found.measured for note in one.verdicts.notes):
         output.line(text)
     if trusted := found.trust:
-        doubtful = [row for row in trusted if row["verdict"] != "ok"]
-        output.line(f"Trust checks: {len(trusted) - len(doubtful)} of {len(trusted)} ok{', but' if doubtful else '.'}")
-        if doubtful:
-            output.show(table(list(trusted[0]), [list(row.values()) for row in doubtful]))
+        sound, doubts = sum(row["verdict"] == "ok" for row in trusted), found.doubts
+        output.line(f"Trust checks: {sound} of {len(trusted)} ok{', but' if doubts else '.'}")
+        if doubts:
+            output.show(table(list(trusted[0]), [list(row.values()) for row in doubts]))
     output.show(_table(found))  # last, where the eye is
 
 

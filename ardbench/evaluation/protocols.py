@@ -167,6 +167,9 @@ def asked(name: str) -> Protocol:
             )
         return fast_form(plain)
     if not name.startswith("aa:"):
+        if "," in name:
+            each = " ".join(f"--protocol {one.strip()}" for one in name.split(","))
+            raise ArdbenchError(f"Unknown protocol {name!r}: name each by itself, {each}.")
         if name not in PROTOCOLS:
             raise unknown("protocol", name, PROTOCOLS)
         return PROTOCOLS[name]

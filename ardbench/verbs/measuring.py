@@ -255,6 +255,18 @@ class Evaluation:
             for checkpoint, one in self.findings
         ]
 
+    @property
+    def doubts(self) -> list[dict[str, str]]:
+        """Those that are not ok, each reason once with all of its checkpoints."""
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for row in self.trust:
+            if row["verdict"] != "ok":
+                found.setdefault((row["verdict"], row["check"], row["reason"]), []).append(row["checkpoint"])
+        return [
+            {"verdict": verdict, "check": check, "checkpoint": ", ".join(names), "reason": reason}
+            for (verdict, check, reason), names in found.items()
+        ]
+
     def document(self) -> dict[str, Any]:
         """Return all of it as JSON holds it."""
         subject = self.subject

@@ -78,6 +78,7 @@ def _show_run(run: Run, output: Output) -> None:
         "dataset": recipe.data.name,
         "student": recipe.student,
         "seed": recipe.seed,
+        "begins": f"{recipe.start.kind} {recipe.start.source}" if recipe.start else "with fresh weights",
         "state": state,
         "epochs": f"{len(run.metrics)}/{recipe.schedule.epochs}",
         "teachers": [f"{teacher.role}={teacher.source}" for teacher in run.teachers],

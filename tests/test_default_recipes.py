@@ -9,7 +9,7 @@ import pytest
 from cli_call import call
 from small import CPU, method
 
-from ardbench import data, methods
+from ardbench import data, methods, plugins
 from ardbench.data.load import load
 from ardbench.engine.loop import Loop
 from ardbench.errors import ArdbenchError
@@ -136,3 +136,6 @@ def test_a_method_from_outside_has_its_own_defaults(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ArdbenchError, match=r"beta is missing; add it to the recipe or give --set method\.beta=VALUE"):
         resolve("needy", dataset="digits")
     assert resolve("needy", dataset="digits", sets=["method.beta=3"]).method["beta"] == 3
+    monkeypatch.setenv(plugins.VARIABLE, str(Path(__file__).parents[1] / "examples" / "mine.py"))
+    theirs = resolve("my-loss", dataset="digits")  # its only recipe is of another data set
+    assert theirs.method["alpha"] == 5 / 6 and theirs.data.name == "digits" and theirs.student == "resnet8-tiny"

@@ -147,10 +147,17 @@ def found(base: str, dataset: str | None) -> tuple[str | None, Tree]:
 
 
 def _default(method: str, info: DatasetInfo) -> Tree:
-    """Return the recipe of a method on a data set that has none for it; a method from outside has its own defaults."""
-    level = base_of(method, info)
-    shared = {"title": method, "method": {"name": method}}
-    tree = _assemble(level, ()) if level in recipe_names() else _merged(_assemble("_cifar10-level", ()), shared)
+    """Return the recipe of a method on a data set that has none for it.
+
+    A method without level recipes, one from outside, has the [method] of its first recipe, or else its own defaults.
+    """
+    level, names = base_of(method, info), recipe_names()
+    if level in names:
+        tree = _assemble(level, ())
+    else:
+        own = [_assemble(name, ()).get("method", {}) for name in names if name.startswith(f"{method}-")]
+        section = next((one for one in own if one.get("name") == method), {"name": method})
+        tree = _merged(_assemble("_cifar10-level", ()), {"title": method, "method": section})
     return _merged(tree, fitting(tree["method"], tree["title"], info))
 
 

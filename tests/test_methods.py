@@ -10,12 +10,11 @@ from small import CPU, batch, method, recipe
 from torch import Tensor, nn
 
 from ardbench import methods
-from ardbench.attacks.pgd import Maximiser
 from ardbench.config import Recipe
 from ardbench.data.load import load
-from ardbench.engine.checkpoints import load_state, save_state
+from ardbench.engine.contract_checks import Bench, crafts_alike, goes_on, learns, repeats, sees_no_values
 from ardbench.engine.loop import Loop
-from ardbench.methods.base import Method, Step
+from ardbench.methods.base import Method
 from ardbench.progress import Progress
 from ardbench.runs import Run
 
@@ -34,52 +33,26 @@ def made(name: str, to: Any = torch.float32, model: str = "resnet8-tiny", **sets
     return method(wanted, model, to), wanted
 
 
+def bench(name: str, model: str = "resnet8-tiny", **sets: Any) -> Bench:
+    """Return what the checks of the contract ask, which `ardbench check` asks of a plugin's method too."""
+    wanted = recipe(name, **sets)
+    return Bench(lambda to: method(wanted, model, to), lambda step: batch(wanted, step), wanted.schedule.epochs, 10)
+
+
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize("name", OURS)
 def test_contract(name: str, model: str) -> None:
-    built, wanted = made(name, model=model, schedule__epochs=4)
-    given = batch(wanted)
-    taught = [net(given.x) for net in built.teachers]
-    got: set[str] = set()
-    everything = {f"{n}.{k}": p for n, net in built.trainables().items() for k, p in net.named_parameters()}
-    for epoch in range(4):
-        built.begin_epoch(epoch)
-        modes = [m.training for net in built.trainables().values() for m in net.modules()]
-        step = built(given, epoch)
-        assert modes == [m.training for net in built.trainables().values() for m in net.modules()]
-        assert step.loss.shape == ()
-        assert (step.examples is not None) == built.examples, "modules are promised a loss per example, or none"
-        step.loss.backward()
-        for key, parameter in everything.items():
-            if parameter.grad is not None:
-                assert parameter.grad.isfinite().all(), key
-                got.add(key)
-            parameter.grad = None
-    assert got == set(everything), "every trainable gets a gradient in at least one phase"
-    for net, before in zip(built.teachers, taught, strict=True):
-        assert torch.equal(net(given.x), before)
-        assert not before.requires_grad, "nothing in a teacher learns"
-    assert built.deployed(built.student).eval()(given.x).shape == (len(given.y), 10)
+    learns(bench(name, model, schedule__epochs=4))
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_step_is_a_function_of_its_batch(name: str) -> None:
-    losses = []
-    for _ in range(2):
-        built, wanted = made(name)
-        torch.manual_seed(len(losses))  # nothing may come from the global generator
-        losses.append(built(batch(wanted), 15).loss.detach())
-    assert torch.equal(*losses)
+    repeats(bench(name))
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_step_runs_on_the_meta_device(name: str) -> None:
-    """A hard-coded device or a look at a value would fail here."""
-    built, wanted = made(name, to="meta")
-    for epoch in (0, 19):
-        loss = built(batch(wanted).to("meta"), epoch).loss
-        assert loss.device.type == "meta"
-        loss.backward()
+    sees_no_values(bench(name))
 
 
 def test_what_is_outside_the_loss_stays_to_the_bit(tmp_path: Any) -> None:
@@ -127,24 +100,9 @@ def test_a_step_leaves_modes_and_requires_grad_as_it_found_them(name: str) -> No
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_an_objective_holds_no_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_objective_holds_no_tensor(name: str) -> None:
     """What a batch brings travels in aux; one objective serves every step, so that a captured graph can replay it."""
-    built, wanted = made(name)
-    seen: list[Any] = []
-    search = Maximiser.__call__
-
-    def watching(self: Maximiser, objective: Any, *args: Any, **keys: Any) -> Tensor:
-        target = keys.get("target") or (args[3] if len(args) > 3 else None)
-        seen.append((objective, target))
-        return search(self, objective, *args, **keys)
-
-    monkeypatch.setattr(Maximiser, "__call__", watching)
-    for step in (0, 1):
-        built(batch(wanted, step), 19)
-    assert len(seen) == 2 * built.attacks
-    assert len(set(seen)) == len(seen) // 2, "a new objective each step would be compiled or captured each step"
-    functions = [function for pair in seen for function in pair if function is not None]
-    assert not any(getattr(function, "__closure__", None) for function in functions)
+    crafts_alike(bench(name))
 
 
 @pytest.mark.parametrize(
@@ -167,28 +125,9 @@ def test_batchnorm_sees_each_train_mode_forward_of_the_method_once(name: str, ep
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_method_goes_on_from_its_state_as_if_nothing_had_happened(name: str, tmp_path: Any) -> None:
+def test_a_method_goes_on_from_its_state_as_if_nothing_had_happened(name: str) -> None:
     """Modules, optimizers and `state` are all that is kept; the third step sees the same in both."""
-    built, wanted = made(name, schedule__epochs=2)
-    built.begin_epoch(0)
-    for step in (0, 1):
-        built(batch(wanted, step), 0)
-    built.begin_epoch(1)
-    save_state(tmp_path / "state", {"method": built.state()})
-    again, _ = made(name, schedule__epochs=2)
-    for net, kept in zip(again.trainables().values(), built.trainables().values(), strict=True):
-        net.load_state_dict(kept.state_dict())
-    again.load_state(load_state(tmp_path / "state")["method"])
-    first, second = (one(batch(wanted, 2), 1) for one in (built, again))
-    assert torch.equal(first.loss, second.loss)
-    assert first.logs.keys() == second.logs.keys()
-    for a, b in zip(gradients(built, first), gradients(again, second), strict=True):
-        assert torch.equal(a, b)
-
-
-def gradients(built: Method[Any], step: Step) -> list[Tensor]:
-    parameters = [p for net in built.trainables().values() for p in net.parameters()]
-    return list(torch.autograd.grad(step.loss, parameters, materialize_grads=True))
+    goes_on(bench(name, schedule__epochs=2))
 
 
 def test_a_peer_is_never_deployed() -> None:

@@ -40,6 +40,7 @@ COMMANDS = {
     "data": "ardbench.cli.data:data",
     "doctor": "ardbench.cli.doctor:doctor",
     "new": "ardbench.cli.new:new",
+    "check": "ardbench.cli.check:check",
     "completion": "ardbench.cli.completion:completion",
 }
 """Name -> where the command lies; nothing is imported before it is asked for."""
@@ -138,7 +139,9 @@ def _refuse(error: Exception) -> int:
     "Measure and compare",
     commands=["eval", "identify", "compare", "transfer", "report", "reproduce", "export", "verify"],
 )
-@click.command_panel("Look up", commands=["status", "list", "show", "diff", "new", "data", "doctor", "completion"])
+@click.command_panel(
+    "Look up", commands=["status", "list", "show", "diff", "new", "check", "data", "doctor", "completion"]
+)
 @click.option(
     "--plugin",
     "plugins",

@@ -34,3 +34,23 @@ def recipe(recipe: str, dataset: str | None, student: str | None, out: Path | No
     path, following = save(recipe, dataset, student, out)
     click.echo(path)
     click.echo(f"Next: {following}")
+
+
+@new.command()
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    metavar="FOLDER",
+    help="Where the files are written; without it, here.",
+)
+def method(name: str, out: Path) -> None:
+    """Write a method as a plugin's file that works as it stands, and a suite that sets it beside RSLAD."""
+    from ardbench.verbs.first_method import save
+
+    plugin, suite, following = save(name, out)
+    click.echo(plugin)
+    click.echo(suite)
+    for command in following:
+        click.echo(f"Next: {command}")

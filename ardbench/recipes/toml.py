@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
@@ -19,12 +20,16 @@ def lines(tree: Tree, said: Mapping[str, str], section: str = "") -> Iterator[st
     """
     for key, value in tree.items():
         if not isinstance(value, Mapping):
-            yield _line(f"{key} = {written(value)}", said.get(f"{section}.{key}" if section else key))
+            yield _line(f"{_key(key)} = {written(value)}", said.get(f"{section}.{key}" if section else key))
     for key, below in tree.items():
         if isinstance(below, Mapping):
             name = f"{section}.{key}" if section else key
             yield from ("", _line(f"[{name}]", said.get(name)))
             yield from lines(below, said, name)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def _line(text: str, said: str | None) -> str:

@@ -17,10 +17,12 @@ import ardbench
 from ardbench import data
 from ardbench.data import own
 from ardbench.data.load import load
+from ardbench.data.pictures import decoded, header
 from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 from ardbench.recipes import resolve
 
+STARTS = ("cannot be read as a picture (", "holds ", "has ")
 COLOURS = {"cat": (200, 20, 20), "dog": (20, 200, 20)}
 
 
@@ -128,6 +130,29 @@ def test_pictures_of_every_kind_by_stated_rules(tmp_path: Path) -> None:
     assert images[5, 0, :, 0].tolist() == [210, 180, 150, 120, 90, 60, 30, 0]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # which it adds to what it reads nevertheless
+def test_damaged_pictures_are_read_or_refused(tmp_path: Path) -> None:
+    source = np.random.default_rng(0)
+    picture = Image.fromarray(source.integers(0, 256, (12, 12, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "words"
+    said: list[str] = []
+    for name in ("a.png", "b.jpg", "c.webp", "d.gif", "e.bmp", "f.tif"):
+        picture.save(tmp_path / name, **({"exif": exif} if name in ("a.png", "b.jpg", "c.webp") else {}))
+        whole = (tmp_path / name).read_bytes()
+        for number in range(120):
+            there = bytearray(whole[: source.integers(len(whole)) if number % 4 == 0 else None])
+            for _ in range(source.integers(1, 8) if number % 4 else 0):
+                there[source.integers(min(len(there), 200))] = source.choice([0, 1, 255, source.integers(256)])
+            (tmp_path / name).write_bytes(there)
+            for read in (header, lambda path: decoded(path, 3, 8)):
+                try:
+                    read(tmp_path / name)
+                except ArdbenchError as error:
+                    said.append(str(error).removeprefix(f"{tmp_path / name} "))
+    assert len(said) > 400 and not [one for one in said if "\n" in one or len(one) > 400 or not one.startswith(STARTS)]
+
+
 def test_images_are_resized_by_the_shorter_side_and_cut_in_the_middle(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "wide", train=1, test=1, side=16)
     wide = np.zeros((16, 32, 3), np.uint8)
@@ -167,7 +192,10 @@ def test_an_npz_file_is_read(tmp_path: Path) -> None:
     both = torch.cat([found.train.images, found.test.images]).permute(0, 2, 3, 1).numpy()
     assert sorted(one.tobytes() for one in both) == sorted(one.tobytes() for one in images)
     for bad, said in (
-        ({"image": images, "label": labels + 1}, "no image of class 0"),
+        ({"image": images, "label": labels + 1}, "has labels 1 to 4"),
+        ({"image": images, "label": labels + (labels == 3)}, "no image of class 3"),
+        ({"image": images, "label": np.where(labels == 3, 10**15, labels)}, "has labels 0 to 1000000000000000"),
+        ({"image": images, "label": np.where(labels == 3, 2**64 - 1, labels.astype(np.uint64))}, f"0 to {2**64 - 1}"),
         ({"image": images, "label": labels * 0}, "has labels 0 to 0"),
         ({"image": images}, "has no array `label`"),
         ({"image": images, "label": np.array([object()] * 16)}, "pickled objects"),
@@ -214,6 +242,7 @@ def test_a_set_of_torchvision_is_read_from_its_own_files(tmp_path: Path, monkeyp
         (lambda folder: shutil.copy(folder / "train/cat/train0.png", folder / "train/x.png"), "x.png lies in no class folder"),
         (lambda folder: (folder / "train/cat/l.png").symlink_to(folder / "train/cat/train0.png"), "is a link or a device"),
         (lambda folder: Image.new("1", (9000, 9000)).save(folder / "train/cat/train0.png"), "has 9000x9000 pixels, over"),
+        (lambda folder: Image.new("1", (20000, 10000)).save(folder / "train/cat/train0.png"), "has more pixels, over"),
         (
             lambda folder: Image.new("L", (8, 8)).save(
                 folder / "train/cat/x.gif", save_all=True, append_images=[Image.new("L", (8, 8), 200)]

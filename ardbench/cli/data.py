@@ -42,7 +42,7 @@ def data(
     shape = "x".join(map(str, found["shape"]))
     output.line(f"{found['title']}: {len(found['classes'])} classes, {shape}, {found['root'] or 'embedded'}")
     for file in found["files"]:
-        output.line("  " + "  ".join(map(str, file.values())))
+        output.line("  " + "  ".join(str(said) for said in file.values() if said is not None))
     numbers = ["images", "fewest of a class", "most of a class"]
     if own.is_own(name):
         output.line(

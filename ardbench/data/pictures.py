@@ -11,6 +11,8 @@ import io
 import os
 import stat
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +101,7 @@ def _facts(path: Path, folder: Path) -> bytes:
 
 
 def header(path: Path) -> tuple[int, int, bool]:
-    """Return width and height of a picture as it is shown, and whether it is grey; only its header is read."""
+    """Return width and height of a picture as it is shown, and whether it is grey; its header is looked at first."""
     with _opened(path) as image:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         width, height = image.size
@@ -117,10 +119,7 @@ def decoded(path: Path, channels: int, side: int | None) -> np.ndarray:
         ArdbenchError: it cannot be read, moves, or is larger than `PIXELS`.
     """
     with _opened(path) as image:
-        try:
-            return as_array(image, channels, side)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _unreadable(path, error) from None
+        return as_array(image, channels, side)
 
 
 def as_array(image: Picture, channels: int, side: int | None) -> np.ndarray:
@@ -148,23 +147,26 @@ def _plain(image: Picture) -> Picture:
     return image
 
 
-def _opened(path: Path) -> Picture:
+@contextmanager
+def _opened(path: Path) -> Iterator[Picture]:
+    """Give a picture; whatever it cannot be read for, now or in the body, is one sentence."""
     from PIL import Image
 
     try:
-        content = read_bytes(path, MEMBER_LIMIT)
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        with Image.open(io.BytesIO(read_bytes(path, MEMBER_LIMIT)), formats=FORMATS) as image:
+            if image.width * image.height > PIXELS:
+                raise _too_large(path, f"{image.width}x{image.height}")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ArdbenchError(f"{path} holds {frames} pictures: give one with a single picture.")
+            if image.mode == "F":
+                raise ArdbenchError(f"{path} holds fractions, whose range nothing says: save it with 8 or 16 bits.")
+            yield image
+    except ArdbenchError:
+        raise
     except Image.DecompressionBombError:
         raise _too_large(path, "more") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # of Pillow: damaged files raise nearly anything
         raise _unreadable(path, error) from None
-    if image.width * image.height > PIXELS:
-        raise _too_large(path, f"{image.width}x{image.height}")
-    if getattr(image, "n_frames", 1) > 1:
-        raise ArdbenchError(f"{path} holds {image.n_frames} pictures: give one with a single picture.")  # type: ignore[attr-defined]
-    if image.mode == "F":
-        raise ArdbenchError(f"{path} holds fractions, whose range nothing says: save it with 8 or 16 bits.")
-    return image
 
 
 def _too_large(path: Path, size: str) -> ArdbenchError:

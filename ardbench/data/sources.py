@@ -15,6 +15,8 @@ from ardbench.errors import ArdbenchError, unknown
 if TYPE_CHECKING:
     import numpy as np
 
+LABELS = "labels are 0 to K - 1, K at least 2, each of some image."
+
 
 @dataclass(frozen=True)
 class Name:
@@ -93,16 +95,13 @@ def _of_npz(asked: Name) -> Source:
     file = Npz(asked.path)
     if file.label is None:
         raise ArdbenchError(f"{asked.path} has no array `label`: add one with the class of each image, 0 to K - 1.")
+    lowest, highest = file.contents.lowest, file.contents.highest
+    if lowest != 0 or not highest or highest >= len(file):
+        raise ArdbenchError(f"{asked.path} has labels {lowest} to {highest}: {LABELS}")
     images, labels = file.array(file.image), file.array(file.label).astype(np.int64)
-    count = int(labels.max()) + 1
-    absent = sorted(set(range(count)) - set(labels.tolist()))
-    if labels.min() < 0 or count < 2 or absent:
-        what = (
-            f"no image of class {absent[0]}"
-            if absent and labels.min() >= 0
-            else f"labels {labels.min()} to {labels.max()}"
-        )
-        raise ArdbenchError(f"{asked.path} has {what}: labels are 0 to K - 1, K at least 2, each of some image.")
+    count = highest + 1
+    if absent := sorted(set(range(count)) - set(labels.tolist())):
+        raise ArdbenchError(f"{asked.path} has no image of class {absent[0]}: {LABELS}")
     shape = images.shape[1:] if images.ndim == 4 else (*images.shape[1:], 1)
     channels = shape[2]
     if channels not in (1, 3) and asked.size is not None:

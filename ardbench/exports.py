@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from ardbench import data, models
+from ardbench import data, models, plugins
 from ardbench.config import Threat
 from ardbench.data import DatasetInfo
 from ardbench.errors import ArdbenchError
@@ -67,6 +67,8 @@ def export_in(folder: Path) -> Export | None:
     if document.get("format") != EXPORT:
         return None
     found: Export = checked(_EXPORT, document, path, "description of an exported network", "export it again")
+    if isinstance(wanted := found.recipe.get("outside", {}), dict):
+        plugins.check({str(key): str(sha256) for key, sha256 in wanted.items()}, str(folder))
     wrong = not models.known(found.architecture) or not data.known(found.dataset)
     channels = {len(numbers) for numbers in vars(found.normalise).values()} if found.normalise else set[int]()
     if wrong or not channels <= {found.info.channels}:

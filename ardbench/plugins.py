@@ -81,6 +81,13 @@ class Outside:
         return f"{KINDS[self.kind].word} {self.name}"
 
     @property
+    def package(self) -> str:
+        """The module of the plugin, or the package that an import path leads to."""
+        return (
+            _module_name(self.file, self.digest) if self.file else str(self.value).partition(":")[0].partition(".")[0]
+        )
+
+    @property
     def sha256(self) -> str:
         """The sha256 of the plugin, of the package that an import path leads to, or of both together."""
         module = self.value.partition(":")[0] if isinstance(self.value, str) else getattr(self.value, "__module__", "")
@@ -90,8 +97,15 @@ class Outside:
 
 
 _PREFIX = "ardbench_plugin_"
+_typed: list[str] = []
+"""Paths as they were given to `use`."""
 _expected: dict[str, tuple[str, str, str]] = {}
 """What runs that were opened need: kind:name -> run, file or package, sha256."""
+
+
+def words() -> list[str]:
+    """Return what is typed before a command of this session, so that its next one has the plugins too."""
+    return [word for path in _typed for word in ("--plugin", path)]
 
 
 def use(paths: Sequence[str | os.PathLike[str]]) -> None:
@@ -105,6 +119,7 @@ def use(paths: Sequence[str | os.PathLike[str]]) -> None:
     text = os.pathsep.join(dict.fromkeys([*before, *typed]))
     _loaded(text, frozenset(typed))
     os.environ[VARIABLE] = text
+    _typed.extend(path for path in map(str, paths) if path not in _typed)
 
 
 def of(kind: str) -> dict[str, Outside]:
@@ -152,9 +167,8 @@ def called(one: Outside, what: Callable[..., Any], *words: Any) -> Any:
     except Exception as error:
         if isinstance(error, ArdbenchError) or type(error).__name__ == "OutOfMemoryError":
             raise
-        package = getattr(what, "__module__", "").partition(".")[0]
         raise ArdbenchError(
-            f"The {one.word} of {one.origin} failed with {raised(error, package, one.origin).rstrip('.')}: mend it."
+            f"The {one.word} of {one.origin} failed with {raised(error, one.package, one.origin).rstrip('.')}: mend it."
         ) from error
 
 
@@ -286,7 +300,7 @@ def _file(path: Path) -> tuple[Outside, ...]:
     except ValueError as error:
         raise ArdbenchError(f"Plugin {path} is no Python file ({error}): give one.") from None
     digest = hashlib.sha256(source).hexdigest()
-    module = ModuleType(_PREFIX + re.sub(r"\W", "_", path.stem) + f"_{digest[:8]}")
+    module = ModuleType(_module_name(path, digest))
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where classes look for the names of their annotations
     try:
@@ -297,6 +311,11 @@ def _file(path: Path) -> tuple[Outside, ...]:
             f"Plugin {path} cannot be loaded ({raised(error, module.__name__, str(path))}): mend it."
         ) from error
     return _held(module, path, digest)
+
+
+def _module_name(path: Path, digest: str) -> str:
+    """Return a name that no other module has, also no other version of the file."""
+    return _PREFIX + re.sub(r"\W", "_", path.stem) + f"_{digest[:8]}"
 
 
 def _held(module: ModuleType, path: Path, digest: str) -> tuple[Outside, ...]:

@@ -14,6 +14,7 @@ import torch
 from cli_call import call
 from click.testing import Result
 
+import ardbench
 from ardbench import data, models, plugins
 from ardbench.errors import ArdbenchError
 from ardbench.methods import method_class
@@ -30,6 +31,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Begin and end each test without plugins, in a folder of its own."""
     monkeypatch.setenv(plugins.VARIABLE, "")
     monkeypatch.setattr(plugins, "_expected", {})
+    monkeypatch.setattr(plugins, "_typed", [])
     monkeypatch.chdir(tmp_path)
 
 
@@ -60,8 +62,9 @@ def trained(*words: object, plugin: Path = EXAMPLE) -> tuple[Run, Result]:
 
 def test_a_network_a_data_set_and_a_method_of_one_file_go_all_the_way() -> None:
     teacher, _ = trained("train", "pgd-at", "--dataset", "my-parity", "--student", "my-net")
-    student, _ = trained("distill", "my-loss", "--dataset", "my-parity", "--teacher", teacher.path)
+    student, said = trained("distill", "my-loss", "--dataset", "my-parity", "--teacher", teacher.path)
     assert student.path.name.startswith("my-loss-my-parity-my-net-s0-")
+    assert f"Next: ardbench --plugin {EXAMPLE} eval {student.path}" in said.stdout
     digest = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
     wanted = dict.fromkeys(["method:my-loss", "model:my-net", "dataset:my-parity"], digest)
     assert student.recipe.outside == wanted
@@ -73,6 +76,7 @@ def test_a_network_a_data_set_and_a_method_of_one_file_go_all_the_way() -> None:
     assert call("--plugin", EXAMPLE, "verify", student.path).exit_code == 0
     assert call("--plugin", EXAMPLE, "report", student.path, "--out", "tables").exit_code == 0
     assert call("--plugin", EXAMPLE, "export", student.path, "--out", "exported").exit_code == 0
+    assert isinstance(ardbench.load("exported"), models.network.Network)
     words = (
         "eval",
         student.path / "last.safetensors:my-net",
@@ -160,11 +164,13 @@ def test_what_needs_a_plugin_says_which() -> None:
     run, _ = trained("train", "pgd-at", "--dataset", "my-parity", "--student", "my-net")
     digest = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()[:16]
     assert call("--plugin", EXAMPLE, "eval", run.path, "--protocol", "clean", "--device", "cpu").exit_code == 0
+    assert call("--plugin", EXAMPLE, "export", run.path, "--out", "out").exit_code == 0
     os.environ[plugins.VARIABLE] = ""
-    for words in (("eval", run.path, "--device", "cpu"), ("export", run.path, "--out", "out")):
+    for words in (("eval", run.path, "--device", "cpu"), ("export", run.path, "--out", "new")):
         line = refusal(*words)
         assert "needs the " in line and f"of mine.py (sha256 {digest})" in line, line
         assert "type `ardbench --plugin mine.py COMMAND`" in line
+    assert "out needs the network my-net (sha256" in refusal("eval", "out")
     told = call("verify", run.path)
     assert told.exit_code == 1 and f"needs the data set my-parity of mine.py (sha256 {digest})" in told.output
     recipe = Path("again.toml")
@@ -286,6 +292,8 @@ MODELS = {{"own": {value}}}
 def test_a_network_that_is_none_of_ours_is_refused_in_one_sentence(changes: dict[str, str], said: str) -> None:
     words = {"classes": "info.num_classes", "more": "", "features": "x.mean((2, 3))", "value": "Own"} | changes
     path = written(NETS.format(**words))
+    listed = call("--plugin", path, "list", "models", "--dataset", "digits")
+    assert listed.exit_code == 0 and "resnet8-tiny" in listed.stdout
     line = refusal("--plugin", path, "train", "pgd-at-digits", "--student", "own", *TINY)
     assert said in line and "own" in line and not list(Path("runs").glob("*/config.json"))
 

@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ardbench import plugins
+
 if TYPE_CHECKING:
     from ardbench.runs import Run
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 def evaluation(data_root: Path | None, run: Run) -> str:
     """Return the command that measures a run."""
     root = ["--data-root", str(data_root)] if data_root else []
-    return shlex.join(["ardbench", "eval", str(run.path), *root])
+    return shlex.join(["ardbench", *plugins.words(), "eval", str(run.path), *root])
 
 
 def summary(run: Run) -> str:

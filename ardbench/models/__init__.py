@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -101,11 +102,14 @@ def available() -> list[str]:
     return [*MODELS, *plugins.of("model")]
 
 
-def describe_models(info: DatasetInfo, pattern: str = "*") -> list[ModelRow]:
+def describe_models(
+    info: DatasetInfo, pattern: str = "*", tell: Callable[[str], None] = lambda text: None
+) -> list[ModelRow]:
     """Return what each network costs on one image of the data set, the cheapest first.
 
     Args:
         pattern: of names, of a library where it begins like timm:mobilenetv3*; what takes no such images is left out.
+        tell: hears of networks from outside that are broken.
 
     Raises:
         ArdbenchError: no name fits, or none of those that do takes the images.
@@ -119,9 +123,12 @@ def describe_models(info: DatasetInfo, pattern: str = "*") -> list[ModelRow]:
     rows, refused = [], list[str]()
     for name in found:
         try:
-            rows.append(ModelRow(name, *cost(name, info)))
+            one = plugins.find("model", name)
+            rows.append(ModelRow(name, *(plugins.called(one, cost, name, info) if one else cost(name, info))))
         except ArdbenchError as error:  # of a library: another kind of classifier, or images that are too small
             refused.append(str(error))
+            if one:
+                tell(str(error))
     if not rows:
         raise ArdbenchError(refused[0])
     return sorted(rows, key=lambda row: row.macs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+from ardbench import plugins
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.methods import method_class
@@ -62,7 +64,8 @@ def save(name: str, dataset: str | None, student: str | None, file: Path | None)
     write_atomic(path, text.encode())
     kind = method_class(recipe.method["name"])
     taught = [f" --teacher {role}=SOURCE" for role in kind.roles if isinstance(role, str)]
-    return path, f"ardbench {'distill' if kind.roles or kind.peer else 'train'} {path}{''.join(taught)}"
+    command = "distill" if kind.roles or kind.peer else "train"
+    return path, f"{shlex.join(['ardbench', *plugins.words(), command, str(path)])}{''.join(taught)}"
 
 
 def _only(tree: toml.Tree, keys: set[str], above: str = "") -> dict[str, object]:

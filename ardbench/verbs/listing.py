@@ -77,7 +77,7 @@ def models(dataset: str, pattern: str = "*") -> Rows:
     from ardbench import data
     from ardbench.models import describe_models
 
-    rows = describe_models(data.info(dataset), pattern)
+    rows = describe_models(data.info(dataset), pattern, say)
     return [{"name": row.name, "parameters": row.parameters, "MACs": row.macs} for row in rows]
 
 

@@ -155,7 +155,6 @@ def test_macs_of_a_transformer_are_those_of_its_equations() -> None:
     assert cost("timm:test_vit?patch_size=8", WIDE).macs == wanted
 
 
-@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
 def test_a_network_with_several_outputs_is_refused_with_the_option_that_leaves_one() -> None:
     with pytest.raises(ArdbenchError, match="gives GoogLeNetOutputs, which is no tensor, for 2 images"):
         library.check("torchvision:googlenet", WIDE)
@@ -204,6 +203,8 @@ def test_models_of_a_library_are_listed_by_a_pattern() -> None:
     assert [row["name"] for row in json.loads(call("list", "models", "resnet*8", "--json").stdout)["models"]] == [
         "resnet8", "resnet18",
     ]  # fmt: skip
+    (small,) = json.loads(call("list", "models", "torchvision:resnet18?stem=small", "--json").stdout)["models"]
+    assert (small["parameters"], small["MACs"]) == (11_173_962, 555_422_720)  # of our resnet18
     assert "Unknown network of timm 'nothing*'" in call("list", "models", "timm:nothing*").stderr
     assert "is a pattern for `list models`" in call("list", "suites", "digits*").stderr
 

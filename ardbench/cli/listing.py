@@ -50,7 +50,7 @@ def listing(
     """List the recipes, methods, modules, models, teachers of the zoo, data sets, protocols or suites.
 
     Each with what decides a choice between them. PATTERN is for models, those of libraries included, such as
-    'timm:mobilenetv3*' or 'torchvision:resnet*': what cannot be one of ours, or takes no such images, is left out.
+    'timm:mobilenetv3*' or 'torchvision:resnet*?stem=small': what cannot be one of ours, or takes no such images, is left out.
     """
     from ardbench.verbs.listing import ROWS, models
 

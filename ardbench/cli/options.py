@@ -219,7 +219,12 @@ test_share = click.option(
     metavar="SHARE",
     help="Of your own images, where nothing says which are for the test: this much of each class; the same as ?test_share=.",
 )
-student = click.option("--student", metavar="MODEL", help="Train this architecture in place of the recipe's student.")
+student = click.option(
+    "--student",
+    metavar="MODEL",
+    help="Train this architecture in place of the recipe's student: one of `ardbench list models`, timm:NAME or "
+    "torchvision:NAME, with options as in 'timm:resnet18?stem=small'.",
+)
 seed = click.option("--seed", type=click.IntRange(min=0), help="The seed of every random draw; the recipe's is 0.")
 seeds = click.option(
     "--seed",
@@ -308,7 +313,11 @@ keep_adversarial = click.option(
     is_flag=True,
     help="Keep the image that took each point, or else the clean one, in PROTOCOL.adversarial.safetensors.",
 )
-model = click.option("--model", metavar="NAME", help="For a file: the architecture whose weights it holds.")
+model = click.option(
+    "--model",
+    metavar="NAME",
+    help="For a file: the architecture whose weights it holds, also timm:NAME or torchvision:NAME.",
+)
 measured_on = click.option("--dataset", metavar="NAME", help="For a file: the data set to measure on.")
 part = click.option(
     "--part",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ DROPS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "Drop
 """Modules of torch and the libraries that drop at random while a network trains."""
 POOLS = ("maxpool", "features.pool0")
 """Where they pool after it."""
+WARNING = ("googlenet", "inception_v3")
+"""Networks of torchvision that ask to be told whether they draw their weights."""
 OF_THE_DATA = ("num_classes", "in_chans", "in_channels")
 """Options that the data set gives."""
 NO_OPTIONS = ("self", "device", "dtype")
@@ -212,13 +215,16 @@ def check(name: str, info: DatasetInfo) -> None:
 
 
 def names(pattern: str) -> list[str]:
-    """Return the networks of a library that a pattern fits, such as timm:mobilenetv3*.
+    """Return the networks of a library that a pattern fits, such as timm:mobilenetv3* or timm:resnet*?stem=small.
 
     Raises:
         ArdbenchError: none does.
     """
     library, _, wanted = pattern.partition(":")
-    found = [f"{library}:{name}" for name in _known(library) if fnmatch.fnmatchcase(name, wanted)]
+    if options := re.search(r"\?\w+=.*", wanted):
+        wanted = wanted[: options.start()]
+    query = options.group() if options else ""
+    found = [f"{library}:{name}{query}" for name in _known(library) if fnmatch.fnmatchcase(name, wanted)]
     if not found:
         raise unknown(f"network of {library}", wanted, _known(library))
     return found
@@ -249,6 +255,8 @@ def _torchvision(model: str, channels: int, classes: int, options: dict[str, Any
 
     if isinstance(side := options.get("input_size"), int):
         options = options | {"input_size": (side, side)}
+    if model in WARNING:
+        options = {"init_weights": True} | options
     made: nn.Module = models.get_model(model, weights=None, num_classes=classes, **options)
     place, first = next((place, one) for place, one in made.named_modules() if isinstance(one, nn.Conv2d))
     if first.in_channels != channels:

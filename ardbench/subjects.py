@@ -49,7 +49,7 @@ class Subject:
         normalise: by what one of our own files says that its inputs are normalised.
         chosen: whether the checkpoints were named, and are not those that usually stand for a run.
         net: an object.
-        shell: of a run whose student was an object, a network of its class that takes the weights.
+        like: of a run whose student was an object, a network of its class that takes the weights.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Subject:
     normalise: str = ""
     chosen: bool = True
     net: nn.Module | None = field(default=None, compare=False)
-    shell: nn.Module | None = field(default=None, compare=False)
+    like: nn.Module | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -86,8 +86,8 @@ class Subject:
         if self.net is not None:
             return self.net
         if self.run is not None:
-            if self.shell is not None:
-                return networks.filled(self.shell, self.run, checkpoint, device)
+            if self.like is not None:
+                return networks.filled(self.like, self.run, checkpoint, device)
             return networks.of_run(self.run, checkpoint, device)
         return networks.of_teacher(self._teacher, self.dataset, device)
 
@@ -157,7 +157,7 @@ class Words:
         out: where the verdicts of what is no run lie; None is a folder below `runs`.
         runs: the folder of runs.
         weights: whether those of a run have to be at hand.
-        shell: of a run whose student was an object, a network of its class.
+        like: of a run whose student was an object, a network of its class.
     """
 
     checkpoints: tuple[str, ...] = ()
@@ -169,7 +169,7 @@ class Words:
     out: Path | None = None
     runs: Path = Path("runs")
     weights: bool = True
-    shell: nn.Module | None = None
+    like: nn.Module | None = None
 
     @property
     def seen(self) -> Normalisation | None:
@@ -204,12 +204,12 @@ def find(what: str | Path | Run, words: Words = Words()) -> list[Subject]:
         words.refuse(f"{text} is a run and", out=True)
         if checkpoint and words.checkpoints:
             raise ArdbenchError(f"{text} names its checkpoint: leave out --checkpoint, or type {name}.")
-        return [of_run(Path(name), (checkpoint,) if checkpoint else words.checkpoints, words.weights, words.shell)]
+        return [of_run(Path(name), (checkpoint,) if checkpoint else words.checkpoints, words.weights, words.like)]
     if text.startswith(teachers.ROBUSTBENCH):
         raise ArdbenchError(f"{text} teaches and is transferred: to measure it, give its downloaded file as FILE:ARCH.")
     if named := suite_runs(text, words.runs):
         words.refuse(f"{text} is a suite's run and", out=True)
-        return [of_run(run.path, words.checkpoints, words.weights, words.shell) for run in named]
+        return [of_run(run.path, words.checkpoints, words.weights, words.like) for run in named]
     _no_checkpoint(text, words)
     if Path(text).is_dir():
         words.refuse(f"{text} is an exported network and")
@@ -243,7 +243,7 @@ def _no_checkpoint(text: str, words: Words) -> None:
         raise ArdbenchError(f"{text} is no run directory: --checkpoint chooses among the checkpoints of a run.")
 
 
-def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True, shell: nn.Module | None = None) -> Subject:
+def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True, like: nn.Module | None = None) -> Subject:
     """Return a finished run, its weights at hand unless told otherwise; its selected and its last checkpoint by default."""
     run = Run.open(path)
     recipe = run.recipe
@@ -251,7 +251,7 @@ def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True, shell
         raise ArdbenchError(f"{path} is not finished: type its train or distill command again to finish it first.")
     if weights:
         plugins.check(recipe.outside, str(path), run.environment.get("outside", {}))
-    if weights and shell is None:
+    if weights and like is None:
         models.check_known(recipe.student)
         own.check(recipe.data.name, recipe.data.sha256)
     if "all" in checkpoints:
@@ -261,7 +261,7 @@ def of_run(path: Path, checkpoints: tuple[str, ...], weights: bool = True, shell
     if absent is not None:
         raise run.without(absent)
     kind, threat = recipe.student, recipe.evaluation
-    return Subject(path, kind, recipe.data.name, threat, wanted, run, path, chosen=bool(checkpoints), shell=shell)
+    return Subject(path, kind, recipe.data.name, threat, wanted, run, path, chosen=bool(checkpoints), like=like)
 
 
 def of_file(text: str, words: Words) -> Subject:

@@ -122,22 +122,22 @@ def of_run(run: Run, checkpoint: str, device: torch.device) -> Network:
     return _built(recipe.student, info, recipe.data.normalise, run.intact(checkpoint)).to(device).eval()
 
 
-def filled(shell: nn.Module, run: Run, checkpoint: str, device: torch.device) -> nn.Module:
+def filled(like: nn.Module, run: Run, checkpoint: str, device: torch.device) -> nn.Module:
     """Return the network of a finished run whose student was an object, as `of_run` does of others.
 
     Args:
-        shell: a network of its class, of which a copy takes the weights.
+        like: a network of its class, of which a copy takes the weights.
 
     Raises:
-        ArdbenchError: as `of_run`, or the shell is of another class, or the weights do not fit it.
+        ArdbenchError: as `of_run`, or `like` is of another class, or the weights do not fit it.
     """
     _check_finished(run)
-    if (kind := OBJECT + objects.class_of(shell)) != run.recipe.student:
+    if (kind := OBJECT + objects.class_of(like)) != run.recipe.student:
         raise ArdbenchError(
             f"The student of {run.path} is {run.recipe.student}, and {kind} was given: give one of its class, or none where an "
             "architecture has a name."
         )
-    net = _copied(shell, kind)
+    net = _copied(like, kind)
     try:
         net.load_state_dict(load_weights(run.intact(checkpoint)))
     except RuntimeError as error:  # of torch, which names each key in a line of its own

@@ -83,9 +83,9 @@ def evaluate(
     """
     deadline = after(time_limit)
     question = ask(protocols, n, eps, norm, batch, seed, fast, keep_adversarial, surrogate, Path(runs))
-    name, shell = (None, model) if is_object(model) else (model, None)
+    name, like = (None, model) if is_object(model) else (model, None)
     place = None if out is None else Path(out)
-    told = Words(tuple(checkpoints), name, dataset, part, mean, std, place, Path(runs), shell=shell)
+    told = Words(tuple(checkpoints), name, dataset, part, mean, std, place, Path(runs), like=like)
     job = prepared(the_one(subject, told), question, told.runs)
     from ardbench.listeners.screen import heard_by
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ardbench.verbs.comparing import compare as compare
     from ardbench.verbs.comparing import compare_all as compare_all
     from ardbench.verbs.evaluating import evaluate as evaluate
+    from ardbench.verbs.identifying import identify as identify
     from ardbench.verbs.reporting import report as report
     from ardbench.verbs.reporting import results as results
     from ardbench.verbs.reproducing import reproduce as reproduce
@@ -32,6 +33,7 @@ VERBS = {
     "compare_all": "ardbench.verbs.comparing:compare_all",
     "distill": "ardbench.verbs.training:distill",
     "evaluate": "ardbench.verbs.evaluating:evaluate",
+    "identify": "ardbench.verbs.identifying:identify",
     "report": "ardbench.verbs.reporting:report",
     "reproduce": "ardbench.verbs.reproducing:reproduce",
     "results": "ardbench.verbs.reporting:results",

@@ -15,10 +15,10 @@ from probed import CPU, DIGITS, by, correct, probed
 from torch import nn
 
 from ardbench import models
-from ardbench.cli.identify import _says
 from ardbench.data.load import load
 from ardbench.evaluation.identify import identify, reversed_channels
 from ardbench.models.network import Network
+from ardbench.verbs.identifying import said_of
 
 WAYS: dict[str, nn.Module | None] = {
     "none": None, "digits": by(DIGITS.mean[0], DIGITS.std[0]), "half": by(0.5, 0.5), "x255": by(0, 1 / 255),
@@ -112,7 +112,7 @@ def test_colours_in_reverse_order_are_looked_at_and_told(tmp_path: Path) -> None
         right = int((net(split.pixels(slice(None)).flip(1)).argmax(1) == split.labels).sum())
     assert turned.correct == right
     for count, told in ((60, True), (20, False)):
-        said = _says([replace(best, correct=20, gap=0.3)], replace(turned, correct=count))
+        said = said_of([replace(best, correct=20, gap=0.3)], replace(turned, correct=count))
         assert said[0].startswith("With colours in reverse order (BGR) it is right on 93.8 %") == told
 
 

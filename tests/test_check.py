@@ -8,9 +8,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from cli_call import call
+from safetensors.torch import load_file
 
-from ardbench import plugins
+import ardbench
+from ardbench import data, models, plugins
 from ardbench.campaigns.suites import load_suite
 
 ROOT = Path(__file__).parents[1]
@@ -77,11 +80,46 @@ def test_nothing_is_written_over_and_no_name_is_taken() -> None:
         assert result.exit_code == 2 and said in result.stderr, result.output
 
 
+MODULE = """
+from ardbench.config import ModuleConfig
+from ardbench.methods.module import Module
+class TwiceConfig(ModuleConfig):
+    by: float
+class Twice(Module[TwiceConfig]):
+    "Each loss, times a number."
+    Config = TwiceConfig
+    def __call__(self, step, batch, epoch):
+        return step.times(self.config.by * batch.x.new_ones(len(batch.y)){then})
+MODULES = {{"twice": Twice}}
+RECIPES = {{"twice-digits": {{"extends": "rslad-digits", "modules": [{{"name": "twice", "by": 2}}]}}}}
+"""
+
+
+def test_a_module_is_held_to_it_over_the_method_of_its_recipe() -> None:
+    Path("module.py").write_text(MODULE.format(then=""))
+    assert not any(one["refusal"] for one in found("module.py:twice"))
+    Path("wrong.py").write_text(MODULE.format(then=" * float('nan')"))
+    os.environ[plugins.VARIABLE] = ""
+    (told,) = found("wrong.py:twice", code=1)
+    assert "not finite in epoch 0" in told["refusal"]
+
+
 def test_the_example_is_right_in_all_that_it_has() -> None:
     told = found(EXAMPLE)
     subjects = list(dict.fromkeys(one["subject"] for one in told))
     assert subjects == ["method my-loss", "network my-net", "data set my-parity", "recipe my-loss-my-parity"]
     assert len(told) == 11 and not any(one["refusal"] for one in told)
+
+
+def test_the_example_is_loaded_from_its_export() -> None:
+    """With the plugin, in Python; logits are those of the run's weights in a network that is built by hand."""
+    words = ("train", "pgd-at", "--dataset", "my-parity", "--student", "my-net", *TINY)
+    run = Path(call("--plugin", EXAMPLE, *words).stdout.splitlines()[0])
+    assert call("--plugin", EXAMPLE, "export", run, "--out", "exported").exit_code == 0
+    net, x = ardbench.load("exported"), torch.rand(5, 1, 8, 8)
+    by_hand = models.build("my-net", data.info("my-parity"), normalise=False)
+    by_hand.load_state_dict(load_file(run / "last.safetensors"))
+    assert torch.equal(net(x), by_hand.eval()(x))
 
 
 STEP = "x_adv = self.maximise(label_loss, batch, aux=(batch.y,))"
@@ -146,6 +184,6 @@ def test_names_that_are_not_there_are_refused_and_a_method_wants_a_recipe() -> N
     assert result.exit_code == 2 and "did you mean 'my-loss'" in result.stderr
     plugin = edited(first(), "RECIPES = ", "OTHERS = ")
     told = found(f"{plugin}:my-first", code=1)
-    assert "No recipe of a plugin or package says the constants of the method my-first" in told[0]["refusal"]
+    assert f"No recipe of {plugin.absolute()} says the constants of the method my-first" in told[0]["refusal"]
     Path("own.toml").write_text('extends = "rslad-digits"\n[method]\nname = "my-first"\nalpha = 0.5\n')
     assert len(found(f"{plugin}:my-first", "--recipe", "own.toml")) == 5

@@ -88,7 +88,7 @@ def _checks(one: plugins.Outside, recipe: str | None, dataset: str | None) -> Se
     if one.kind == "dataset":
         return [("its images and labels are as its facts say", partial(_dataset, one))]
     if one.kind == "model":
-        name = dataset or next((d.name for d in plugins.of("dataset").values() if d.file == one.file), "cifar10")
+        name = dataset or next((d.name for d in plugins.of("dataset").values() if d.origin == one.origin), "cifar10")
         return [
             (_sentence(look), partial(plugins.called, one, look, one, name))
             for look in (_answers, _has_features, _is_trained, _is_attacked)
@@ -218,18 +218,14 @@ def _of_method(check: Callable[[Bench], None], one: plugins.Outside, recipe: str
 
 
 def _recipe_of(one: plugins.Outside) -> str:
-    """Return the first recipe that names a method or a module, of those from outside."""
-    for name in plugins.of("recipe"):
+    """Return the first recipe that names a method or a module, of those that come with it."""
+    for name in [recipe.name for recipe in plugins.of("recipe").values() if recipe.origin == one.origin]:
         tree = recipes.describe(name)
-        names = (
-            [tree.get("method", {}).get("name")]
-            if one.kind == "method"
-            else [m["name"] for m in tree.get("modules", [])]
-        )
-        if one.name in names:
+        sections = [tree.get("method", {})] if one.kind == "method" else tree.get("modules", [])
+        if one.name in [section.get("name") for section in sections]:
             return name
     raise ArdbenchError(
-        f"No recipe of a plugin or package says the constants of the {one.word}: give RECIPES one that names it, or add "
+        f"No recipe of {one.origin} says the constants of the {one.word}: give RECIPES one that names it, or add "
         "--recipe FILE.toml."
     )
 

@@ -145,7 +145,7 @@ def labels(name: str) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     folder = found(name).folder
-    train, test = (np.load(folder / f"{split}-labels.npy", allow_pickle=False) for split in ("train", "test"))
+    train, test = (np.load(folder / f"{split}-labels.npy") for split in ("train", "test"))
     return train, test
 
 
@@ -154,7 +154,7 @@ def arrays(name: str) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     folder = found(name).folder
-    train, test = (np.load(folder / f"{split}.npy", mmap_mode="c", allow_pickle=False) for split in ("train", "test"))
+    train, test = (np.load(folder / f"{split}.npy", mmap_mode="c") for split in ("train", "test"))
     return train, test
 
 

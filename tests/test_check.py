@@ -180,6 +180,8 @@ def test_each_mistake_of_a_network_a_data_set_and_a_recipe_is_found(old: str, ne
 
 
 def test_names_that_are_not_there_are_refused_and_a_method_wants_a_recipe() -> None:
+    result = call("check", "trades")
+    assert result.exit_code == 2 and "give FILE.py or FILE.py:NAME" in result.stderr
     result = call("check", f"{EXAMPLE}:my-los")
     assert result.exit_code == 2 and "did you mean 'my-loss'" in result.stderr
     plugin = edited(first(), "RECIPES = ", "OTHERS = ")

@@ -75,6 +75,11 @@ def _meant(target: str) -> list[plugins.Outside]:
     there = [one for kind in plugins.KINDS for one in plugins.of(kind).values()]
     if file:
         there = [one for one in there if one.file == Path(file).expanduser().absolute()]
+    if not there:
+        raise ArdbenchError(
+            f"No plugin is given and no installed package has anything for ardbench, so {name!r} is not to be checked: give "
+            "FILE.py or FILE.py:NAME."
+        )
     found = [one for one in there if name in ("", one.name)]
     if not found:
         raise unknown(f"name in {file}:" if file else "name of a plugin or package:", name, [one.name for one in there])

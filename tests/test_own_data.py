@@ -79,6 +79,15 @@ def test_a_folder_is_read_counted_and_kept(tmp_path: Path) -> None:
     assert told["twins"] == 1 and told["classes_of"]["train"] == {"cat": 6, "dog": 6}
 
 
+@pytest.mark.parametrize("facts", ["", "{}", '{"classes": 3}'])
+def test_facts_that_are_torn_or_of_another_form_are_counted_again(facts: str, tmp_path: Path) -> None:
+    name = f"folder:{pictures(tmp_path / 'pets')}"
+    whole = own.found(name)
+    (whole.folder / "facts.json").write_text(facts)
+    own.found.cache_clear()
+    assert own.found(name) == whole
+
+
 def test_a_run_is_known_by_its_images_wherever_they_lie(tmp_path: Path) -> None:
     first = pictures(tmp_path / "pets")
     other = tmp_path / "elsewhere" / "pets"

@@ -118,6 +118,7 @@ def found(name: str) -> Found:
     with suppress(OSError, ValueError, TypeError, KeyError, ArdbenchError):
         return _known(name, folder)
     source = source_of(asked)
+    shutil.rmtree(folder, ignore_errors=True)  # torn, or of another form
     print(f"Decoding {sum(map(len, source.labels.values())):,} images of {name} once, into {folder}.", file=sys.stderr)
     with _whole(folder) as partial:
         (partial / "facts.json").write_text(

@@ -76,6 +76,7 @@ def test_a_folder_is_read_counted_and_kept(tmp_path: Path) -> None:
     own.found.cache_clear()
     assert own.found(name).folder != kept and own.twins(name) == 1
     told = json.loads(call("data", name, "--json").stdout)
+    assert told["root"] == str(own.found(name).folder)
     assert told["twins"] == 1 and told["classes_of"]["train"] == {"cat": 6, "dog": 6}
 
 

@@ -86,7 +86,13 @@ def _of_own(facts: DatasetInfo, raw: Raw) -> dict[str, Any]:
     labels = {"train": raw.train_labels, "test": raw.test_labels}
     each = {split: torch.bincount(one, minlength=facts.num_classes).tolist() for split, one in labels.items()}
     counts = {split: dict(zip(facts.classes, counted, strict=True)) for split, counted in each.items()}
-    return {"mean": list(facts.mean), "std": list(facts.std), "classes_of": counts, "twins": own.twins(facts.name)}
+    return {
+        "root": str(own.found(facts.name).folder),
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+        "classes_of": counts,
+        "twins": own.twins(facts.name),
+    }
 
 
 def _counts(labels: torch.Tensor, classes: int) -> dict[str, int]:

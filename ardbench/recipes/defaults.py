@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,8 +86,9 @@ def fitting(method: Mapping[str, Any], title: str, info: DatasetInfo) -> dict[st
 def in_words(recipe: Recipe, info: DatasetInfo) -> str:
     """Return, in one sentence, that a run takes a default recipe and by what rules."""
     method, epochs, eps = recipe.method["name"], recipe.schedule.epochs, in_pixels(recipe.threat.eps)
+    to_edit = shlex.join(["ardbench", "new", "recipe", method, "--dataset", info.name])
     return (
         f"{method} has no recipe of its own for {info.name}: it takes the default, with {epochs} epoch{'s' * (epochs > 1)} "
         f"({info.train_images:,} training images), eps {eps} (8/255 up to {MIDDLE} pixels and 4/255 above; these have "
-        f"{info.size}), student {recipe.student}; `ardbench new recipe {method} --dataset {info.name}` writes it to edit."
+        f"{info.size}), student {recipe.student}; `{to_edit}` writes it to edit."
     )

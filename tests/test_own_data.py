@@ -80,15 +80,6 @@ def test_a_folder_is_read_counted_and_kept(tmp_path: Path) -> None:
     assert told["twins"] == 1 and told["classes_of"]["train"] == {"cat": 6, "dog": 6}
 
 
-@pytest.mark.parametrize("facts", ["", "{}", '{"classes": 3}'])
-def test_facts_that_are_torn_or_of_another_form_are_counted_again(facts: str, tmp_path: Path) -> None:
-    name = f"folder:{pictures(tmp_path / 'pets')}"
-    whole = own.found(name)
-    (whole.folder / "facts.json").write_text(facts)
-    own.found.cache_clear()
-    assert own.found(name) == whole
-
-
 def test_a_run_is_known_by_its_images_wherever_they_lie(tmp_path: Path) -> None:
     first = pictures(tmp_path / "pets")
     other = tmp_path / "elsewhere" / "pets"
@@ -350,3 +341,38 @@ def test_the_whole_way_with_ones_own_images(tmp_path: Path, monkeypatch: pytest.
     Image.new("RGB", (8, 8)).save("pets/test/cat/test0.png")
     own.found.cache_clear()
     assert "holds other images than the run learnt from" in call("eval", student.path, "--device", "cpu").stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_thousand_photographs_by_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = np.random.default_rng(0)
+    for split, count in (("train", 400), ("val", 100)):
+        for label in range(4):
+            (tmp_path / "photos" / split / f"class {label}").mkdir(parents=True)
+            for number in range(count):
+                height, width = source.integers(20, 40, 2)
+                waves = 128 + 100 * np.sin((label + 1) * np.arange(width) / 4) + source.normal(0, 10, (height, width))
+                grey = waves.clip(0, 255).astype(np.uint8)
+                Image.fromarray(np.stack([grey] * 3, -1)).save(f"photos/{split}/class {label}/{number}.jpg")
+    own_images = ("--dataset", "folder:photos", "--size", 16, "--student", "resnet8-tiny", "--device", "cpu")
+    short = ("--epochs", 4, "--set", "attack.steps=2")
+
+    def last(method: str) -> str:
+        return str(next(iter((tmp_path / "runs").glob(f"{method}-*"))))
+
+    assert call("data", "folder:photos", "--size", 16).exit_code == 0
+    assert call("train", "pgd-at", *own_images, *short).exit_code == 0
+    student = call("distill", "rslad", *own_images, *short, "--teacher", last("pgd-at"))
+    assert student.exit_code == 0, student.stderr
+    for line in (
+        ("eval", last("rslad"), "--protocol", "clean", "--protocol", "pgd20", "--device", "cpu"),
+        ("report", last("rslad")),
+        ("export", last("rslad"), "--out", "taken-out"),
+    ):
+        assert (said := call(*line)).exit_code == 0, said.stderr
+    net = ardbench.load("taken-out")
+    test = load("folder:photos?size=16", "cpu").test
+    right = (net(test.images[:400] / 255).argmax(1) == test.labels[:400]).float().mean()
+    assert net.info.classes[3] == "class 3" and right > 0.5, right

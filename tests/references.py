@@ -93,6 +93,11 @@ def trades(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return mean_ce(now["S(x)"], y) + c.beta * mean_kl(now["S(x)"], now["S(x')"])
 
 
+def hat(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    helped = [row.index(max(row)) for row in was["T0(x')"]]
+    return trades(now, was, y, c) + c.gamma * mean_ce(now["S(2x'-x)"], helped)
+
+
 def mart(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     doubt = [1 - softmax(row)[label] for row, label in zip(now["S(x)"], y, strict=True)]
     boosted = mean(boosted_ce(row, label, c.boost == "released") for row, label in zip(now["S(x')"], y, strict=True))
@@ -193,5 +198,5 @@ def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
-    "adaiad": adaiad,
+    "adaiad": adaiad, "hat": hat,
 }  # fmt: skip

@@ -31,3 +31,18 @@ def test_adaiad_is_not_introspective_where_the_teacher_is_sure() -> None:
     built.teachers = (teacher,)
     logs = built.step(given, BEGUN).logs
     assert (logs["introspection"].item(), logs["trust"].item()) == (0, 1)
+
+
+def test_hat_without_helpers_is_trades_and_a_helper_of_no_reach_is_x_prime() -> None:
+    """Its helpers lie on the line through x and x', outside of ball and box."""
+    built, given, _ = built_for("hat", gamma=0)
+    plain, _, _ = built_for("trades", beta=2.5)
+    assert built.step(given, 0).loss.item() == pytest.approx(plain.step(given, 0).loss.item(), rel=1e-12)
+    built, given, _ = built_for("hat")
+    seen = list[Tensor]()
+    x_adv = Search(built, given.x).x_adv
+    built.student.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
+    built.step(given, 0)
+    assert torch.equal(seen[0], given.x) and torch.equal(seen[1], x_adv)
+    assert torch.allclose(seen[2], 2 * x_adv - given.x, rtol=0, atol=1e-12)
+    assert seen[2].min() < 0 and seen[2].max() > 1

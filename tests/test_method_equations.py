@@ -31,6 +31,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("standard", 0, {}),
     ("pgd-at", 0, {}),
     ("trades", 0, {}),
+    ("hat", 0, {}),
+    ("hat", 0, {"beta": 0.7, "gamma": 1.3}),
     ("mart", 0, {"boost": "exact"}),
     ("mart", 0, {"boost": "released"}),
     ("ard", 0, {"alpha": 1, "temperature": 30, "scale": 0.1}),
@@ -83,7 +85,7 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
 def look(built: Method[Any], x: Tensor, x_adv: Tensor, mode: str = "train") -> Seen:
     """Return all logits at x and x' as lists; those of S and P in `mode`, each from a copy that nothing else has seen."""
     seen: dict[str, Rows] = {}
-    for point, images in (("x", x), ("x'", x_adv)):
+    for point, images in (("x", x), ("x'", x_adv), ("2x'-x", x + 2 * (x_adv - x))):
         for i in range(len(built.teachers)):
             seen[f"T{i}({point})"] = network(10 + i).double().eval()(images).tolist()
         for sign, net in zip("SP", built.trainables().values(), strict=False):
@@ -155,6 +157,7 @@ def label_loss(now: Seen, i: int, label: int) -> float:
         *((name, {}, label_loss) for name in ("pgd-at", "mart", "ard", "akd2", "iad-i", "iad-ii")),
         ("darht", {"p_adv": 1}, label_loss),
         ("trades", {}, imitates("S(x)")),
+        ("hat", {}, imitates("S(x)")),
         ("rslad", {}, imitates("T0(x)")),
         ("adaad", {}, imitates("T0(x')")),
         ("adaiad", {}, imitates("T0(x')")),  # t = 1, whatever the student's loss has
@@ -198,7 +201,7 @@ def test_adaad_finds_other_examples_than_a_search_that_takes_the_teacher_as_a_co
     ("name", "epoch", "fields", "shown"),
     [
         ("rslad", 0, {}, ["x"]), ("ard", 0, {}, ["x"]), ("akd2", 0, {}, ["x'"]), ("crdnd", 0, {}, ["x", "x'"]),
-        ("adaiad", 5, {}, ["x'"]), ("adaiad", 6, {}, ["x'"]),
+        ("hat", 0, {}, ["x'"]), ("adaiad", 5, {}, ["x'"]), ("adaiad", 6, {}, ["x'"]),
         ("adaad", 0, {"alpha": 1}, ["x'"]), ("adaad", 0, {"alpha": 0.5}, ["x", "x'"]),
         ("iad-i", 5, {}, ["x"]), ("iad-i", 6, {}, ["x", "x'"]), ("iad-ii", 3, {}, ["x'"]), ("iad-ii", 4, {}, ["x'"]),
         ("darht", 4, PHASES, []), ("darht", 5, PHASES, ["x'"]), ("darht", 5, PHASES | {"p_adv": 0}, ["x"]),

@@ -73,6 +73,7 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "trades@awp": (TWICE, 0.1, 5e-4, 128, NORMAL, LAST, NO, {"beta": 6}),
         "pgd-at@iad": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, TEST, NO, {}),
         "trades": ((76, [74]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
+        "hat": ((50, []), 0.21, 5e-4, 128, NORMAL, LAST, NO, {"beta": 2.5, "gamma": 0.5, "reach": 2}),
         "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
         "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
         "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
@@ -152,7 +153,8 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     executed = {"forwards": order} if order else {}
     executed |= {"forwards_before": ["x_adv", "x_adv", "x"]} if method == "iad-i" else {}
     assert {key: recipe.method[key] for key in SWITCH if key in recipe.method} == executed
-    assert schedule.kind == ("cosine" if name.startswith("crdnd") else "step")
+    assert schedule.kind == {"crdnd": "cosine", "hat": "onecycle"}.get(method, "step")
+    assert schedule.warmup == (0.25 if method == "hat" else 0)
     assert (schedule.gamma or 0.1, recipe.optimizer.momentum, recipe.optimizer.kind) == (0.1, 0.9, "sgd")
     assert (attack.steps, attack.restarts, recipe.selection.every) == (10, 1, 1)
     akd2 = name in ("akd2-cifar10", "akd2-cifar100")
@@ -160,7 +162,7 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     assert recipe.data.drop_last is name.startswith("crdnd")
     own = {"norm": "linf", "eps": 0.031} if name == "darht-cifar100" else None
     assert (recipe.selection.threat and recipe.selection.threat.model_dump()) == own
-    assert recipe.optimizer.nesterov is (written in ("ard@fair", "rslad@fair"))
+    assert recipe.optimizer.nesterov is (written in ("ard@fair", "rslad@fair", "hat"))
     assert recipe.student == STUDENTS.get(written, "wrn-34-10" if name.endswith("@wrn") else "resnet18")
     assert recipe.data.normalise is (STUDENTS.get(written) == "preactresnet18")
     assert recipe.title.endswith(f" ({name.partition('@')[2]})" if "@" in name else "")

@@ -49,6 +49,7 @@ TINY = ["--model", "resnet8-tiny", "--teacher", "resnet8-tiny", "--batch", "8", 
 PASSES = {
     "pgd-at": (33, 23),  # naive and lean
     "trades": (39, 28),  # reference file, and clean logits hoisted; one of two forwards at x for the statistics alone
+    "hat": (40, 31),  # T + 39 F, and clean logits hoisted
     "mart": (26, 26),
     "pgd-at@awp": (36, 26),  # the base's search, and the outer pass twice
     "trades@awp": (42, 33),  # likewise; clean logits hoisted

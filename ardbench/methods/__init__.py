@@ -19,6 +19,7 @@ METHODS = {
     "pgd-at": "ardbench.methods.pgd_at:PGDAT",
     "trades": "ardbench.methods.trades:TRADES",
     "mart": "ardbench.methods.mart:MART",
+    "hat": "ardbench.methods.hat:HAT",
     "ard": "ardbench.methods.ard:ARD",
     "akd2": "ardbench.methods.akd2:AKD2",
     "adaad": "ardbench.methods.adaad:AdaAD",

@@ -37,6 +37,18 @@ def trades(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def hat(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return TRADES's loss, S(x) once, + gamma CE(S(x_h), argmax T(x')), x_h = x + c (x' - x); T + 39 F [I]."""
+    c, student = script.recipe.method, script.student
+    x_adv = attack(script, x, lambda x_adv: kl(student(x_adv), student(x), "sum"))
+    clean = student(x)
+    loss: Tensor = F.cross_entropy(clean, y) + c["beta"] * kl(student(x_adv), clean)
+    with torch.no_grad():
+        helped = script.teachers[0](x_adv).argmax(dim=1)
+    loss += c["gamma"] * F.cross_entropy(student(x + c["reach"] * (x_adv - x)), helped)
+    return loss
+
+
 def trades_awp(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return TRADES's loss at perturbed weights, S(x) once in each pass; 42 F [I]."""
     x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), script.student(x), "sum"))
@@ -276,6 +288,7 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "trades": (trades, "grad"),  # autograd.grad to the input: 39 F [C]
     "pgd-at@awp": (pgd_at_awp, "backward"),  # as its base [I]
     "trades@awp": (trades_awp, "grad"),  # as its base [I]
+    "hat": (hat, "grad"),  # likewise [I]
     "mart": (mart, "grad"),  # after TRADES [I]
     "rslad": (rslad, "grad"),  # after TRADES [C]
     "rslad@igdm": (rslad_igdm, "grad"),  # as its base [C]

@@ -42,7 +42,12 @@ def bench(name: str, model: str = "resnet8-tiny", **sets: Any) -> Bench:
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize("name", OURS)
 def test_contract(name: str, model: str) -> None:
-    learns(bench(name, model, schedule__epochs=4))
+    asked = bench(name, model, schedule__epochs=4)
+    learns(asked)
+    trained = asked.method(torch.float32).trainables().values()
+    assert all(p.requires_grad for net in trained for p in net.parameters()), (
+        "a method of ours freezes nothing by itself"
+    )
 
 
 @pytest.mark.parametrize("name", OURS)

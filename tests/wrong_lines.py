@@ -146,6 +146,8 @@ TORCH_FREE = (
     ("train run", "Unknown recipe or method 'run'"),
     ("train pgd-at", "The method pgd-at has a recipe per data set: add --dataset with one of cifar10,"),
     ("train pgd-at --dataset svnh", "Unknown data set 'svnh': did you mean 'svhn'?"),
+    ("check", "Missing argument 'FILE.py[:NAME]|NAME'."),
+    ("check nothere.py", "nothere.py cannot be read (No such file or directory): give the path of a Python file."),
     ("new recipe pgd-at --dataset svhn --out x.txt", "--out x.txt is no file of a recipe: give one that ends in .toml."),
     ("new recipe pgd-at --dataset digits --out torn.toml", "torn.toml is there already: move it, or give another file"),
     ("new recipe pgd-a --dataset svhn", "Unknown recipe or method 'pgd-a': did you mean 'pgd-at'?"),

@@ -10,7 +10,7 @@ import rich_click as click
 from ardbench.cli import options
 from ardbench.cli.output import Output
 from ardbench.listeners.drawn import table
-from ardbench.verbs.identifying import IMAGES
+from ardbench.verbs import IMAGES
 
 ROWS = 8
 

@@ -108,7 +108,7 @@ def _loaded(recipe: Recipe, device: torch.device, data_root: Path | None, listen
     return replace(splits, extra=extra)
 
 
-def _refuse_single_images(recipe: Recipe, given: Mapping[str, torch.nn.Module]) -> None:
+def _refuse_single_images(recipe: Recipe, given: Mapping[str, torch.nn.Module] = MappingProxyType({})) -> None:
     """Refuse a last batch of one image, in one process or another, where a BatchNorm sees features of 1x1: one number."""
     info, of = data.info(recipe.data.name), recipe.data
     images, world = of.train_images or info.train_images - of.validation, processes.size()

@@ -5,3 +5,5 @@ FULL_TABLE = ("clean", "fgsm", "pgd20", "pgd20-trades", "cw20", "aa", "pgd20-sca
 
 SWEPT = ("clean", "pgd20")
 """What a sweep measures unless it is told otherwise: enough to see which values matter."""
+
+IMAGES = 500

@@ -12,13 +12,12 @@ from ardbench import data
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.teachers import split_part
+from ardbench.verbs import IMAGES
 from ardbench.verbs.evaluating import check_range
 
 if TYPE_CHECKING:
     from ardbench.evaluation.identify import Candidate
     from ardbench.progress import Progress
-
-IMAGES = 500
 
 
 @dataclass(frozen=True)

@@ -7,3 +7,4 @@ SWEPT = ("clean", "pgd20")
 """What a sweep measures unless it is told otherwise: enough to see which values matter."""
 
 IMAGES = 500
+"""Test images that a file is identified by, unless told otherwise."""

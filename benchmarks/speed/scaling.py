@@ -182,7 +182,8 @@ def measure_here(point: Point, options: Options, device: torch.device) -> Measur
                 loop.at.epoch, loop.at.step = loop.at.epoch + 1, 0
 
         samples = alternate({str(point): Runner(prepare, step)}, options.repeats, SAMPLED[device.type], device)
-    peak = devices.peak_memory(device) - (before if device.type == "cpu" else 0)
+    # a process may hold less than it did before, where what others have left in it is given back
+    peak = max(0, devices.peak_memory(device) - (before if device.type == "cpu" else 0))
     walls, busy = zip(*((taken.wall, taken.processor) for taken in samples[str(point)]), strict=True)
     return Measured(median(walls), median(busy), median(overheads), peak / 2**20)
 

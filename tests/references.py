@@ -120,6 +120,11 @@ def adaad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
 
 
+def mtard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    adversarial, clean = mean_kl(was["T0(x')"], now["S(x')"]), mean_kl(was["T1(x)"], now["S(x)"])
+    return c.scale * ((1 - c.weight) * adversarial + c.weight * clean)
+
+
 def rslad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     adversarial, clean = mean_kl(was["T0(x)"], now["S(x')"]), mean_kl(was["T0(x)"], now["S(x)"])
     return c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
@@ -198,5 +203,5 @@ def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
-    "adaiad": adaiad, "hat": hat,
+    "adaiad": adaiad, "hat": hat, "mtard": mtard,
 }  # fmt: skip

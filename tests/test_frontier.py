@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from test_method_equations import Search, built_for
@@ -31,6 +33,34 @@ def test_adaiad_is_not_introspective_where_the_teacher_is_sure() -> None:
     built.teachers = (teacher,)
     logs = built.step(given, BEGUN).logs
     assert (logs["introspection"].item(), logs["trust"].item()) == (0, 1)
+
+
+def test_mtard_hears_the_teacher_whose_loss_has_fallen_less() -> None:
+    built, given, _ = built_for("mtard")
+    step = built.step(given, 0)
+    assert step.logs["weight_clean"].item() == 0.5, "in the first batch both have all of their loss left"
+    seen = list[tuple[int, bool]]()
+    shown, x_adv = built_for("mtard")[0], Search(built, given.x).x_adv
+    Search(shown, given.x).x_adv = x_adv
+    nets = shown.teachers
+    shown.teachers = tuple(lambda x, i=i: (seen.append((i, x is given.x)), nets[i](x))[1] for i in range(2))
+    shown.step(given, 0)
+    assert seen == [(0, False), (1, True)], "the robust one sees x', the clean one x"
+    first = [step.logs[name].item() for name in ("kl_adv", "kl_clean")]
+    assert built.state()["first"].tolist() == pytest.approx(first, rel=1e-12)
+
+    def weight(adversarial: float, clean: float, **changes: Any) -> float:
+        made, _, _ = built_for("mtard", **{name: value for name, value in changes.items() if name != "epoch"})
+        made.load_state({"weight": torch.tensor(0.5), "first": torch.tensor(first)})
+        made.balance(torch.tensor(adversarial * first[0]), torch.tensor(clean * first[1]), changes.get("epoch", 0))
+        return float(made.weight)
+
+    assert weight(1, 0.5) == pytest.approx(0.5 - 0.025 * (0.5 - 1 / 3), rel=1e-9)  # 0.495833
+    assert weight(1, 0.5, rate=1) == pytest.approx(1 / 3, rel=1e-9)
+    assert weight(7, 3.5) == pytest.approx(weight(1, 0.5), rel=1e-9), "losses count by what is left of them"
+    assert weight(1, 0.5, power=2, rate=1) == pytest.approx(0.2, rel=1e-9)
+    assert weight(1, 0.5, epoch=15) == pytest.approx(0.5 - 0.0025 * (0.5 - 1 / 3), rel=1e-9)  # 215/300 of 20: epoch 14
+    assert weight(1, 0.5, epoch=19) == pytest.approx(0.5 - 0.000025 * (0.5 - 1 / 3), rel=1e-9)
 
 
 def test_hat_without_helpers_is_trades_and_a_helper_of_no_reach_is_x_prime() -> None:

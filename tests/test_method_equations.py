@@ -33,6 +33,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("trades", 0, {}),
     ("hat", 0, {}),
     ("hat", 0, {"beta": 0.7, "gamma": 1.3}),
+    ("mtard", 0, {"weight": 0.5}),
+    ("mtard", 0, {"weight": 0.3, "scale": 1, "rate": 0}),
     ("mart", 0, {"boost": "exact"}),
     ("mart", 0, {"boost": "released"}),
     ("ard", 0, {"alpha": 1, "temperature": 30, "scale": 0.1}),
@@ -76,6 +78,8 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
     if name == "crdnd":
         built.accuracy = torch.rand(2, 10).double()  # as in a later epoch
         told.accuracy = built.accuracy.tolist()
+    if "weight" in fields:
+        built.weight = torch.tensor(fields["weight"], dtype=torch.float64)
     if "shares" in fields:
         built.shares = torch.tensor(fields["shares"]).double()
     return built, batch(wanted, dtype=torch.float64), told
@@ -158,6 +162,7 @@ def label_loss(now: Seen, i: int, label: int) -> float:
         ("darht", {"p_adv": 1}, label_loss),
         ("trades", {}, imitates("S(x)")),
         ("hat", {}, imitates("S(x)")),
+        ("mtard", {}, label_loss),
         ("rslad", {}, imitates("T0(x)")),
         ("adaad", {}, imitates("T0(x')")),
         ("adaiad", {}, imitates("T0(x')")),  # t = 1, whatever the student's loss has

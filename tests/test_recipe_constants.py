@@ -74,6 +74,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "pgd-at@iad": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, TEST, NO, {}),
         "trades": ((76, [74]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
         "hat": ((50, []), 0.21, 5e-4, 128, NORMAL, LAST, NO, {"beta": 2.5, "gamma": 0.5, "reach": 2}),
+        "mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO,
+                  {"scale": 0.1, "rate": 0.025, "milestones": [215 / 300, 260 / 300, 285 / 300], "power": 1}),
         "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
         "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
         "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),

@@ -20,6 +20,7 @@ METHODS = {
     "trades": "ardbench.methods.trades:TRADES",
     "mart": "ardbench.methods.mart:MART",
     "hat": "ardbench.methods.hat:HAT",
+    "mtard": "ardbench.methods.mtard:MTARD",
     "ard": "ardbench.methods.ard:ARD",
     "akd2": "ardbench.methods.akd2:AKD2",
     "adaad": "ardbench.methods.adaad:AdaAD",

@@ -164,6 +164,15 @@ def iad_i(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def mtard(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return s/2 [KL(T_r(x') || S(x')) + KL(T_c(x) || S(x))], the first batch's; 2 T + 26 F [I]."""
+    student = script.student
+    x_adv = attack(script, x, lambda x_adv: F.cross_entropy(student(x_adv), y, reduction="sum"))
+    robust, clean = (ask(teacher, seen) for teacher, seen in zip(script.teachers, (x_adv, x), strict=True))
+    loss: Tensor = script.recipe.method["scale"] / 2 * (kl(student(x_adv), robust) + kl(student(x), clean))
+    return loss
+
+
 def iad_ii(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return AKD2 at t = 1 whose robust term is mean[A KL(T(x') || S(x')) + (1 - A) KL(S(x) || S(x'))]; 2 T + 30 F [I]."""
     c = script.recipe.method
@@ -289,6 +298,7 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "pgd-at@awp": (pgd_at_awp, "backward"),  # as its base [I]
     "trades@awp": (trades_awp, "grad"),  # as its base [I]
     "hat": (hat, "grad"),  # likewise [I]
+    "mtard": (mtard, "grad"),  # likewise [I]
     "mart": (mart, "grad"),  # after TRADES [I]
     "rslad": (rslad, "grad"),  # after TRADES [C]
     "rslad@igdm": (rslad_igdm, "grad"),  # as its base [C]

@@ -125,6 +125,13 @@ def mtard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return c.scale * ((1 - c.weight) * adversarial + c.weight * clean)
 
 
+def b_mtard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    robust, clean = (
+        [[z / u for z in row] for row in was[name]] for name, u in zip(("T0(x')", "T1(x)"), c.softer, strict=True)
+    )
+    return mtard(now, {**was, "T0(x')": robust, "T1(x)": clean}, y, c)
+
+
 def rslad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     adversarial, clean = mean_kl(was["T0(x)"], now["S(x')"]), mean_kl(was["T0(x)"], now["S(x)"])
     return c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
@@ -203,5 +210,5 @@ def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
-    "adaiad": adaiad, "hat": hat, "mtard": mtard,
+    "adaiad": adaiad, "hat": hat, "mtard": mtard, "b-mtard": b_mtard,
 }  # fmt: skip

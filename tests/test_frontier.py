@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from test_method_equations import Search, built_for
 from torch import Tensor
+
+from ardbench.methods.mtard import entropy
 
 BEGUN = 6  # 60/200 of 20 epochs
 
@@ -61,6 +65,29 @@ def test_mtard_hears_the_teacher_whose_loss_has_fallen_less() -> None:
     assert weight(1, 0.5, power=2, rate=1) == pytest.approx(0.2, rel=1e-9)
     assert weight(1, 0.5, epoch=15) == pytest.approx(0.5 - 0.0025 * (0.5 - 1 / 3), rel=1e-9)  # 215/300 of 20: epoch 14
     assert weight(1, 0.5, epoch=19) == pytest.approx(0.5 - 0.000025 * (0.5 - 1 / 3), rel=1e-9)
+
+
+def test_b_mtard_softens_the_teacher_that_is_surer() -> None:
+    built, given, _ = built_for("b-mtard")
+    plain, _, _ = built_for("mtard")
+    assert built.step(given, 0).loss.item() == pytest.approx(plain.step(given, 0).loss.item(), rel=1e-12), (
+        "u = 1 at first"
+    )
+    sure, flat = 10 * torch.eye(10).double(), torch.zeros(10, 10).double()
+    assert entropy(flat).tolist() == pytest.approx([math.log(10)] * 10)
+    ten = replace(given, x=given.x[:10], y=given.y[:10])
+    for robust, clean, epoch, expected in (
+        (flat, sure, 0, [1, 1.001]), (sure, flat, 0, [1.001, 1]), (flat, flat, 0, [1, 1]), (flat, sure, 15, [1, 1.0001]),
+    ):  # fmt: skip
+        made, _, _ = built_for("b-mtard")
+        heard = made.targets(robust, clean, ten, epoch)
+        assert torch.equal(heard[0], robust) and torch.equal(heard[1], clean), (
+            "the step's own targets are at u as it was"
+        )
+        assert made.temperatures.tolist() == pytest.approx(expected, rel=1e-12)
+    made.load_state(made.state() | {"temperatures": torch.tensor([9.9999, 1.5]).double()})
+    made.targets(sure, flat, ten, 0)
+    assert made.temperatures.tolist() == pytest.approx([10, 1.499], rel=1e-12)
 
 
 def test_hat_without_helpers_is_trades_and_a_helper_of_no_reach_is_x_prime() -> None:

@@ -35,6 +35,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("hat", 0, {"beta": 0.7, "gamma": 1.3}),
     ("mtard", 0, {"weight": 0.5}),
     ("mtard", 0, {"weight": 0.3, "scale": 1, "rate": 0}),
+    ("b-mtard", 0, {"weight": 0.5, "softer": [1.7, 2.5]}),
     ("mart", 0, {"boost": "exact"}),
     ("mart", 0, {"boost": "released"}),
     ("ard", 0, {"alpha": 1, "temperature": 30, "scale": 0.1}),
@@ -80,6 +81,8 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
         told.accuracy = built.accuracy.tolist()
     if "weight" in fields:
         built.weight = torch.tensor(fields["weight"], dtype=torch.float64)
+    if "softer" in fields:
+        built.temperatures = torch.tensor(fields["softer"], dtype=torch.float64)
     if "shares" in fields:
         built.shares = torch.tensor(fields["shares"]).double()
     return built, batch(wanted, dtype=torch.float64), told
@@ -163,6 +166,7 @@ def label_loss(now: Seen, i: int, label: int) -> float:
         ("trades", {}, imitates("S(x)")),
         ("hat", {}, imitates("S(x)")),
         ("mtard", {}, label_loss),
+        ("b-mtard", {}, label_loss),
         ("rslad", {}, imitates("T0(x)")),
         ("adaad", {}, imitates("T0(x')")),
         ("adaiad", {}, imitates("T0(x')")),  # t = 1, whatever the student's loss has

@@ -21,6 +21,7 @@ METHODS = {
     "mart": "ardbench.methods.mart:MART",
     "hat": "ardbench.methods.hat:HAT",
     "mtard": "ardbench.methods.mtard:MTARD",
+    "b-mtard": "ardbench.methods.mtard:BMTARD",
     "ard": "ardbench.methods.ard:ARD",
     "akd2": "ardbench.methods.akd2:AKD2",
     "adaad": "ardbench.methods.adaad:AdaAD",

@@ -1,8 +1,8 @@
-"""Multi-Teacher Adversarial Robustness Distillation."""
+"""Multi-Teacher Adversarial Robustness Distillation, and its balanced form."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import MethodConfig, Positive, Share
@@ -33,7 +33,7 @@ class MTARD(Method[MTARDConfig]):
     The teacher whose loss has fallen less is heard more. s = 0.1 is the released mean over batch and ten classes.
     """
 
-    Config = MTARDConfig
+    Config: ClassVar[type[MTARDConfig]] = MTARDConfig
     roles = ("robust", "clean")
     examples = True
 
@@ -48,12 +48,17 @@ class MTARD(Method[MTARDConfig]):
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the weighted sum of the two teachers' mean divergences."""
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
-        adversarial = kl(self.logits(x_adv), self.ask(x_adv, 0))  # (B,)
-        clean = kl(self.logits(batch.x), self.teacher_logits(batch, 1))  # (B,)
+        robust, natural = self.targets(self.ask(x_adv, 0), self.teacher_logits(batch, 1), batch, epoch)  # (B, K)
+        adversarial = kl(self.logits(x_adv), robust)  # (B,)
+        clean = kl(self.logits(batch.x), natural)  # (B,)
         self.balance(batch.mean(adversarial.detach()), batch.mean(clean.detach()), epoch)
         loss = self.config.scale * ((1 - self.weight) * adversarial + self.weight * clean)
         logs = {"kl_adv": adversarial, "kl_clean": clean, "weight_clean": self.weight.expand(len(loss))}
         return Step.over(loss, logs)
+
+    def targets(self, robust: Tensor, clean: Tensor, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, K) that the student hears from each teacher."""
+        return robust, clean
 
     def balance(self, adversarial: Tensor, clean: Tensor, epoch: int) -> None:
         """Move w towards the share that L_n has of what is left of both, by this epoch's eta."""
@@ -62,8 +67,11 @@ class MTARD(Method[MTARDConfig]):
         now[0], now[1] = adversarial, clean
         self.first = self.first.where(self.first > 0, now)
         left = (now / self.first) ** c.power  # r_a, r_n
-        rate = c.rate * 0.1 ** sum(epoch >= self.epoch_of(share) for share in c.milestones)
-        self.weight = self.weight - rate * (self.weight - left[1] / left.sum())
+        self.weight = self.weight - c.rate * self.lowered(epoch) * (self.weight - left[1] / left.sum())
+
+    def lowered(self, epoch: int) -> float:
+        """Return by how much eta is lower in an epoch than at the start."""
+        return float(0.1 ** sum(epoch >= self.epoch_of(share) for share in self.config.milestones))
 
     def state(self) -> dict[str, Tensor]:
         """Return w and the losses of the first batch."""
@@ -72,3 +80,50 @@ class MTARD(Method[MTARDConfig]):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `state` returned."""
         self.weight, self.first = (state[name].to(self.first) for name in ("weight", "first"))
+
+
+class BMTARDConfig(MTARDConfig):
+    """temperature_rate: k, which falls as eta does; temperatures stay between 1 and highest."""
+
+    temperature_rate: Share
+    highest: Positive
+
+
+class BMTARD(MTARD):
+    """Balanced MTARD (Zhao et al., TPAMI 2024): MTARD whose teachers are softened until they are equally sure.
+
+    T_robust / u_a and T_clean / u_n in the place of T_robust and T_clean, S at 1, no u^2.  H: mean entropy of such targets
+
+    u_a <- u_a - k sign(H_a - H_n),  u_n <- u_n + k sign(H_a - H_n) after each step, from 1, in [1, 10].
+    """
+
+    Config = BMTARDConfig
+    config: BMTARDConfig
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.temperatures = self.first.new_ones(2)  # u_a, u_n
+
+    def targets(self, robust: Tensor, clean: Tensor, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return both teachers' logits at their temperatures, and move these for the next step."""
+        c, u = self.config, self.temperatures
+        robust, clean = robust / u[0], clean / u[1]
+        unsure = batch.mean(entropy(robust)) - batch.mean(entropy(clean))  # H_a - H_n
+        move = c.temperature_rate * self.lowered(epoch) * unsure.sign()
+        self.temperatures = (u + move * u.new_tensor([-1.0, 1.0])).clamp(1, c.highest)
+        return robust, clean
+
+    def state(self) -> dict[str, Tensor]:
+        """Return MTARD's, and the temperatures."""
+        return super().state() | {"temperatures": self.temperatures}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        super().load_state(state)
+        self.temperatures = state["temperatures"].to(self.first)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return Shannon's entropy (b,) of softmax(logits), (b, K)."""
+    log_p = logits.log_softmax(dim=-1)
+    return -(log_p.exp() * log_p).sum(dim=-1)

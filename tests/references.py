@@ -137,6 +137,13 @@ def rslad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
 
 
+def absld(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    both = [a * n for a, n in zip(*c.softer, strict=True)]
+    hard, easy = c.softer if c.temperatures == "separate" else (both, both)
+    soft = [[[z / t[k] for z in row] for row, k in zip(was["T0(x)"], y, strict=True)] for t in (hard, easy)]
+    return c.scale * (c.alpha * mean_kl(soft[0], now["S(x')"]) + (1 - c.alpha) * mean_kl(soft[1], now["S(x)"]))
+
+
 def trust(rows: Rows, y: list[int], beta: float) -> Row:
     return [softmax(row)[label] ** beta for row, label in zip(rows, y, strict=True)]
 
@@ -210,5 +217,5 @@ def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
-    "adaiad": adaiad, "hat": hat, "mtard": mtard, "b-mtard": b_mtard,
+    "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "b-mtard": b_mtard,
 }  # fmt: skip

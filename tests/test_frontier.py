@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from test_method_equations import Search, built_for
 from torch import Tensor
 
+from ardbench.methods.absld import moved
 from ardbench.methods.mtard import entropy
 
 BEGUN = 6  # 60/200 of 20 epochs
@@ -88,6 +90,34 @@ def test_b_mtard_softens_the_teacher_that_is_surer() -> None:
     made.load_state(made.state() | {"temperatures": torch.tensor([9.9999, 1.5]).double()})
     made.targets(sure, flat, ten, 0)
     assert made.temperatures.tolist() == pytest.approx([10, 1.499], rel=1e-12)
+
+
+def test_absld_sharpens_what_a_harder_class_is_taught() -> None:
+    built, given, _ = built_for("absld")
+    plain, _, _ = built_for("rslad")
+    assert built.step(given, 0).loss.item() == pytest.approx(plain.step(given, 0).loss.item(), rel=1e-12), (
+        "a = n = 1 at first"
+    )
+    ones = torch.ones(2, 3).double()
+    lost = torch.tensor([[1, 2, 3], [5, 5, 5]]).double()
+    assert moved(ones, lost, 0.1, 0.5, 5).tolist() == [pytest.approx([1.1, 1, 0.9]), [1, 1, 1]]
+    assert moved(0.55 * ones, lost, 0.1, 0.5, 5)[0].tolist() == pytest.approx([0.65, 0.55, 0.5])
+    built, given, _ = built_for("absld")
+    x_adv = Search(built, given.x).x_adv
+    answers = [copy.deepcopy(built.student).train()(images) for images in (x_adv, given.x)]
+    losses = [torch.nn.functional.cross_entropy(logits, given.y, reduction="none") for logits in answers]
+    expected = [[several[given.y == k].sum().item() for k in range(10)] for several in losses]
+    built.step(given, 0)
+    assert built.state()["lost"].tolist() == [pytest.approx(row, rel=1e-9) for row in expected]
+    built.begin_epoch(1)
+    above = torch.tensor(expected) - torch.tensor(expected).mean(1, keepdim=True)
+    wanted = 1 - 0.1 * above / above.abs().amax(1, keepdim=True)
+    assert built.softer.tolist() == [pytest.approx(row.tolist(), rel=1e-5) for row in wanted]
+    assert not built.lost.any()
+    built.lost[0, 0] = 1
+    before = built.softer.clone()
+    built.begin_epoch(15)  # 215/300 of 20 is epoch 14
+    assert float((built.softer - before).abs().max()) == pytest.approx(0.01, rel=1e-9)
 
 
 def test_hat_without_helpers_is_trades_and_a_helper_of_no_reach_is_x_prime() -> None:

@@ -27,6 +27,7 @@ LABELS, BOTH, TEACHERS = (
 )  # DARHT's phases below, of 20 epochs
 PHASES = {"distill_from": 0.25, "label_until": 0.5, "p_adv": 1, "seen": "x'", "shares": [0.5, 0.5]}
 PEER = {"peer_label": 0.7, "peer_imitation": 0.6, "label": 0.3, "imitation": 0.9, "consistency": 0.4, "temperature": 5}
+SOFTER = [[0.5 + 0.3 * k for k in range(10)], [3 - 0.2 * k for k in range(10)]]
 CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("standard", 0, {}),
     ("pgd-at", 0, {}),
@@ -36,6 +37,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("mtard", 0, {"weight": 0.5}),
     ("mtard", 0, {"weight": 0.3, "scale": 1, "rate": 0}),
     ("b-mtard", 0, {"weight": 0.5, "softer": [1.7, 2.5]}),
+    ("absld", 0, {"alpha": 5 / 6, "softer": SOFTER}),
+    ("absld", 0, {"alpha": 0.3, "scale": 1, "temperatures": "released", "softer": SOFTER}),
     ("mart", 0, {"boost": "exact"}),
     ("mart", 0, {"boost": "released"}),
     ("ard", 0, {"alpha": 1, "temperature": 30, "scale": 0.1}),
@@ -82,7 +85,9 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
     if "weight" in fields:
         built.weight = torch.tensor(fields["weight"], dtype=torch.float64)
     if "softer" in fields:
-        built.temperatures = torch.tensor(fields["softer"], dtype=torch.float64)
+        setattr(
+            built, "softer" if name == "absld" else "temperatures", torch.tensor(fields["softer"], dtype=torch.float64)
+        )
     if "shares" in fields:
         built.shares = torch.tensor(fields["shares"]).double()
     return built, batch(wanted, dtype=torch.float64), told
@@ -209,6 +214,7 @@ def test_adaad_finds_other_examples_than_a_search_that_takes_the_teacher_as_a_co
 @pytest.mark.parametrize(
     ("name", "epoch", "fields", "shown"),
     [
+        ("absld", 0, {}, ["x"]),
         ("rslad", 0, {}, ["x"]), ("ard", 0, {}, ["x"]), ("akd2", 0, {}, ["x'"]), ("crdnd", 0, {}, ["x", "x'"]),
         ("hat", 0, {}, ["x'"]), ("adaiad", 5, {}, ["x'"]), ("adaiad", 6, {}, ["x'"]),
         ("adaad", 0, {"alpha": 1}, ["x'"]), ("adaad", 0, {"alpha": 0.5}, ["x", "x'"]),

@@ -41,6 +41,18 @@ def iad_i(trust: bool) -> dict[str, Any]:
     return {"beta": 0.1, "begin": 60 / 200, "trust_teacher_term": trust}
 
 
+def mtard(scale: float) -> dict[str, Any]:
+    return {"scale": scale, "rate": 0.025, "milestones": [215 / 300, 260 / 300, 285 / 300], "power": 1}
+
+
+SOFTENED = {"temperature_rate": 0.001, "highest": 10}
+
+
+def absld(scale: float, temperatures: str) -> dict[str, Any]:
+    return {"alpha": 5 / 6, "scale": scale, "rate": 0.1, "milestones": [215 / 300, 260 / 300, 285 / 300], "lowest": 0.5,
+            "highest": 5, "temperatures": temperatures}  # fmt: skip
+
+
 def peeraid(g2: float, l1: float, l2: float, l3: float, t: float, peer: str = "resnet18") -> dict[str, Any]:
     """Return the method section for gamma_2, lambda_1 to lambda_3 as weights of means over the batch; gamma_1 is 1."""
     return {"peer": peer, "peer_label": 1, "peer_imitation": g2, "label": l1, "imitation": l2, "consistency": l3,
@@ -74,11 +86,12 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "pgd-at@iad": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, TEST, NO, {}),
         "trades": ((76, [74]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
         "hat": ((50, []), 0.21, 5e-4, 128, NORMAL, LAST, NO, {"beta": 2.5, "gamma": 0.5, "reach": 2}),
-        "mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO,
-                  {"scale": 0.1, "rate": 0.025, "milestones": [215 / 300, 260 / 300, 285 / 300], "power": 1}),
-        "b-mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO,
-                    {"scale": 1 / k, "rate": 0.025, "milestones": [215 / 300, 260 / 300, 285 / 300], "power": 1,
-                     "temperature_rate": 0.001, "highest": 10}),
+        "mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(0.1)),
+        "mtard@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1)),
+        "b-mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1 / k) | SOFTENED),
+        "b-mtard@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1) | SOFTENED),
+        "absld": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1 / k, "released")),
+        "absld@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1, "separate")),
         "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
         "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
         "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),

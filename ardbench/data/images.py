@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ardbench import processes
 from ardbench.data.raw import Undecoded
 from ardbench.errors import ArdbenchError
 
@@ -115,6 +116,8 @@ class FileImages(Elsewhere):
             return _stacked(list(pool.map(self._source.decode, names)), self._source.size)
 
     def stream(self, plan: Sequence[Tensor]) -> Iterator[Tensor]:
+        if processes.size() > 1:  # their messages have threads, beside which a process that is forked may never begin
+            return map(self.read, plan)
         loader = DataLoader(
             _Files(self._source),
             batch_sampler=[self._rows[rows].tolist() for rows in plan],

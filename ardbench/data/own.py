@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ardbench.data import pictures
 from ardbench.data.sources import Name, Source, identity_of, source_of
 from ardbench.errors import ArdbenchError
 from ardbench.untrusted import TEXT_LIMIT, parse_json, read_bytes
@@ -117,28 +118,22 @@ def found(name: str) -> Found:
     folder = _beside(asked) / hashlib.sha256(query.encode()).hexdigest()[:16]
     with suppress(OSError, ValueError, TypeError, KeyError, ArdbenchError):
         return _known(name, folder)
-    source = source_of(asked)
     shutil.rmtree(folder, ignore_errors=True)  # torn, or of another form
+    source = source_of(asked)
     print(f"Decoding {sum(map(len, source.labels.values())):,} images of {name} once, into {folder}.", file=sys.stderr)
-    with _whole(folder) as partial:
-        (partial / "facts.json").write_text(
-            json.dumps(_decode(source, partial, _no_room(source, partial))), encoding="utf-8"
-        )
+    with _whole(folder) as whole:
+        (whole / "facts.json").write_text(json.dumps(_decode(source, whole, _no_room(source, whole))), encoding="utf-8")
     return _known(name, folder)
 
 
 def files(name: str) -> tuple[dict[str, list[str]], Callable[[str], np.ndarray]]:
     """Return the files of training and test images of a folder, and what decodes one as (H, W, C) uint8."""
-    from functools import partial
-
-    from ardbench.data import pictures
-
     source = source_of(parsed(name))
-    return source.files, partial(_picture, channels=source.channels, side=source.asked.size, read=pictures.decoded)
+    return source.files, partial(_picture, channels=source.channels, side=source.asked.size)
 
 
-def _picture(path: str, channels: int, side: int | None, read: Callable[..., np.ndarray]) -> np.ndarray:
-    return read(Path(path), channels, side)
+def _picture(path: str, channels: int, side: int | None) -> np.ndarray:
+    return pictures.decoded(Path(path), channels, side)
 
 
 def labels(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -267,15 +262,15 @@ def _whole(folder: Path) -> Iterator[Path]:
     Raises:
         ArdbenchError: there is no room, or it may not be written.
     """
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
+        unfinished.mkdir(parents=True)
+        yield unfinished
         with suppress(OSError):  # another process was first, with the same
-            os.replace(partial, folder)
+            os.replace(unfinished, folder)
     except OSError as error:
         raise ArdbenchError(
             f"{folder} cannot be written ({error.strerror or error}): make room, or move the data."
         ) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -64,6 +64,11 @@ def identity_of(asked: Name) -> str:
 
 
 def source_of(asked: Name) -> Source:
+    """Return where the images of a data set of one's own come from.
+
+    Raises:
+        ArdbenchError: nothing is there, or it cannot be a data set.
+    """
     return {"folder": _of_folder, "npz": _of_npz, "torchvision": _of_torchvision}[asked.kind](asked)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import MethodConfig, Positive, Share
 from ardbench.losses import kl
@@ -40,10 +42,8 @@ class MTARD(Method[MTARDConfig]):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         like = next(self.student.parameters()).detach()
-        self.weight, self.first = (
-            like.new_tensor(0.5),
-            like.new_zeros(2),
-        )  # w; L_a(0) and L_n(0), 0 before the first batch
+        self.weight = like.new_full((), 0.5)  # w
+        self.first = like.new_zeros(2)  # L_a(0) and L_n(0), 0 before the first batch
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the weighted sum of the two teachers' mean divergences."""
@@ -110,7 +110,7 @@ class BMTARD(MTARD):
         robust, clean = robust / u[0], clean / u[1]
         unsure = batch.mean(entropy(robust)) - batch.mean(entropy(clean))  # H_a - H_n
         move = c.temperature_rate * self.lowered(epoch) * unsure.sign()
-        self.temperatures = (u + move * u.new_tensor([-1.0, 1.0])).clamp(1, c.highest)
+        self.temperatures = torch.stack((u[0] - move, u[1] + move)).clamp(1, c.highest)
         return robust, clean
 
     def state(self) -> dict[str, Tensor]:

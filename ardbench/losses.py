@@ -118,3 +118,11 @@ def trust(teacher_adv: Tensor, labels: Tensor, beta: float) -> Tensor:
     Source: Zhu et al., ICLR 2022, Equation 5 as transcribed in RSLAD's Table 1; exponent after the released code.
     """
     return (-beta * cross_entropy(teacher_adv, labels)).exp().detach()
+
+
+def entropy(logits: Tensor, order: float = 1.0) -> Tensor:
+    """Return the entropy (B,) of softmax(logits), (B, K), in nats: Shannon's, or Renyi's log(sum_k p_k^order) / (1 - order)."""
+    log_p = logits.log_softmax(dim=-1)
+    if order == 1:
+        return -(log_p.exp() * log_p).sum(dim=-1)
+    return (order * log_p).logsumexp(dim=-1) / (1 - order)

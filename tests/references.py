@@ -69,6 +69,10 @@ def times(m: Rows, z: Row) -> Row:
     return [sum(w * value for w, value in zip(row, z, strict=True)) for row in m]
 
 
+def minus(a: Rows, b: Rows) -> Rows:
+    return [[x - y for x, y in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
+
+
 def mean_kl(targets: Rows, students: Rows, t: float = 1.0, weights: Row | None = None) -> float:
     weights = weights or [1.0] * len(targets)
     return mean(w * kl(p, q, t) for w, p, q in zip(weights, targets, students, strict=True))
@@ -144,6 +148,22 @@ def absld(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return c.scale * (c.alpha * mean_kl(soft[0], now["S(x')"]) + (1 - c.alpha) * mean_kl(soft[1], now["S(x)"]))
 
 
+def entropy(row: Row, order: float) -> float:
+    p = softmax(row)
+    return -sum(q * math.log(q) for q in p) if order == 1 else math.log(sum(q**order for q in p)) / (1 - order)
+
+
+def saad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    unsure = [entropy(row, c.order) for row in was["T0(x')"]]
+    w = [c.weight * (h - min(unsure)) for h in unsure]
+    left = [1 - value / (max(w) + 1e-8) for value in w]
+    taught, learnt = (minus(seen[f"{who}(x')"], seen[f"{who}(2x-x')"]) for seen, who in ((was, "T0"), (now, "S")))
+    adversarial = mean_kl(was["T0(x')"], now["S(x')"], weights=w) + c.alpha * c.ramp * mean_kl(
+        taught, learnt, weights=w
+    )
+    return adversarial + c.beta * mean_kl(was["T0(x)"], now["S(x)"], weights=left)
+
+
 def trust(rows: Rows, y: list[int], beta: float) -> Row:
     return [softmax(row)[label] ** beta for row, label in zip(rows, y, strict=True)]
 
@@ -217,5 +237,5 @@ def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
-    "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "b-mtard": b_mtard,
+    "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "saad": saad, "b-mtard": b_mtard,
 }  # fmt: skip

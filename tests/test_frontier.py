@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from small import network, watched
 from test_method_equations import Search, built_for
 from torch import Tensor
 
+from ardbench.attacks.pgd import input_gradient
+from ardbench.losses import entropy
 from ardbench.methods.absld import moved
-from ardbench.methods.mtard import entropy
 
 BEGUN = 6  # 60/200 of 20 epochs
 
@@ -118,6 +120,57 @@ def test_absld_sharpens_what_a_harder_class_is_taught() -> None:
     before = built.softer.clone()
     built.begin_epoch(15)  # 215/300 of 20 is epoch 14
     assert float((built.softer - before).abs().max()) == pytest.approx(0.01, rel=1e-9)
+
+
+def test_saad_weighs_by_what_the_attack_leaves_unsure_and_searches_along_the_teachers_gradient() -> None:
+    built, given, _ = built_for("saad", beta=0.7)
+    two = replace(given, x=given.x[:2], y=given.y[:2])
+    w, v = built.weights(two, torch.tensor([0, math.log(2)]).double())
+    assert (w.tolist(), v.tolist()) == ([0, pytest.approx(3.4657359)], [0, pytest.approx(1)])
+    built.teachers = (lambda x: torch.zeros(len(x), 10).double(),)  # all examples are as unsure: the clean term alone
+    assert entropy(built.teachers[0](given.x)).tolist() == pytest.approx([math.log(10)] * 12)
+    answer = copy.deepcopy(built.student).train()(given.x)
+    wanted = torch.nn.functional.kl_div(
+        answer.log_softmax(1), torch.full((12, 10), 0.1, dtype=torch.float64), reduction="batchmean"
+    )
+    assert built.step(given, 3).loss.item() == pytest.approx(0.7 * wanted.item(), rel=1e-9)
+
+    built, given, _ = built_for("saad", reach=1.7)
+    search = Search(built, given.x)
+    built.step(given, 0)
+    teacher, x = network(10).double().eval(), given.x.clone().requires_grad_(True)
+    logits = teacher(x)
+    true = logits[range(12), given.y]
+    along = [(torch.autograd.grad(t, x, retain_graph=True)[0] * (search.x_adv - given.x)).sum() for t in true]
+    z = logits.detach().clone()
+    z[range(12), given.y] += 1.7 * torch.stack(along)
+    net = built.student.eval()
+    wanted = (z.softmax(1) * (z.log_softmax(1) - net(search.x_adv).log_softmax(1))).sum(1)
+    assert search.objective(net, search.x_adv, *search.aux).tolist() == pytest.approx(wanted.tolist(), rel=1e-9)
+    direction = torch.randn_like(given.x)
+    ours = float((input_gradient(search.objective, net, search.x_adv, search.aux) * direction).sum())
+    there, back = (
+        float(search.objective(net, search.x_adv + sign * 1e-6 * direction, *search.aux).sum()) for sign in (1, -1)
+    )
+    assert ours == pytest.approx((there - back) / 2e-6, rel=1e-5), "x' moves the target too"
+    built.student.train()
+    flat = torch.randn(10, 192).double()
+    built.exact = lambda x: x.flatten(1) @ flat.T
+    assert built.linearised(given)[1].flatten(1).tolist() == [
+        pytest.approx(row.tolist(), rel=1e-9) for row in 1.7 * flat[given.y]
+    ]
+
+
+def test_the_search_of_saad_without_reach_is_rslads() -> None:
+    (built, given, _), (plain, _, _) = built_for("saad", reach=0), built_for("rslad")
+    assert torch.equal(watched(built, given)[1], watched(plain, given)[1])
+
+
+def test_entropies_are_shannons_and_renyis() -> None:
+    logits = torch.tensor([0.5, 0.25, 0.25]).double().log()[None] + 3
+    assert entropy(logits).item() == pytest.approx(1.5 * math.log(2))
+    assert entropy(logits, 2).item() == pytest.approx(-math.log(3 / 8))
+    assert entropy(logits, 0.5).item() == pytest.approx(2 * math.log(math.sqrt(0.5) + 1))
 
 
 def test_hat_without_helpers_is_trades_and_a_helper_of_no_reach_is_x_prime() -> None:

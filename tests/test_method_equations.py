@@ -39,6 +39,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("b-mtard", 0, {"weight": 0.5, "softer": [1.7, 2.5]}),
     ("absld", 0, {"alpha": 5 / 6, "softer": SOFTER}),
     ("absld", 0, {"alpha": 0.3, "scale": 1, "temperatures": "released", "softer": SOFTER}),
+    ("saad", 0, {"alpha": 2, "ramp": 1 / 20}),
+    ("saad", 9, {"alpha": 2, "beta": 0.7, "order": 2, "weight": 3, "ramp": 10 / 20}),
     ("mart", 0, {"boost": "exact"}),
     ("mart", 0, {"boost": "released"}),
     ("ard", 0, {"alpha": 1, "temperature": 30, "scale": 0.1}),
@@ -97,7 +99,7 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
 def look(built: Method[Any], x: Tensor, x_adv: Tensor, mode: str = "train") -> Seen:
     """Return all logits at x and x' as lists; those of S and P in `mode`, each from a copy that nothing else has seen."""
     seen: dict[str, Rows] = {}
-    for point, images in (("x", x), ("x'", x_adv), ("2x'-x", x + 2 * (x_adv - x))):
+    for point, images in (("x", x), ("x'", x_adv), ("2x'-x", 2 * x_adv - x), ("2x-x'", 2 * x - x_adv)):
         for i in range(len(built.teachers)):
             seen[f"T{i}({point})"] = network(10 + i).double().eval()(images).tolist()
         for sign, net in zip("SP", built.trainables().values(), strict=False):
@@ -214,7 +216,7 @@ def test_adaad_finds_other_examples_than_a_search_that_takes_the_teacher_as_a_co
 @pytest.mark.parametrize(
     ("name", "epoch", "fields", "shown"),
     [
-        ("absld", 0, {}, ["x"]),
+        ("absld", 0, {}, ["x"]), ("saad", 0, {}, ["x'", "x'"]), ("saad", 0, {"beta": 1}, ["x", "x'", "x'"]),
         ("rslad", 0, {}, ["x"]), ("ard", 0, {}, ["x"]), ("akd2", 0, {}, ["x'"]), ("crdnd", 0, {}, ["x", "x'"]),
         ("hat", 0, {}, ["x'"]), ("adaiad", 5, {}, ["x'"]), ("adaiad", 6, {}, ["x'"]),
         ("adaad", 0, {"alpha": 1}, ["x'"]), ("adaad", 0, {"alpha": 0.5}, ["x", "x'"]),

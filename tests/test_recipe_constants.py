@@ -24,6 +24,8 @@ SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
 STUDENTS = {"akd2": "preactresnet18", "pgd-at@awp": "preactresnet18", "trades@awp": "wrn-34-10"}
 """Other than a ResNet-18."""
+OF_TINY = {"peeraid-tiny-imagenet@wrn": "wrn-34-10", "saad-tiny-imagenet": "preactresnet18",
+           "saad-tiny-imagenet@printed": "preactresnet18"}  # fmt: skip
 IAD_II = {"beta": 0.1, "begin": 40 / 200, "label": 0.25, "robust": 0.5, "clean": 0.25}
 IAD_TRUST = {"beta": 0.1, "begin": 60 / 200}
 AKD2 = {"label": 0.3, "robust": 0.6, "clean": 0.1, "temperature": 2}
@@ -53,6 +55,10 @@ def absld(scale: float, temperatures: str) -> dict[str, Any]:
             "highest": 5, "temperatures": temperatures}  # fmt: skip
 
 
+def saad(alpha: float, extra: bool) -> dict[str, Any]:
+    return {"weight": 5, "alpha": alpha, "beta": 0, "reach": 1, "order": 1, "extra_forward": extra}
+
+
 def peeraid(g2: float, l1: float, l2: float, l3: float, t: float, peer: str = "resnet18") -> dict[str, Any]:
     """Return the method section for gamma_2, lambda_1 to lambda_3 as weights of means over the batch; gamma_1 is 1."""
     return {"peer": peer, "peer_label": 1, "peer_imitation": g2, "label": l1, "imitation": l2, "consistency": l3,
@@ -76,7 +82,7 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
 
     Schedule, learning rate, weight decay, batch, attack, selection and average with the first epoch of each, method.
     """
-    batch = {10: 128, 100: 256}[k]
+    batch, by_set = {10: (128, 1), 100: (256, 10)}[k]
     late, held = ("best-test", "pgd20-trades", 214), ("best-val", "pgd20", 0)
     return {
         "standard": (TWICE, 0.1, 5e-4, 128, UNIFORM, LAST, NO, {}),
@@ -92,6 +98,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "b-mtard@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1) | SOFTENED),
         "absld": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1 / k, "released")),
         "absld@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1, "separate")),
+        "saad": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, ("swa", 94), saad(by_set, True)),
+        "saad@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, LAST, ("swa", 94), saad(by_set, False)),
         "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
         "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
         "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
@@ -136,6 +144,8 @@ RELEASED = {
     "darht-cifar100": (
         (200, [116, 161, 186]), 0.1, 5e-4, 256, (0.031, 0.003, "normal", "eval"), ("best-test", "pgd20", 0), NO, DARHT
     ),
+    "saad-tiny-imagenet": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, ("swa", 94), saad(10, True)),
+    "saad-tiny-imagenet@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, LAST, ("swa", 94), saad(10, False)),
     "peeraid-tiny-imagenet": (
         IAD_TEACHER, 0.1, 2e-4, 128, NORMAL, TEST, ("swa", 99), peeraid(0.5, 0.035, 0.175, 0.1, 1)
     ),
@@ -181,7 +191,7 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     own = {"norm": "linf", "eps": 0.031} if name == "darht-cifar100" else None
     assert (recipe.selection.threat and recipe.selection.threat.model_dump()) == own
     assert recipe.optimizer.nesterov is (written in ("ard@fair", "rslad@fair", "hat"))
-    assert recipe.student == STUDENTS.get(written, "wrn-34-10" if name.endswith("@wrn") else "resnet18")
+    assert recipe.student == STUDENTS.get(written, OF_TINY.get(name, "resnet18"))
     assert recipe.data.normalise is (STUDENTS.get(written) == "preactresnet18")
     assert recipe.title.endswith(f" ({name.partition('@')[2]})" if "@" in name else "")
 
@@ -257,13 +267,13 @@ def test_level_recipes_differ_in_their_loss_alone(dataset: str) -> None:
         assert table == tables["standard"], method
 
 
-def test_level_recipes_are_the_same_on_every_data_set_but_for_peeraids_weights() -> None:
+def test_level_recipes_are_the_same_on_every_data_set_but_for_weights_by_data_set() -> None:
     for method in methods.METHODS:
         first, *others = (resolve(f"{method}-{d}-level").model_dump() for d in ("cifar10", "cifar100", "tiny-imagenet"))
         assert (first["data"]["validation"], first["data"]["batch"], first["schedule"]["epochs"]) == (1000, 128, 200)
         for other in others:
             other["data"]["name"] = first["data"]["name"]
-            own = ("name", "title", *["method"] * (method == "peeraid"))
+            own = ("name", "title", *["method"] * (method in ("peeraid", "saad")))
             assert {k: v for k, v in other.items() if k not in own} == {k: v for k, v in first.items() if k not in own}
 
 

@@ -51,6 +51,7 @@ PASSES = {
     "trades": (39, 28),  # reference file, and clean logits hoisted; one of two forwards at x for the statistics alone
     "hat": (40, 31),  # T + 39 F, and clean logits hoisted
     "mtard": (28, 28),  # 2 T + 26 F
+    "saad": (33, 31),  # 4 T + 29 F, and 4 T + 27 F, of which 1 F for the statistics alone
     "mart": (26, 26),
     "pgd-at@awp": (36, 26),  # the base's search, and the outer pass twice
     "trades@awp": (42, 33),  # likewise; clean logits hoisted

@@ -20,6 +20,7 @@ METHODS = {
     "trades": "ardbench.methods.trades:TRADES",
     "mart": "ardbench.methods.mart:MART",
     "hat": "ardbench.methods.hat:HAT",
+    "saad": "ardbench.methods.saad:SAAD",
     "absld": "ardbench.methods.absld:ABSLD",
     "mtard": "ardbench.methods.mtard:MTARD",
     "b-mtard": "ardbench.methods.mtard:BMTARD",

@@ -8,7 +8,7 @@ import torch
 
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import MethodConfig, Positive, Share
-from ardbench.losses import kl
+from ardbench.losses import entropy, kl
 from ardbench.methods.base import Context, Method, Step
 
 if TYPE_CHECKING:
@@ -121,9 +121,3 @@ class BMTARD(MTARD):
         """Take back what `state` returned."""
         super().load_state(state)
         self.temperatures = state["temperatures"].to(self.first)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Return Shannon's entropy (b,) of softmax(logits), (b, K)."""
-    log_p = logits.log_softmax(dim=-1)
-    return -(log_p.exp() * log_p).sum(dim=-1)

@@ -173,6 +173,35 @@ def mtard(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def saad(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return mean[w (KL(T(x') || S(x')) + r KL(T(x') - T(x-) || S(x') - S(x-)))] + b mean[(1 - v) KL(T(x) || S(x))].
+
+    r is that of the first epoch; T's gradient to x once; 4 T + 29 F, S(x) also where b is 0 [I].
+    """
+    c, student, teacher = script.recipe.method, script.student, script.teachers[0]
+    at = x.clone().requires_grad_(True)
+    clean = teacher(at)
+    (gradient,) = torch.autograd.grad(clean.gather(1, y[:, None]).sum(), at)
+    clean = clean.detach()
+
+    def inner(x_adv: Tensor) -> Tensor:
+        along = c["reach"] * ((x_adv - x) * gradient).sum(dim=(1, 2, 3))
+        return kl(student(x_adv), clean.scatter_add(1, y[:, None], along[:, None]), "sum")
+
+    x_adv = attack(script, x, inner)
+    behind = 2 * x - x_adv
+    taught, before = ask(teacher, x_adv), ask(teacher, behind)
+    p = F.softmax(taught, dim=1)
+    w = c["weight"] * -(p * torch.log(p + 1e-12)).sum(dim=1)  # (B,)
+    w -= w.min()
+    learnt = student(x_adv)
+    indirect = kl(learnt - student(behind), taught - before, "none").sum(dim=1)
+    adversarial = w * (kl(learnt, taught, "none").sum(dim=1) + c["alpha"] / script.recipe.schedule.epochs * indirect)
+    natural = (1 - w / (w.max() + 1e-8)) * kl(student(x), clean, "none").sum(dim=1)
+    loss: Tensor = (adversarial + c["beta"] * natural).mean()
+    return loss
+
+
 def iad_ii(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return AKD2 at t = 1 whose robust term is mean[A KL(T(x') || S(x')) + (1 - A) KL(S(x) || S(x'))]; 2 T + 30 F [I]."""
     c = script.recipe.method
@@ -299,6 +328,7 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "trades@awp": (trades_awp, "grad"),  # as its base [I]
     "hat": (hat, "grad"),  # likewise [I]
     "mtard": (mtard, "grad"),  # likewise [I]
+    "saad": (saad, "grad"),  # likewise [I]
     "mart": (mart, "grad"),  # after TRADES [I]
     "rslad": (rslad, "grad"),  # after TRADES [C]
     "rslad@igdm": (rslad_igdm, "grad"),  # as its base [C]

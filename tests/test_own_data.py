@@ -198,11 +198,21 @@ def test_an_npz_file_is_read(tmp_path: Path) -> None:
         ({"image": images, "label": np.where(labels == 3, 10**15, labels)}, "has labels 0 to 1000000000000000"),
         ({"image": images, "label": np.where(labels == 3, 2**64 - 1, labels.astype(np.uint64))}, f"0 to {2**64 - 1}"),
         ({"image": images, "label": labels * 0}, "has labels 0 to 0"),
-        ({"image": images}, "has no array `label`"),
+        ({"image": images}, "has no array of labels beside `image`"),
         ({"image": images, "label": np.array([object()] * 16)}, "pickled objects"),
         ({"image": images[:, :, :4], "label": labels}, "must be square"),
     ):
         assert said in refusal(npz(tmp_path / f"{len(said)}.npz", **bad)), said
+
+
+def test_a_folder_to_validate_on_beside_a_test_set_joins_the_training_set(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pets")
+    shutil.copytree(folder / "test", folder / "val")
+    Image.new("RGB", (8, 8)).save(folder / "val" / "dog" / "black.png")
+    found = load(f"folder:{folder}", "cpu")
+    assert found.train.labels.tolist() == [0] * 9 + [1] * 10 and len(found.test) == 6
+    assert int(found.train.images[9 + 6].max()) == 0, "files of a class are in the order of their folders and names"
+    assert "leave --test-share out" in refusal(f"folder:{folder}?test_share=0.2")
 
 
 def test_a_set_of_torchvision_is_read_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ def data(
     """Fetch a data set where it is absent, check every file of it, and tell what it holds.
 
     NAME is one of `ardbench list datasets`, or your own images: folder:PATH, with a folder of pictures for each class in
-    train/ and in test/ (or val/), or class folders alone with --test-share; npz:FILE, with arrays `image` and `label`.
+    train/ and in test/ (or val/), or class folders alone with --test-share; npz:FILE, with arrays `image` and `label`, or
+    train_images, train_labels, test_images, test_labels as in MedMNIST's files, or x_train, y_train, x_test, y_test.
     tiny-imagenet is read from its archive, or from a folder tiny-imagenet-200 as people keep it: one folder too deep, or with
     the validation images sorted into folders of their classes.
     """

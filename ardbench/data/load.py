@@ -83,7 +83,8 @@ def extra_of(section: Data, device: torch.device | str) -> Extra | None:
     file = opened(section, facts)
     array = file.array(file.image).reshape(*file.image.shape[:3], -1)
     # in memory, in few bytes: to look them up in a file that is mapped takes a page for each
-    labels = None if file.label is None else file.array(file.label).astype(np.min_scalar_type(facts.num_classes))
+    few = np.min_scalar_type(facts.num_classes)
+    labels = None if file.label is None else file.array(file.label).reshape(-1).astype(few)
     return Extra(HostImages(array, device, channels_last=True), labels, section.extra_share)
 
 

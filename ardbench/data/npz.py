@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -32,6 +33,13 @@ PIECE = 2**22
 """Bytes that are read at a time."""
 LOCAL_HEADER = 30
 """Bytes of a zip member's own header before its name."""
+Names = dict[str, tuple[str, str]]
+"""What arrays of images and of labels are called, by split; "" where nothing is split."""
+WHOLE: Names = {"": ("image", "label")}
+SPLIT: tuple[Names, ...] = (
+    {split: (f"x_{split}", f"y_{split}") for split in ("train", "test", "val")},  # as Keras has them
+    {split: (f"{split}_images", f"{split}_labels") for split in ("train", "test", "val")},  # as MedMNIST does
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,11 @@ class Member:
     dtype: np.dtype[Any]
     begin: int
 
+    @property
+    def name(self) -> str:
+        """What the array is called."""
+        return self.entry.filename.removesuffix(".npy")
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -65,29 +78,53 @@ class Contents:
 
 
 class Npz:
-    """The arrays `image` (M, H, W, C) or (M, H, W) uint8 and, where there is one, `label` (M,) of whole numbers.
+    """Arrays of images (M, H, W, C) or (M, H, W) uint8 and, where there are some, of labels (M,) or (M, 1) of whole numbers.
+
+    Args:
+        path: of the file.
+        split: whether the arrays may be several, by split, with one layout of `SPLIT`.
 
     Raises:
         ArdbenchError: wherever the file is not that.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: bool = False) -> None:
         self.path = path
+        self._layouts = (WHOLE, *SPLIT) if split else (WHOLE,)
         with self._readable(), ZipFile(path) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            if "image" not in entries:
+            names = next((one for one in self._layouts if next(iter(one.values()))[0] in entries), None)
+            if names is None:
                 raise self._refused(
                     f"it has no array `image`, only {', '.join(sorted(entries)[:5])[:200] or 'nothing'}"
                 )
-            found = {name: self._member(archive, entries[name]) for name in ("image", "label") if name in entries}
-        self.image, self.label = found["image"], found.get("label")
-        if self.image.dtype != "uint8" or len(self.image.shape) not in (3, 4) or not self.image.shape[0]:
-            raise self._refused(f"`image` is {_told(self.image)}, and uint8 of (N, H, W, C) is needed")
-        if self.label is not None and (self.label.dtype.kind not in "iu" or self.label.shape != self.image.shape[:1]):
-            raise self._refused(f"`label` is {_told(self.label)}, and {len(self)} whole numbers are needed")
+            found = {
+                name: self._member(archive, entries[name])
+                for pair in names.values()
+                for name in pair
+                if name in entries
+            }
+        self.parts = {key: (found[image], found.get(label)) for key, (image, label) in names.items() if image in found}
+        """Images and labels by split."""
+        for image, label in self.parts.values():
+            self._check(image, label)
 
-    def __len__(self) -> int:
-        return self.image.shape[0]
+    def _check(self, image: Member, label: Member | None) -> None:
+        if image.dtype != "uint8" or len(image.shape) not in (3, 4) or not image.shape[0]:
+            raise self._refused(f"`{image.name}` is {_told(image)}, and uint8 of (N, H, W, C) is needed")
+        count = image.shape[0]
+        if label is not None and (label.dtype.kind not in "iu" or label.shape not in ((count,), (count, 1))):
+            raise self._refused(f"`{label.name}` is {_told(label)}, and {count} whole numbers are needed")
+
+    @property
+    def image(self) -> Member:
+        """The images of a file that is not split."""
+        return self.parts[""][0]
+
+    @property
+    def label(self) -> Member | None:
+        """The labels of a file that is not split."""
+        return self.parts[""][1]
 
     @property
     def folder(self) -> Path:
@@ -160,13 +197,12 @@ class Npz:
         import numpy as np
 
         digest, found = hashlib.sha256(), list[int]()
-        for name, member in (("image", self.image), ("label", self.label)):
-            if member is None:
-                continue
-            digest.update(f"{name} {member.dtype.str} {member.shape}\n".encode())
+        labels = [label for _, label in self.parts.values()]
+        for member in filter(None, chain.from_iterable(self.parts.values())):
+            digest.update(f"{member.name} {member.dtype.str} {member.shape}\n".encode())
             for piece in self._pieces(member):
                 digest.update(piece)
-                if name == "label":
+                if member in labels:
                     numbers = np.frombuffer(piece, member.dtype)
                     found += [int(numbers.min()), int(numbers.max())]
         return Contents(digest.hexdigest(), min(found, default=None), max(found, default=None))
@@ -183,7 +219,7 @@ class Npz:
 
     def _decoded(self, member: Member) -> Path:
         """Return the file of an array that is compressed in this one, written whole or not at all."""
-        path = self.folder / f"{member.entry.filename.removesuffix('.npy')}-{self.contents.sha256[:16]}.raw"
+        path = self.folder / f"{member.name}-{self.contents.sha256[:16]}.raw"
         size = math.prod(member.shape) * member.dtype.itemsize
         if path.is_file() and path.stat().st_size == size:
             return path
@@ -215,8 +251,9 @@ class Npz:
             raise self._refused(f"it cannot be read ({str(getattr(error, 'strerror', None) or error)[:200]})") from None
 
     def _refused(self, why: str) -> ArdbenchError:
+        split = "".join(f", or with {', '.join(chain.from_iterable(names.values()))}" for names in self._layouts[1:])
         return ArdbenchError(
-            f"{self.path} is no .npz file of images: {why}; give one with `image` (N, H, W, C) uint8 and `label` (N,)."
+            f"{self.path} is no .npz file of images: {why}; give one with `image` (N, H, W, C) uint8 and `label` (N,){split}."
         )
 
 

@@ -28,8 +28,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 PIXELS = 64_000_000
 """Of one picture; its header is read first."""
-TRAIN, TEST = ("train",), ("test", "val", "validation")
-"""Names of the folders of a split."""
+TRAIN, TEST = "train", ("test", "val", "validation")
+"""Names of the folders of a split. The first of several that is there is the test set; the others join the training set."""
 GREY = ("1", "L", "I;16", "I;16B", "I")
 
 
@@ -57,29 +57,29 @@ def tree_of(folder: Path) -> Tree:
     if not folder.is_dir():
         raise ArdbenchError(f"There is no folder {folder}: give one with a folder of pictures for each class.")
     top = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
-    train, test = (next((name for name in top if name in names), None) for names in (TRAIN, TEST))
-    if (train is None) != (test is None):
-        there, lacks = (train, f"one of {', '.join(TEST)}") if train else (test, "train")
+    tests = [name for name in TEST if name in top]
+    if (TRAIN in top) != bool(tests):
+        there, lacks = (tests[0], TRAIN) if tests else (TRAIN, f"one of {', '.join(TEST)}")
         raise ArdbenchError(
             f"{folder} has a folder {there} and none called {lacks}: add it, or leave class folders alone."
         )
     digest, passed = hashlib.sha256(), 0
-    splits: dict[str, dict[str, list[Path]]] = {}
-    for split, part in (("train", train), ("test", test)) if train and test else (("", ""),):
-        found: defaultdict[str, list[Path]] = defaultdict(list)
-        for parent, folders, files in os.walk(folder / (part or "")):
+    splits: defaultdict[str, defaultdict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    parts = [(TRAIN, TRAIN), ("test", tests[0]), *((TRAIN, name) for name in tests[1:])] if tests else [("", "")]
+    for split, part in parts:
+        found = splits[split]
+        for parent, folders, files in os.walk(folder / part):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 path = Path(parent, name)
                 if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                     passed += not name.startswith(".")
                     continue
-                inside = path.relative_to(folder / (part or "")).parts
+                inside = path.relative_to(folder / part).parts
                 if len(inside) < 2:
                     raise ArdbenchError(f"{path} lies in no class folder: move it into that of its class.")
                 found[inside[0]].append(path)
                 digest.update(_facts(path, folder))
-        splits[split] = dict(found)
     for names in splits.values():
         if len(names) < 2:
             raise ArdbenchError(
@@ -89,7 +89,7 @@ def tree_of(folder: Path) -> Tree:
     if len(splits) == 2 and (alone := sorted(splits["train"].keys() ^ splits["test"].keys())):
         where = "train" if alone[0] in splits["train"] else "test"
         raise ArdbenchError(f"{folder} has the class {alone[0]!r} in {where} alone: each class needs pictures in both.")
-    return Tree(digest.hexdigest(), splits, passed)
+    return Tree(digest.hexdigest(), {split: dict(found) for split, found in splits.items()}, passed)
 
 
 def _facts(path: Path, folder: Path) -> bytes:

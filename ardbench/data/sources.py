@@ -60,7 +60,9 @@ def identity_of(asked: Name) -> str:
 
     if asked.kind == "torchvision":
         return asked.path.name  # what it fetches has one content
-    return pictures.tree_of(asked.path).identity if asked.kind == "folder" else Npz(asked.path).contents.sha256
+    return (
+        pictures.tree_of(asked.path).identity if asked.kind == "folder" else Npz(asked.path, split=True).contents.sha256
+    )
 
 
 def source_of(asked: Name) -> Source:
@@ -77,8 +79,7 @@ def _of_folder(asked: Name) -> Source:
 
     tree = pictures.tree_of(asked.path)
     classes = tuple(sorted(next(iter(tree.splits.values()))))
-    splits = tree.splits if "" not in tree.splits else _shared(asked, tree.splits[""])
-    listed = _listed(splits, classes)
+    listed = _listed(_halves(asked, tree.splits), classes)
     headers = [pictures.header(path) for files in listed.values() for path, _ in files]
     channels = asked.channels or (1 if all(grey for *_, grey in headers) else 3)
     size = _side(asked, Counter((width, height) for width, height, _ in headers))
@@ -97,27 +98,44 @@ def _of_npz(asked: Name) -> Source:
 
     from ardbench.data.npz import Npz
 
-    file = Npz(asked.path)
-    if file.label is None:
-        raise ArdbenchError(f"{asked.path} has no array `label`: add one with the class of each image, 0 to K - 1.")
+    file = Npz(asked.path, split=True)
+    if bare := [image.name for image, label in file.parts.values() if label is None]:
+        raise ArdbenchError(
+            f"{asked.path} has no array of labels beside `{bare[0]}`: add one with the class of each image, 0 to K - 1."
+        )
+    arrays = [file.array(image) for image, _ in file.parts.values()]
+    begins = np.cumsum([0, *map(len, arrays)])  # images are numbered through all arrays
     lowest, highest = file.contents.lowest, file.contents.highest
-    if lowest != 0 or not highest or highest >= len(file):
+    if lowest != 0 or not highest or highest >= begins[-1]:
         raise ArdbenchError(f"{asked.path} has labels {lowest} to {highest}: {LABELS}")
-    images, labels = file.array(file.image), file.array(file.label).astype(np.int64)
-    count = highest + 1
-    if absent := sorted(set(range(count)) - set(labels.tolist())):
-        raise ArdbenchError(f"{asked.path} has no image of class {absent[0]}: {LABELS}")
-    shape = images.shape[1:] if images.ndim == 4 else (*images.shape[1:], 1)
-    channels = shape[2]
+    classes = tuple(map(str, range(highest + 1)))
+    parts: dict[str, dict[str, list[int]]] = {}
+    for (split, (_, label)), begin in zip(file.parts.items(), begins, strict=False):
+        labels = file.array(label).reshape(-1) if label else ()
+        parts[split] = {name: (begin + np.flatnonzero(labels == k)).tolist() for k, name in enumerate(classes)}
+    found = parts if "" in parts else _joined(asked, parts)
+    if absent := [name for name in classes if not next(iter(found.values()))[name]]:
+        raise ArdbenchError(f"{asked.path} has no image of class {absent[0]} to train on: {LABELS}")
+    listed = _listed(_halves(asked, found), classes)
+    shapes = [array.shape[1:] if array.ndim == 4 else (*array.shape[1:], 1) for array in arrays]
+    channels = shapes[0][2]
+    if several := {shape[2] for shape in shapes} - {channels}:
+        raise ArdbenchError(
+            f"{asked.path} has images of {channels} and of {several.pop()} channels: give one number of them."
+        )
+    if asked.channels not in (None, channels):
+        raise ArdbenchError(f"{asked.path} has {channels} channels, not {asked.channels}: leave channels out.")
     if channels not in (1, 3) and asked.size is not None:
         raise ArdbenchError(f"{asked.path} has {channels} channels, which are not resized: leave size out.")
-    side = _side(asked, Counter({(shape[1], shape[0]): len(labels)}))
-    classes = tuple(map(str, range(count)))
-    splits = _shared(asked, {name: [int(i) for i in np.flatnonzero(labels == k)] for k, name in enumerate(classes)})
-    listed = _listed(splits, classes)
+    sizes = Counter[tuple[int, int]]()
+    for array, (height, width, _) in zip(arrays, shapes, strict=True):
+        sizes[width, height] += len(array)
+    side = _side(asked, sizes)
 
     def image(split: str, place: int) -> np.ndarray:
-        one: np.ndarray = images[listed[split][place][0]].reshape(shape)
+        row = listed[split][place][0]
+        part = int(np.searchsorted(begins, row, "right")) - 1
+        one: np.ndarray = arrays[part][row - begins[part]].reshape(shapes[part])
         if asked.size is None:
             return one
         picture = Image.fromarray(one[..., 0] if channels == 1 else one)
@@ -142,7 +160,8 @@ def _of_torchvision(asked: Name) -> Source:
     name = asked.path.name
     if name not in kinds:
         raise unknown("data set of torchvision", name, kinds)
-    splits = {split: _half(getattr(datasets, name), data_root(), split == "train") for split in ("train", "test")}
+    halves = {split: _half(getattr(datasets, name), data_root(), split == "train") for split in ("train", "test")}
+    splits = _halves(asked, halves)
     labels: dict[str, list[int]] = {"train": [], "test": []}
     sizes, grey = Counter[tuple[int, int]](), True
     for split, half in splits.items():
@@ -195,6 +214,19 @@ def _listed(splits: dict[str, dict[str, list[Any]]], classes: Sequence[str]) -> 
     return {s: [(one, k) for k, name in enumerate(classes) for one in splits[s][name]] for s in ("train", "test")}
 
 
+def _halves(asked: Name, found: dict[str, Any]) -> dict[str, Any]:
+    """Return a training and a test set of what is split, or of what nothing has split, which lies under "".
+
+    Raises:
+        ArdbenchError: a share is said for the test set where the data say it themselves, or none where they do not.
+    """
+    if "" in found:
+        return _shared(asked, found[""])
+    if asked.test_share is not None:
+        raise ArdbenchError(f"{asked.path} says itself which images are for the test: leave --test-share out.")
+    return found
+
+
 def _shared(asked: Name, found: dict[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
     """Return a training and a test set of what nothing has split: of each class a share, by a hash of each one's place.
 
@@ -219,6 +251,22 @@ def _shared(asked: Name, found: dict[str, list[Any]]) -> dict[str, dict[str, lis
         splits["test"][name] = [one for i, one in enumerate(several) if i in held]
         splits["train"][name] = [one for i, one in enumerate(several) if i not in held]
     return splits
+
+
+def _joined(asked: Name, found: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+    """Return the training and the test set of what is split; images to validate on beside a test set join the training set.
+
+    Raises:
+        ArdbenchError: there are not both.
+    """
+    tests = [found[name] for name in ("test", "val") if name in found]
+    if not tests:
+        raise ArdbenchError(
+            f"{asked.path} has training images and none for the test: add them, or call the arrays image and label and give "
+            "--test-share 0.2."
+        )
+    train = {name: [one for part in (found["train"], *tests[1:]) for one in part[name]] for name in found["train"]}
+    return {"train": train, "test": tests[0]}
 
 
 def _side(asked: Name, sizes: Counter[tuple[int, int]]) -> int:

@@ -124,6 +124,26 @@ def adaad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
 
 
+def swap(row: Row, label: int) -> Row:
+    """Return the row with its largest number and the label's exchanged."""
+    place = row.index(max(row))
+    return [row[{place: label, label: place}.get(k, k)] for k in range(len(row))]
+
+
+def dgad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    clean, robust, apart = list[float](), list[float](), list[float]()
+    for i, label in enumerate(y):
+        first = was["T0(x)"][i].index(max(was["T0(x)"][i]))
+        terms, point = (robust, "x'") if first == label else (clean, "x")
+        terms.append(kl(swap(was[f"T0({point})"][i], label), now[f"S({point})"][i]))
+        p, q = softmax(now["S(x')"][i]), softmax(now["S(x)"][i])
+        apart.append(mean((a - b) ** 2 for a, b in zip(p, q, strict=True)))
+    n = len(clean) / len(y)
+    factor = n * mean(clean) + 1 - n if c.bracket == "released" else 1 - n
+    guided = factor * mean(robust) + (0 if c.bracket == "released" else n * mean(clean))
+    return c.scale * guided + c.beta * mean(apart)
+
+
 def mtard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     adversarial, clean = mean_kl(was["T0(x')"], now["S(x')"]), mean_kl(was["T1(x)"], now["S(x)"])
     return c.scale * ((1 - c.weight) * adversarial + c.weight * clean)
@@ -238,4 +258,5 @@ LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
     "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "saad": saad, "b-mtard": b_mtard,
+    "dgad": dgad,
 }  # fmt: skip

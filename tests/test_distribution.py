@@ -38,12 +38,14 @@ ROOT = Path(__file__).parents[1]
 CASES = [(name, "none") for name in OURS] + [(name, "global") for name in ("crdnd", "iad-i", "peeraid", "rslad")]
 CASES += [("iad-i+fair+igdm+awp", "global"), ("adaad+igdm+fair+sam-like", "none"), ("crdnd+igdm+awp", "none")]
 CASES += [("rslad", f"none, {data}") for data in ("host", "files", "extra")]
+CASES += [("dgad", "none, released")]
 """Methods, and what stands at the place of BatchNorm: nothing, or one over the global batch; and where images come from."""
 SETS = {
     ("iad-i", "global"): {
         "method__forwards_before": ["x_adv", "x_adv", "x"],
         "method__forwards": ["x_adv", "x_adv", "x", "x"],
     },
+    ("dgad", "none, released"): {"method__bracket": "released"},
     ("rslad", "none, host"): {"data__place": "host"},
     ("rslad", "none, files"): {"data__place": "files"},
     ("rslad", "none, extra"): {"data__extra_share": 0.6, "data__place": "host"},

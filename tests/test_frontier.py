@@ -16,6 +16,7 @@ from torch import Tensor
 from ardbench.attacks.pgd import input_gradient
 from ardbench.losses import entropy
 from ardbench.methods.absld import moved
+from ardbench.methods.dgad import swapped
 
 BEGUN = 6  # 60/200 of 20 epochs
 
@@ -41,6 +42,31 @@ def test_adaiad_is_not_introspective_where_the_teacher_is_sure() -> None:
     built.teachers = (teacher,)
     logs = built.step(given, BEGUN).logs
     assert (logs["introspection"].item(), logs["trust"].item()) == (0, 1)
+
+
+def test_dgad_under_a_teacher_that_is_right_is_adaad() -> None:
+    built, given, _ = built_for("dgad", beta=0)
+    plain, _, _ = built_for("adaad", alpha=1, scale=1)
+    sought = [Search(one, given.x) for one in (built, plain)]
+    sought[1].x_adv = sought[0].x_adv
+    given = replace(given, y=built.teachers[0](given.x).argmax(1))
+    still = (built.teachers[0](sought[0].x_adv).argmax(1) == given.y)[:, None, None, None]
+    sought[0].x_adv = sought[1].x_adv = sought[0].x_adv.where(still, given.x)
+    step = built.step(given, 0)
+    plain.logits(given.x)
+    assert step.loss.item() == pytest.approx(plain.step(given, 0).loss.item(), rel=1e-12)
+    assert step.logs["kl_clean"].item() == step.logs["wrong"].item() == 0
+    sought[0].x_adv = given.x
+    assert built.step(given, 0).logs["apart"].item() == 0 < step.logs["apart"].item()
+
+
+def test_dgad_exchanges_the_label_with_what_the_teacher_likes_best() -> None:
+    rows = torch.tensor([[3, 1, 2], [3, 1, 2], [2, 2, 1], [2, 2, 1]])
+    labels = torch.tensor([1, 0, 0, 1])
+    assert swapped(rows, labels).tolist() == [[1, 3, 2], [3, 1, 2], [2, 2, 1], [2, 2, 1]]
+    built, given, _ = built_for("dgad", bracket="released")
+    step = built.step(replace(given, y=(built.teachers[0](given.x).argmax(1) + 1) % 10), 0)
+    assert step.loss.isnan(), "no example at x' is 0/0, as released"
 
 
 def test_mtard_hears_the_teacher_whose_loss_has_fallen_less() -> None:

@@ -22,7 +22,12 @@ FORWARDS = {
 }  # fmt: skip
 SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
-STUDENTS = {"akd2": "preactresnet18", "pgd-at@awp": "preactresnet18", "trades@awp": "wrn-34-10"}
+STUDENTS = {
+    "akd2": "preactresnet18",
+    "pgd-at@awp": "preactresnet18",
+    "trades@awp": "wrn-34-10",
+    "dgad@mobilenetv2": "mobilenetv2",
+}
 """Other than a ResNet-18."""
 OF_TINY = {"peeraid-tiny-imagenet@wrn": "wrn-34-10", "saad-tiny-imagenet": "preactresnet18",
            "saad-tiny-imagenet@printed": "preactresnet18"}  # fmt: skip
@@ -114,6 +119,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "adaad@igdm": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, NO, {"alpha": 1, "scale": 1}),
         "adaiad@igdm": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, NO, {"alpha": 1, "temperature": 30} | IAD_TRUST),
         "adaiad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "temperature": 30} | IAD_TRUST),
+        "dgad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"scale": 1, "beta": 1, "bracket": "meant"}),
+        "dgad@mobilenetv2": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"scale": 0.5, "beta": 1, "bracket": "released"}),
         "rslad": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 0.1}),
         "rslad@igdm": ((200, [140, 172, 190]), 0.1, 2e-4, 128, NORMAL, ("last", "pgd20-trades", 0), NO,
                        {"alpha": 5 / 6, "scale": 0.1}),

@@ -61,6 +61,7 @@ PASSES = {
     "akd2": (25, 25),
     "adaad": (48, 45),  # 26 F + 22 T, and x for the statistics alone
     "adaiad": (50, 48),  # 29 F + 21 T, and 27 F + 21 T, of which 1 F for the statistics alone
+    "dgad": (48, 48),  # 26 F + 22 T
     "iad-i": (32, 30),  # 2 T + 30 F, and 2 T + 28 F, of which 2 F for the statistics alone
     "iad-ii": (32, 28),
     "peeraid": (33, 31),  # 29 F + 4 P, and 27 F + 4 P, of which 1 F for the statistics alone

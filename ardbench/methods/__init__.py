@@ -28,6 +28,7 @@ METHODS = {
     "akd2": "ardbench.methods.akd2:AKD2",
     "adaad": "ardbench.methods.adaad:AdaAD",
     "adaiad": "ardbench.methods.adaiad:AdaIAD",
+    "dgad": "ardbench.methods.dgad:DGAD",
     "rslad": "ardbench.methods.rslad:RSLAD",
     "iad-i": "ardbench.methods.iad:IADI",
     "iad-ii": "ardbench.methods.iad:IADII",

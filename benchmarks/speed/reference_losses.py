@@ -155,6 +155,29 @@ def adaiad(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def dgad(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return s mean[m KL(swap T(x) || S(x)) + (1 - m) KL(swap T(x') || S(x'))] + b mean (p(x') - p(x))^2; 26 F + 22 T [I].
+
+    m = [argmax T(x) != y].
+    """
+    c, teacher = script.recipe.method, script.teachers[0]
+    x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), teacher(x_adv), "sum"))
+    clean, adversarial, taught = script.student(x), script.student(x_adv), ask(teacher, x)
+    wrong = taught.argmax(dim=1) != y
+    guided = kl(clean[wrong], exchanged(taught, y)[wrong], "sum")
+    guided += kl(adversarial[~wrong], exchanged(ask(teacher, x_adv), y)[~wrong], "sum")
+    apart = F.mse_loss(F.softmax(adversarial, dim=1), F.softmax(clean, dim=1))
+    loss: Tensor = c["scale"] * guided / len(x) + c["beta"] * apart
+    return loss
+
+
+def exchanged(logits: Tensor, y: Tensor) -> Tensor:
+    """Return logits (B, K) with the largest of each row and the label's exchanged."""
+    logits, rows, best = logits.clone(), torch.arange(len(y), device=y.device), logits.argmax(dim=1)
+    logits[rows, best], logits[rows, y] = logits[rows, y], logits[rows, best]
+    return logits
+
+
 def iad_i(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return mean[KL(T(x) || S(x')) + (1 - A) KL(S(x) || S(x'))], A = T_y(x')^beta; 2 T + 30 F [C]."""
     x_adv = label_attack(script, x, y)
@@ -336,6 +359,7 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "akd2": (akd2, "grad"),  # likewise [I]
     "adaad": (adaad, "grad"),  # 26 F + 22 T [C]
     "adaiad": (adaiad, "grad"),  # as AdaAD [I]
+    "dgad": (dgad, "grad"),  # as AdaAD [I]
     "iad-i": (iad_i, "grad"),  # 30 F [C]
     "iad-ii": (iad_ii, "grad"),  # as IAD-I [I]
     "peeraid": (peeraid, "grad"),  # 29 F + 4 P [C]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import MethodConfig, Positive, Share
 from ardbench.losses import entropy, kl
@@ -106,6 +104,8 @@ class BMTARD(MTARD):
 
     def targets(self, robust: Tensor, clean: Tensor, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return both teachers' logits at their temperatures, and move these for the next step."""
+        import torch
+
         c, u = self.config, self.temperatures
         robust, clean = robust / u[0], clean / u[1]
         unsure = batch.mean(entropy(robust)) - batch.mean(entropy(clean))  # H_a - H_n

@@ -73,7 +73,7 @@ def test_a_folder_is_read_counted_and_kept(tmp_path: Path) -> None:
         "facts.json", "test-labels.npy", "test.npy", "train-labels.npy", "train.npy",
     ]  # fmt: skip
     shutil.copy(folder / "train" / "cat" / "train0.png", folder / "test" / "cat" / "test0.png")
-    own.found.cache_clear()
+    own.found_below.cache_clear()
     assert own.found(name).folder != kept and own.twins(name) == 1
     told = json.loads(call("data", name, "--json").stdout)
     assert told["root"] == str(own.found(name).folder)
@@ -86,7 +86,7 @@ def test_a_run_is_known_by_its_images_wherever_they_lie(tmp_path: Path) -> None:
     shutil.copytree(first, other)
 
     def identity(folder: Path) -> str:
-        own.found.cache_clear()
+        own.found_below.cache_clear()
         return resolve("pgd-at", dataset=f"folder:{folder}", student="resnet8-tiny").identity()
 
     assert identity(first) == identity(other)
@@ -102,7 +102,7 @@ def test_class_folders_alone_are_shared_by_class_and_always_alike(tmp_path: Path
     assert "says which images are for the test: give --test-share 0.2" in refusal(f"folder:{folder}")
     found = load(f"folder:{folder}?test_share=0.3", "cpu")
     assert found.test.labels.tolist() == [0] * 3 + [1] * 3 and len(found.train) == 12
-    own.found.cache_clear()
+    own.found_below.cache_clear()
     shutil.rmtree(tmp_path / "pets.ardbench")
     again = load(f"folder:{folder}?test_share=0.3", "cpu")
     assert torch.equal(found.test.images, again.test.images)
@@ -215,9 +215,9 @@ def test_a_folder_to_validate_on_beside_a_test_set_joins_the_training_set(tmp_pa
     assert "leave --test-share out" in refusal(f"folder:{folder}?test_share=0.2")
 
 
-def test_a_set_of_torchvision_is_read_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ARDBENCH_DATA", str(tmp_path))
-    raw = tmp_path / "FashionMNIST" / "raw"
+def fashion(root: Path) -> dict[str, np.ndarray]:
+    """Write a small FashionMNIST as torchvision keeps it, and return its images."""
+    raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     source = np.random.default_rng(0)
     images = {
@@ -229,6 +229,12 @@ def test_a_set_of_torchvision_is_read_from_its_own_files(tmp_path: Path, monkeyp
         sizes = b"".join(int(side).to_bytes(4, "big") for side in array.shape)
         (raw / f"{split}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + array.tobytes())
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + labels.tobytes())
+    return images
+
+
+def test_a_set_of_torchvision_is_read_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARDBENCH_DATA", str(tmp_path))
+    images = fashion(tmp_path)
     info = data.info("torchvision:FashionMNIST")
     assert (info.size, info.channels, info.num_classes, info.classes[9]) == (28, 1, 10, "Ankle boot")
     found = load("torchvision:FashionMNIST", "cpu")
@@ -240,6 +246,36 @@ def test_a_set_of_torchvision_is_read_from_its_own_files(tmp_path: Path, monkeyp
         "torchvision:FashionMINST"
     )
     assert "is not in " in refusal("torchvision:KMNIST") and "cannot be fetched" in refusal("torchvision:KMNIST")
+
+
+def test_a_set_of_torchvision_is_read_below_the_folder_that_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fashion(tmp_path / "one")
+    name, images = "torchvision:FashionMNIST", fashion(tmp_path / "other")
+    images["train"][0] ^= 255
+    path = tmp_path / "other/FashionMNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:16] + images["train"].tobytes())
+    told = [json.loads(call("data", name, "--data-root", root, "--json").stdout) for root in ("one", "other")]
+    assert told[0]["mean"] != told[1]["mean"], "each folder has its own images"
+    line = ("--dataset", name, "--student", "resnet8-tiny", "--epochs", 1, "--device", "cpu", "--set", "attack.steps=1")
+    root = ("--data-root", "other")
+    trained = call("train", "pgd-at", *line, "--set", "selection.by=last", "--set", "data.validation=10", *root)
+    assert trained.exit_code == 0, trained.stderr
+    run = next(iter((tmp_path / "runs").iterdir()))
+    assert ardbench.evaluate(run, protocols=["clean"], device="cpu", data_root="other").table["n"].tolist() == [20]
+    for words in (
+        ("eval", run, "--protocol", "clean"),
+        ("status", run),
+        ("export", run, "--out", "taken"),
+        ("show", run),
+        ("report", run),
+    ):
+        assert (said := call(*words, *root)).exit_code == 0, said.stderr
+        own.found_below.cache_clear()
+    refused = call("export", run, "--out", "again")
+    assert refused.exit_code == 2 and "is not in data and cannot be fetched" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -308,7 +344,7 @@ def test_where_there_is_no_room_pictures_are_decoded_when_wanted(
     asked = load(name, "cpu", validation=4, place="files")
     assert asked.place.name == "files"
     shutil.rmtree(tmp_path / "pets.ardbench")
-    own.found.cache_clear()
+    own.found_below.cache_clear()
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=100))
     cramped = load(name, "cpu", validation=4)
@@ -349,7 +385,7 @@ def test_the_whole_way_with_ones_own_images(tmp_path: Path, monkeypatch: pytest.
     refused = call("eval", student.path, "--protocol", "aa", "--device", "cpu")
     assert "needs at least 4 classes, and the network has 2" in refused.stderr
     Image.new("RGB", (8, 8)).save("pets/test/cat/test0.png")
-    own.found.cache_clear()
+    own.found_below.cache_clear()
     assert "holds other images than the run learnt from" in call("eval", student.path, "--device", "cpu").stderr
 
 

@@ -162,17 +162,19 @@ def work(
     Raises:
         ArdbenchError: whatever the user can mend.
     """
+    from ardbench.data import lying_in
     from ardbench.engine.device import choose
     from ardbench.engine.train import train
 
-    device = choose(settings.device)
-    if cell.state != "done":
-        root, teachers = settings.data_root, tuple(map(present, cell.teachers))
-        if not train(cell.recipe, teachers, cell.run, device, data_root=root, deadline=deadline, progress=progress):
-            return False
-        tell("trained")
-    with stopping(deadline) as stop:
-        return _measure(cell, settings, device, progress, stop)
+    device, root = choose(settings.device), settings.data_root
+    with lying_in(root):
+        if cell.state != "done":
+            teachers = tuple(map(present, cell.teachers))
+            if not train(cell.recipe, teachers, cell.run, device, data_root=root, deadline=deadline, progress=progress):
+                return False
+            tell("trained")
+        with stopping(deadline) as stop:
+            return _measure(cell, settings, device, progress, stop)
 
 
 def _measure(

@@ -21,6 +21,7 @@ from ardbench.cli.output import Output
     metavar="NAME",
     help="For a network: whose images it takes; without it, the file's own, else cifar10's.",
 )
+@options.facts_root
 @options.as_json
 def check(target: str, recipe: str | None, dataset: str | None, as_json: bool) -> None:
     """Check a method, module, network, data set or recipe of your own, in seconds and on the CPU.

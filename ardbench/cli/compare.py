@@ -43,6 +43,7 @@ COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "o
 @options.eps
 @options.norm
 @options.measured_on
+@options.facts_root
 @options.runs
 @options.as_json
 def compare(

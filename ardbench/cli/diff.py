@@ -14,6 +14,7 @@ from ardbench.listeners.drawn import table
 @click.command()
 @click.argument("a", metavar="A", shell_complete=options.complete_recipe)
 @click.argument("b", metavar="B", shell_complete=options.complete_recipe)
+@options.facts_root
 @options.as_json
 def diff(a: str, b: str, as_json: bool) -> None:
     """Show the values in which two recipes or runs differ, and where each comes from.

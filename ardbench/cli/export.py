@@ -19,6 +19,7 @@ from ardbench.cli.output import Output
     help="Which weights, last, best, averaged or epoch-N; without it the selected ones, or the last where nothing selects.",
 )
 @options.in_file
+@options.facts_root
 @options.runs
 @click.option(
     "--out",

@@ -18,6 +18,7 @@ def new() -> None:
 @click.argument("recipe", metavar="METHOD|RECIPE", shell_complete=options.complete_recipe)
 @options.dataset
 @options.student
+@options.facts_root
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -104,9 +104,10 @@ class Seeds(click.ParamType["tuple[int, ...]"]):
         return found
 
 
-def _path(flag: str, text: str, default: Path | None = None) -> Decorator:
+def _path(flag: str, text: str, default: Path | None = None, **words: Any) -> Decorator:
     kind = click.Path(file_okay=False, path_type=Path)
-    return click.option(flag, type=kind, default=default, show_default=default is not None, metavar="FOLDER", help=text)
+    shows = default is not None
+    return click.option(flag, type=kind, default=default, show_default=shows, metavar="FOLDER", help=text, **words)
 
 
 def _numbers(flag: str, what: str) -> Decorator:
@@ -123,7 +124,22 @@ device = click.option(
     show_default=True,
     help="Where to compute: auto takes CUDA if there is one, and the choice is always printed.",
 )
-data_root = _path("--data-root", "The folder of the data sets; without it, $ARDBENCH_DATA or else ./data.")
+
+
+def _data_root(**words: Any) -> Decorator:
+    def lies(ctx: click.Context, param: click.Parameter, folder: Path | None) -> Path | None:
+        from ardbench.data import lying_in
+
+        ctx.with_resource(lying_in(folder))
+        return folder
+
+    text = "The folder of the data sets; without it, $ARDBENCH_DATA or else ./data."
+    return _path("--data-root", text, callback=lies, is_eager=True, **words)
+
+
+data_root = _data_root()
+facts_root = _data_root(expose_value=False)
+"""The same for commands that only ask what a data set is: one of torchvision's is read for that."""
 runs = _path("--runs", "The folder in which run directories lie.", Path("runs"))
 deadline = click.option(
     "--time-limit",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("what", metavar="RECIPE|RUN", shell_complete=options.complete_recipe)
 @options.changes
+@options.facts_root
 @options.as_json
 def show(
     what: str,

@@ -21,6 +21,7 @@ NUMBERS = ("epoch", "images/s", "peak GiB", "written")
 @click.argument("what", metavar="[RUNS|SUBJECT]", default="runs")
 @click.option("--details", is_flag=True, help="Show a block of lines for each run, whatever the width.")
 @options.measured_on
+@options.facts_root
 @options.runs
 @options.as_json
 def status(what: str, details: bool, dataset: str | None, runs: Path, as_json: bool) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from ardbench import plugins
 from ardbench.data.epoch import Epoch
@@ -15,6 +18,8 @@ from ardbench.errors import ArdbenchError, unknown
 if TYPE_CHECKING:
     from ardbench.data.raw import Raw
 
+Words = ParamSpec("Words")
+Answer = TypeVar("Answer")
 AUGMENTS = ("crop-flip", "crop", "none")
 
 
@@ -236,6 +241,30 @@ def check_batch(epoch: Epoch) -> None:
         )
 
 
+_said: ContextVar[str | os.PathLike[str] | None] = ContextVar("data_root", default=None)
+
+
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder that data sets lie in: what was given, else $ARDBENCH_DATA, else `data` where one stands."""
-    return Path(root or os.environ.get("ARDBENCH_DATA") or "data").expanduser()
+    """Return the folder that data sets lie in: what was given, else as `lying_in` says, else $ARDBENCH_DATA, else `data`."""
+    return Path(root or _said.get() or os.environ.get("ARDBENCH_DATA") or "data").expanduser()
+
+
+@contextmanager
+def lying_in(root: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Let data sets lie in a folder meanwhile, those too whose facts alone are asked for; None changes nothing."""
+    before = _said.set(root or _said.get())
+    try:
+        yield
+    finally:
+        _said.reset(before)
+
+
+def heeds_data_root(verb: Callable[Words, Answer]) -> Callable[Words, Answer]:
+    """Let the `data_root` of a function say where data sets lie for all that it does."""
+
+    @wraps(verb)
+    def heeding(*words: Words.args, **named: Words.kwargs) -> Answer:
+        with lying_in(cast("str | os.PathLike[str] | None", named.get("data_root"))):
+            return verb(*words, **named)
+
+    return heeding

@@ -205,7 +205,7 @@ def _half(kind: Any, root: Path, train: bool) -> Any:
                 refused = str(error).strip().partition("\n")[0][:200]
     raise ArdbenchError(
         f"torchvision:{kind.__name__} is not in {root} and cannot be fetched ({refused}): put its files there as torchvision "
-        "does, or name the folder by $ARDBENCH_DATA."
+        "does, or name the folder by --data-root."
     )
 
 

@@ -29,6 +29,7 @@ BESIDE = ("files", "teacher-logits")
 """What lies in a folder of runs and is none."""
 
 
+@data.heeds_data_root
 def evaluate(
     subject: str | Path | Run | Subject | nn.Module,
     dataset: str | None = None,

@@ -55,6 +55,7 @@ class Identified:
         return {**about, "candidates": list(map(_facts, self.candidates)), "says": list(self.says)}
 
 
+@data.heeds_data_root
 def identify(
     file: str | Path,
     dataset: str,

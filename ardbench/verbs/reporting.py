@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ardbench.data import heeds_data_root
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.runs import Run, all_runs, write_atomic
 
@@ -102,6 +103,7 @@ def results(
     return _frame(_several(what, Path(runs), dataset), published, derived, named)
 
 
+@heeds_data_root
 def report(
     what: What | Sequence[What] = (),
     *,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ardbench.campaigns.suites import Cell, Suite, carried, planned
 from ardbench.campaigns.varied import chosen, sweep_suite, written
+from ardbench.data import heeds_data_root
 from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
@@ -227,6 +228,7 @@ class Reproduced:
     finished: bool
 
 
+@heeds_data_root
 def reproduce(
     suite: str,
     *,
@@ -278,6 +280,7 @@ def reproduce(
     return Reproduced(made.frame, _framed(made.swept), tuple(paths), agreement, not outcome.stopped)
 
 
+@heeds_data_root
 def sweep(
     recipe: str,
     over: Mapping[str, Sequence[Any]] | Sequence[str],

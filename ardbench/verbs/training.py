@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ardbench.config import Recipe, Start
+from ardbench.data import heeds_data_root
 from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.faults import outside, place
@@ -31,6 +32,7 @@ FAST = ("precision.attack=bf16", "precision.outer=bf16", "precision.cuda_graph=a
 """What `fast` stands for; a `set` beside it has the last word."""
 
 
+@heeds_data_root
 def train(
     recipe: str = "",
     *,
@@ -81,6 +83,7 @@ def train(
     return job.finished(device, data_root, deadline, progress, tracking, remark(recipe, asked))
 
 
+@heeds_data_root
 def distill(
     recipe: str = "",
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ardbench.data import heeds_data_root
 from ardbench.errors import ArdbenchError
 from ardbench.evidence import check
 from ardbench.listeners import say
@@ -41,6 +42,7 @@ class Verified:
         return {"path": str(self.path), "state": self.state, **self.facts, "sentence": self.sentence}
 
 
+@heeds_data_root
 def verify(
     *paths: str | Path,
     again: int | None = None,

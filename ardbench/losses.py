@@ -42,6 +42,19 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -logits.log_softmax(dim=-1).gather(1, labels[:, None]).squeeze(1)
 
 
+def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return -sum_k q_k log softmax(logits)_k.
+
+    Args:
+        logits: (B, K).
+        labels: (B, K) probabilities q; gradients flow into them unless the caller detaches them.
+
+    Returns:
+        (B,) in nats.
+    """
+    return -(labels * logits.log_softmax(dim=-1)).sum(dim=-1)
+
+
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Return max_{k != y} z_k - z_y, positive exactly where the example is misclassified.
 

@@ -102,6 +102,24 @@ def hat(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return trades(now, was, y, c) + c.gamma * mean_ce(now["S(2x'-x)"], helped)
 
 
+def adr(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    (u, _), (mixing, _), soft = c.temperature, c.mixing, []
+    for row, label in zip(was["E(x)"], y, strict=True):
+        p = softmax(row, u)
+        mine = min(max(mixing - (max(p) - p[label]), 0), 1)
+        soft.append([mine * q + (1 - mine) * (k == label) for k, q in enumerate(p)])
+
+    def ce_of(rows: Rows) -> float:
+        return mean(
+            -sum(q * math.log(p) for q, p in zip(s, softmax(row), strict=True))
+            for s, row in zip(soft, rows, strict=True)
+        )
+
+    if c.base == "pgd-at":
+        return ce_of(now["S(x')"])
+    return ce_of(now["S(x)"]) + c.beta * mean_kl(now["S(x)"], now["S(x')"])
+
+
 def mart(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     doubt = [1 - softmax(row)[label] for row, label in zip(now["S(x)"], y, strict=True)]
     boosted = mean(boosted_ce(row, label, c.boost == "released") for row, label in zip(now["S(x')"], y, strict=True))
@@ -258,5 +276,5 @@ LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
     "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "saad": saad, "b-mtard": b_mtard,
-    "dgad": dgad,
+    "dgad": dgad, "adr": adr,
 }  # fmt: skip

@@ -175,9 +175,10 @@ def test_saad_weighs_by_what_the_attack_leaves_unsure_and_searches_along_the_tea
     assert search.objective(net, search.x_adv, *search.aux).tolist() == pytest.approx(wanted.tolist(), rel=1e-9)
     direction = torch.randn_like(given.x)
     ours = float((input_gradient(search.objective, net, search.x_adv, search.aux) * direction).sum())
-    there, back = (
-        float(search.objective(net, search.x_adv + sign * 1e-6 * direction, *search.aux).sum()) for sign in (1, -1)
-    )
+    with torch.no_grad():
+        there, back = (
+            float(search.objective(net, search.x_adv + sign * 1e-6 * direction, *search.aux).sum()) for sign in (1, -1)
+        )
     assert ours == pytest.approx((there - back) / 2e-6, rel=1e-5), "x' moves the target too"
     built.student.train()
     flat = torch.randn(10, 192).double()
@@ -197,6 +198,49 @@ def test_entropies_are_shannons_and_renyis() -> None:
     assert entropy(logits).item() == pytest.approx(1.5 * math.log(2))
     assert entropy(logits, 2).item() == pytest.approx(-math.log(3 / 8))
     assert entropy(logits, 0.5).item() == pytest.approx(2 * math.log(math.sqrt(0.5) + 1))
+
+
+def test_adr_trusts_the_average_as_far_as_it_knows_the_label() -> None:
+    built, given, _ = built_for("adr", temperature=[1, 2], mixing=[0.7, 0.7])
+    two = replace(given, x=given.x[:2], y=torch.tensor([1, 0]))
+    for p, expected in (
+        ([[0.7, 0.3], [0.7, 0.3]], [[0.21, 0.79], [0.79, 0.21]]),  # l_i = 0.3 and 0.7
+        ([[1e-9, 1 - 1e-9], [1e-9, 1 - 1e-9]], [[0, 1], [1, 0]]),  # sure and right; wrong by more than l
+    ):
+        built.average = Always(torch.tensor(p).double().log())
+        assert built.rectified(two)[0].tolist() == [pytest.approx(row, abs=1e-6) for row in expected]
+    built.average = Always(torch.tensor([[2, 0], [2, 0]]).double())
+    assert built.rectified(two)[0][0].tolist() != pytest.approx(built.rectified(at(two, 19))[0][0].tolist()), "u falls"
+
+
+class Always(torch.nn.Module):
+    """Gives the same logits whatever it is shown."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits
+
+
+def at(given: Any, epoch: int) -> Any:
+    return replace(given, draws=replace(given.draws, epoch=epoch))
+
+
+def test_adr_goes_by_half_a_cosine_from_its_first_values_to_its_last() -> None:
+    built, given, _ = built_for("adr")
+    values = [built.annealed(at(given, epoch), (2.5, 2.0)) for epoch in (0, 5, 10, 15)]  # of 20, one step each here
+    assert values == pytest.approx([2.5, 2.25 + math.sqrt(2) / 8, 2.25, 2.25 - math.sqrt(2) / 8], rel=1e-12)
+
+
+def test_adr_without_trust_is_its_base() -> None:
+    for base, beta in (("pgd-at", 6), ("trades", 3)):
+        built, given, _ = built_for("adr", base=base, beta=beta, mixing=[0, 0])
+        plain, _, _ = built_for(base, **({"beta": beta} if base == "trades" else {}))
+        for one in (built, plain):
+            Search(one, given.x).x_adv = (given.x + 0.03).clamp(0, 1)
+        assert built.step(given, 0).loss.item() == pytest.approx(plain.step(given, 0).loss.item(), rel=1e-12)
 
 
 def test_hat_without_helpers_is_trades_and_a_helper_of_no_reach_is_x_prime() -> None:

@@ -41,6 +41,9 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("absld", 0, {"alpha": 0.3, "scale": 1, "temperatures": "released", "softer": SOFTER}),
     ("saad", 0, {"alpha": 2, "ramp": 1 / 20}),
     ("saad", 9, {"alpha": 2, "beta": 0.7, "order": 2, "weight": 3, "ramp": 10 / 20}),
+    ("adr", 0, {"mixing": [0.95, 0.7]}),
+    ("adr", 0, {"temperature": [0.3, 1], "mixing": [0.9, 0]}),
+    ("adr", 0, {"base": "trades", "beta": 3, "temperature": [0.3, 1], "mixing": [0.9, 0]}),
     ("mart", 0, {"boost": "exact"}),
     ("mart", 0, {"boost": "released"}),
     ("ard", 0, {"alpha": 1, "temperature": 30, "scale": 0.1}),
@@ -87,6 +90,8 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
     if name == "crdnd":
         built.accuracy = torch.rand(2, 10).double()  # as in a later epoch
         told.accuracy = built.accuracy.tolist()
+    if name == "adr":
+        built.average = network(20).double()  # as after some steps
     if "weight" in fields:
         built.weight = torch.tensor(fields["weight"], dtype=torch.float64)
     if "softer" in fields:
@@ -109,6 +114,7 @@ def look(built: Method[Any], x: Tensor, x_adv: Tensor, mode: str = "train") -> S
     for point, images in (("x", x), ("x'", x_adv), ("2x'-x", 2 * x_adv - x), ("2x-x'", 2 * x - x_adv)):
         for i in range(len(built.teachers)):
             seen[f"T{i}({point})"] = network(10 + i).double().eval()(images).tolist()
+        seen[f"E({point})"] = copy.deepcopy(built.average).eval()(images).tolist()
         for sign, net in zip("SP", built.trainables().values(), strict=False):
             asked = copy.deepcopy(net).train(mode == "train")
             seen[f"{sign}({point})"] = asked(images).tolist()

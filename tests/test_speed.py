@@ -52,6 +52,7 @@ PASSES = {
     "hat": (40, 31),  # T + 39 F, and clean logits hoisted
     "mtard": (28, 28),  # 2 T + 26 F
     "saad": (33, 31),  # 4 T + 29 F, and 4 T + 27 F, of which 1 F for the statistics alone
+    "adr": (24, 24),  # E + 23 F
     "mart": (26, 26),
     "pgd-at@awp": (36, 26),  # the base's search, and the outer pass twice
     "trades@awp": (42, 33),  # likewise; clean logits hoisted
@@ -106,6 +107,8 @@ def pair(method: str, data: tuple[Any, Any], to: torch.dtype = torch.float32) ->
     nets = (script.student, *([script.peer] if script.peer else []))
     for net, learning in zip(nets, loop.trainables.values(), strict=True):
         net.to(to).load_state_dict(learning.to(to).state_dict())  # with what the method has added
+    if loop.averaged is not None:
+        loop.averaged.to(to)
     batch = loop.batches.batch(sides.epoch_of(loop.recipe), 0)
     return script, loop, replace(batch, x=batch.x.to(to))
 

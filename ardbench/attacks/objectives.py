@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ardbench.losses import cross_entropy, kl, margin
+from ardbench.losses import cross_entropy, kl, margin, soft_cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 def label_loss(net: Net, x_adv: Tensor, labels: Tensor) -> Tensor:
     """Return CE(net(x'), y), the objective of PGD adversarial training (Madry et al., ICLR 2018)."""
     return cross_entropy(net(x_adv), labels)
+
+
+def soft_label_loss(net: Net, x_adv: Tensor, labels: Tensor) -> Tensor:
+    """Return CE(q, net(x')) of labels q (B, K) that are probabilities, the objective of ADR (Wu et al., ICLR 2024)."""
+    return soft_cross_entropy(net(x_adv), labels)
 
 
 def label_margin(net: Net, x_adv: Tensor, labels: Tensor) -> Tensor:

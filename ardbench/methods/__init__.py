@@ -19,6 +19,7 @@ METHODS = {
     "pgd-at": "ardbench.methods.pgd_at:PGDAT",
     "trades": "ardbench.methods.trades:TRADES",
     "mart": "ardbench.methods.mart:MART",
+    "adr": "ardbench.methods.adr:ADR",
     "hat": "ardbench.methods.hat:HAT",
     "saad": "ardbench.methods.saad:SAAD",
     "absld": "ardbench.methods.absld:ABSLD",

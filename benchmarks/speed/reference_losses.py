@@ -76,6 +76,17 @@ def perturbed(script: Script, outer: Callable[[nn.Module], Tensor]) -> Tensor:
     return outer(script.student)
 
 
+def adr(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return CE(q, S(x')), q the rectified label of the first step; E + 23 F, E here the student [I]."""
+    c, student = script.recipe.method, script.student
+    p = F.softmax(ask(student.eval(), x) / c["temperature"][0], dim=1)
+    student.train()
+    trust = (c["mixing"][0] - (p.amax(dim=1) - p.gather(1, y[:, None]).squeeze(1))).clamp(0, 1)[:, None]
+    soft = trust * p + (1 - trust) * F.one_hot(y, p.shape[1])
+    x_adv = attack(script, x, lambda x_adv: F.cross_entropy(student(x_adv), soft, reduction="sum"))
+    return F.cross_entropy(student(x_adv), soft)
+
+
 def mart(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return BCE(S(x'), y) + beta mean[(1 - S_y(x)) KL(S(x) || S(x'))]; 26 F [I]."""
     x_adv = label_attack(script, x, y)
@@ -352,6 +363,7 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "hat": (hat, "grad"),  # likewise [I]
     "mtard": (mtard, "grad"),  # likewise [I]
     "saad": (saad, "grad"),  # likewise [I]
+    "adr": (adr, "grad"),  # likewise [I]
     "mart": (mart, "grad"),  # after TRADES [I]
     "rslad": (rslad, "grad"),  # after TRADES [C]
     "rslad@igdm": (rslad_igdm, "grad"),  # as its base [C]

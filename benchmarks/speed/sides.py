@@ -76,6 +76,11 @@ def kind_of(method: str) -> type[Method[Any]]:
     return method_class(method.partition("@")[0])
 
 
+def unaveraged(method: str) -> dict[str, object]:
+    """Return what keeps a recipe from averaging the student, where it does not learn from the average."""
+    return {} if kind_of(method).averages else {"average.kind": "none"}
+
+
 def recipe_of(method: str, variant: str, options: Options) -> Recipe:
     """Return the as-released recipe of a method (DARHT has the level one alone) for one form of ours.
 
@@ -83,7 +88,7 @@ def recipe_of(method: str, variant: str, options: Options) -> Recipe:
     """
     precision = VARIANTS[variant]
     sets: dict[str, object] = {"precision.attack": precision, "precision.outer": precision}
-    sets |= {"precision.tf32": options.tf32, "data.batch": options.batch, "average.kind": "none"}
+    sets |= {"precision.tf32": options.tf32, "data.batch": options.batch} | unaveraged(method)
     sets["precision.cuda_graph"] = variant == GRAPH
     if variant not in CACHES:
         sets["precision.cache_gb"] = 0

@@ -189,7 +189,7 @@ def paired(fast: Sequence[float], plain: Sequence[float]) -> tuple[float, float,
 
 def runner(side: Side, options: sides.Options, splits: Splits) -> Runner:
     """Return a side's training step, always on the same batch: what is kept from step to step is used."""
-    sets = {"data.batch": options.batch, "average.kind": "none"} | side.sets
+    sets = {"data.batch": options.batch} | sides.unaveraged(side.method) | side.sets
     recipe = resolve(f"{side.method}-{sides.DATASET}", student=options.model, sets=sets)
     loop = sides.loop_on(recipe, side.method, options, splits)
 

@@ -193,17 +193,39 @@ class Threat(Section):
         return self
 
 
+PGD = "pgd"
+ONE_STEP = {"n-fgsm": "wide", "nuat": "signs"}
+"""Kinds of attack that are one step of eps, each from a start of its own."""
+
+
 class Attack(Section):
     """How the inner maximisation searches during training. `step_size` is in pixel units, as `eps` is."""
 
+    LATER = frozenset({"kind"})
+    kind: Literal["pgd", "n-fgsm", "nuat"] = "pgd"
+    """pgd: steps that are projected to the ball. n-fgsm: one that is not. nuat: one, on the objective and the nuclear norm
+    of S(x'') - S(x). These two decide what is left out of steps, step_size and start (`Recipe`)."""
     steps: Count
     step_size: Positive
-    start: Literal["uniform", "normal", "none"]
+    start: Literal["uniform", "normal", "none", "wide", "signs"]
+    """wide: uniform in twice the ball, of n-fgsm; signs: a corner of half the ball, of nuat. Neither heeds the box."""
     bn: Literal["eval", "train"]
     """The mode of the attacked network while it is attacked; `train` uses batch statistics."""
     bn_update: bool = True
     """With bn = train: whether each crafting forward also moves the running statistics, as released."""
     restarts: AtLeastOne = 1
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Attack:
+        own = ONE_STEP.get(self.kind)
+        if own is not None and (self.steps, self.restarts, self.start) != (1, 1, own):
+            raise ValueError(
+                f"kind = {self.kind!r} is one step from a start of its own: leave steps, restarts and start out"
+            )
+        if own is None and self.start in ONE_STEP.values():
+            kind = next(kind for kind, start in ONE_STEP.items() if start == self.start)
+            raise ValueError(f"start = {self.start!r} belongs to kind = {kind!r}: give 'uniform', 'normal' or 'none'")
+        return self
 
 
 class Optimizer(Section):
@@ -380,6 +402,17 @@ class Recipe(Section):
     diagnostics: bool = False
     """Log for each epoch who of teachers and peer is right on x and on the student's x'; the training is the same."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_once(cls, given: Any) -> Any:
+        """Fill in what a kind of attack decides by itself."""
+        attack, threat = (given.get(key) for key in ("attack", "threat")) if isinstance(given, dict) else (None, None)
+        if not isinstance(attack, dict) or not isinstance(threat, dict) or "eps" not in threat:
+            return given
+        start = ONE_STEP.get(str(attack.get("kind")))
+        decided = {"steps": 1, "step_size": threat["eps"], "start": start} if start is not None else {}
+        return {**given, "attack": decided | attack}
+
     @field_validator("name")
     @classmethod
     def _names_a_directory(cls, value: str) -> str:
@@ -413,6 +446,15 @@ class Recipe(Section):
         perturbed = [self.weight_perturbation.variant] if self.weight_perturbation else []
         extra = [EXTRA] if self.data.extra else []
         return "+".join([self.method["name"], *(one["name"] for one in self.modules), *perturbed, *extra])
+
+    @model_validator(mode="after")
+    def _steps_in_its_norm(self) -> Recipe:
+        if self.attack is not None and self.attack.kind in ONE_STEP and self.threat.norm != "linf":
+            raise ValueError(
+                f"attack.kind = {self.attack.kind!r} is a step of signs, and threat.norm = {self.threat.norm!r}: give 'linf', "
+                "or attack.kind = 'pgd' with its steps, step_size and start"
+            )
+        return self
 
     @model_validator(mode="after")
     def _selects_on_something(self) -> Recipe:

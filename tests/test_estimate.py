@@ -86,6 +86,12 @@ def test_a_step_costs_its_passes(section: dict[str, Any], teachers: int, passes:
     assert gflop(made, *["wrn-34-10"] * teachers) == pytest.approx(passes, rel=0.02)
 
 
+@pytest.mark.parametrize(("kind", "passes"), [("n-fgsm", 8 * F + T), ("nuat", 9 * F + T)])
+def test_an_attack_of_one_step_costs_one_and_s_of_x_where_its_norm_asks_it(kind: str, passes: float) -> None:
+    made = resolve("rslad-cifar10", sets={"attack.kind": kind})
+    assert gflop(made, "wrn-34-10") == pytest.approx(passes, rel=0.01)
+
+
 def test_a_released_recipe_costs_its_passes() -> None:
     made = resolve("rslad-cifar10", student="resnet18")
     assert gflop(made, "wrn-34-10", epochs=range(made.schedule.epochs)) == pytest.approx(42.2, rel=0.02)

@@ -146,6 +146,9 @@ SWITCHES = [
     {"precision__compile": True, **BF16},
     {"precision__cuda_graph": True, **BF16},
     {"attack__bn": "train", **BF16},
+    {"attack__kind": "n-fgsm", "attack__steps": 1},
+    {"attack__kind": "nuat", "attack__steps": 1},
+    {"attack__kind": "nuat", "attack__steps": 1, "precision__cuda_graph": True, **BF16},
     {"average__kind": "ema", "average__decay": 0.9, "diagnostics": True},
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ardbench import methods
-from ardbench.config import epoch_at
+from ardbench.config import ONE_STEP, epoch_at
 from ardbench.recipes import describe, recipe_names, resolve
 
 RUNS = [n for name in recipe_names() for n in (name, *(f"{name}@{v}" for v in describe(name).get("variants", {})))]
@@ -18,7 +18,7 @@ FORWARDS = {
     "trades": ["x", "x_adv", "x"], "mart": ["x", "x_adv"], "adaad": ["x", "x_adv"],
     "adaiad": ["x", "x_adv", "x"], "ard": ["x_adv", "x"],
     "iad-i": ["x_adv", "x_adv", "x", "x"], "peeraid": ["x_adv", "x_adv", "x"],
-    "adaad@igdm": None, "trades@awp": None,
+    "adaad@igdm": None, "trades@awp": None, "ard@n-fgsm": None, "ard@nuat": None,
 }  # fmt: skip
 SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
@@ -81,6 +81,7 @@ def peeraid(g2: float, l1: float, l2: float, l3: float, t: float, peer: str = "r
 UNIFORM = (8 / 255, 2 / 255, "uniform", "eval")
 NORMAL = (8 / 255, 2 / 255, "normal", "eval")
 TRAIN = (8 / 255, 2 / 255, "uniform", "train")
+WIDE, SIGNS = ((8 / 255, 8 / 255, start, "eval") for start in ("wide", "signs"))
 WIDER = (0.031, 0.007, "normal", "eval")
 # Epochs, and the first epoch (from 0) of each lower rate
 ONCE, TWICE, THRICE = (200, [100]), (200, [100, 150]), (300, [215, 260, 285])
@@ -124,6 +125,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "ard@igdm": (TWICE, 0.1, 2e-4, 128, UNIFORM, LAST, NO, ard(1, 1)),
         "ard@fair": (ONCE, 0.1, 2e-4, 128, TRAIN, LAST, NO, ard(30, 1 / k)),
         "ard@intended": (TWICE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
+        "ard@n-fgsm": ((200, []), 0.1, 5e-4, 128, WIDE, LAST, NO, ard(1, 1)),
+        "ard@nuat": ((200, []), 0.1, 5e-4, 128, SIGNS, LAST, NO, ard(1, 1)),
         "ard@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, ard(1, 1)),
         "akd2": ((200, [50, 150]), 0.1, 5e-4, 128, TRAIN, held, ("swa", 55), AKD2),
         "akd2@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, AKD2_IAD),
@@ -205,10 +208,12 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     executed = {"forwards": order} if order else {}
     executed |= {"forwards_before": ["x_adv", "x_adv", "x"]} if method == "iad-i" else {}
     assert {key: recipe.method[key] for key in SWITCH if key in recipe.method} == executed
-    assert schedule.kind == {"crdnd": "cosine", "hat": "onecycle"}.get(method, "step")
-    assert schedule.warmup == (0.25 if method == "hat" else 0)
+    once = attack.kind in ONE_STEP
+    assert attack.kind == (name.partition("@")[2] if once else "pgd")
+    assert schedule.kind == ("onecycle" if once else {"crdnd": "cosine", "hat": "onecycle"}.get(method, "step"))
+    assert schedule.warmup == (0.25 if method == "hat" or once else 0)
     assert (schedule.gamma or 0.1, recipe.optimizer.momentum, recipe.optimizer.kind) == (0.1, 0.9, "sgd")
-    assert (attack.steps, attack.restarts, recipe.selection.every) == (10, 1, 1)
+    assert (attack.steps, attack.restarts, recipe.selection.every) == (1 if once else 10, 1, 1)
     akd2 = name in ("akd2-cifar10", "akd2-cifar100")
     assert (recipe.data.validation, recipe.data.augment) == (5000 * akd2, "crop-flip")
     assert recipe.data.drop_last is name.startswith("crdnd")

@@ -176,6 +176,7 @@ TORCH_FREE = (
     ("train pgd-at-digits --set =3", "'=3' is not of the form section.key=value, such as --set attack.steps=7."),
     ("train pgd-at-digits --set attack.step=3", "did you mean 'steps'?"),
     ("train pgd-at-digits --set attack..steps=3", "Unknown key in recipe pgd-at-digits, section attack: ''"),
+    ("train pgd-at-digits --set attack.kind=nuat --set attack.steps=3", "kind = 'nuat' is one step from a start of its own"),
     ("train pgd-at-digits --set attack=3", "attack = 3: input should be a valid dictionary"),
     ("train pgd-at-digits --set student.x=3", "--set student.x: student is a value, not a section."),
     ("train pgd-at-digits --set attack.steps=", "attack.steps = '': input should be a valid integer."),

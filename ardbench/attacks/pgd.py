@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ardbench.attacks.form import CastForm, FastForm, frozen
 from ardbench.attacks.graph import Graphs
-from ardbench.attacks.threat import ascend, per_example, start_at
+from ardbench.attacks.nuclear import nuclear_terms
+from ardbench.attacks.threat import ascend, leap, per_example, start_at
 from ardbench.config import Attack, Precision, Threat
 from ardbench.draws import Draws
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 
 Observer = Callable[[int, Tensor, Tensor], None]
+NUCLEAR = 4.0
+"""Weight of NuAT's norm beside the sum over examples, as in the released code of one-step distillation."""
 
 
 class Maximiser:
@@ -29,7 +32,7 @@ class Maximiser:
 
     Args:
         threat: the ball; the box is always [0, 1].
-        attack: steps, step size, start, BatchNorm mode, restarts.
+        attack: kind, steps, step size, start, BatchNorm mode, restarts.
         precision: with `attack.bn = "eval"`, whether the network is attacked as a folded, bf16 or compiled copy. With
             "train" each crafting forward uses batch statistics and moves the network's own running statistics. Either is
             replayed as a CUDA graph where `cuda_graph` says so.
@@ -105,6 +108,9 @@ class Maximiser:
             if target is not None:
                 with torch.no_grad():
                     aux = (*aux, target(attacked, x))
+            if self.attack.kind == "nuat":
+                with torch.no_grad():
+                    objective, aux = _spread(objective), (attacked(x), *aux)
             best = self._climb(objective, attacked, x, starts[0], aux, observe)
             if len(starts) == 1:
                 return best
@@ -131,11 +137,14 @@ class Maximiser:
             asked = net if observe is None else _Overheard(net)
             gradient = input_gradient(objective, asked, x_adv, aux)
             if observe is not None and isinstance(asked, _Overheard):
-                observe(number, x_adv, asked.answers[0])
+                observe(number, x_adv, asked.answers[0].detach())
             if self.momentum:
                 size = gradient.flatten(1).abs().sum(dim=1).clamp_min(1e-12)  # (B,)
                 gradient = summed = self.momentum * summed + gradient / per_example(size, gradient)
-            x_adv = ascend(x, x_adv, gradient, self.attack.step_size, self.threat)
+            if self.attack.kind == "n-fgsm":
+                x_adv = leap(x_adv, gradient, self.attack.step_size)
+            else:
+                x_adv = ascend(x, x_adv, gradient, self.attack.step_size, self.threat)
         return x_adv
 
     @contextmanager
@@ -162,24 +171,40 @@ class _Overheard:
         self._net, self.answers = net, list[Tensor]()
 
     def __call__(self, x: Tensor) -> Tensor:
-        logits = self._net(x)
-        self.answers.append(logits.detach())
-        return logits
+        self.answers.append(self._net(x))
+        return self.answers[-1]
+
+
+def _spread(objective: Objective) -> Objective:
+    """Return the objective (B,) of NuAT, of (net, x', S(x), *aux): with what each example adds to |S(x') - S(x)|_nuclear.
+
+    Source: G. Sriramanan et al., "Towards efficient and effective adversarial training", NeurIPS 2021.
+    """
+
+    def both(net: Net, x_adv: Tensor, clean: Tensor, *aux: Tensor) -> Tensor:
+        heard = _Overheard(net)
+        value = _of_each(objective, heard, x_adv, aux)
+        return value + NUCLEAR * nuclear_terms(heard.answers[0] - clean)
+
+    return both
 
 
 def input_gradient(objective: Objective, net: Net, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:
     """Return the gradient of the objective's sum with respect to x' alone, shaped as x'."""
     x_adv = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
-        value = objective(net, x_adv, *aux)
-        if getattr(value, "shape", None) != x_adv.shape[:1]:  # a mean would climb too, and nothing would tell
-            given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            name = getattr(objective, "__name__", "objective")
-            raise ValueError(
-                f"{name} returns {given} for {len(x_adv)} images: an objective returns one number each, (B,)"
-            )
-        total = value.sum()
+        total = _of_each(objective, net, x_adv, aux).sum()
     return torch.autograd.grad(total, x_adv)[0]
+
+
+def _of_each(objective: Objective, net: Net, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:
+    """Return the objective (B,), and refuse another shape: a mean would climb too, and nothing would tell."""
+    value = objective(net, x_adv, *aux)
+    if getattr(value, "shape", None) != x_adv.shape[:1]:
+        given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        name = getattr(objective, "__name__", "objective")
+        raise ValueError(f"{name} returns {given} for {len(x_adv)} images: an objective returns one number each, (B,)")
+    return value
 
 
 def _value(objective: Objective, net: Net, x_adv: Tensor, aux: tuple[Tensor, ...]) -> Tensor:

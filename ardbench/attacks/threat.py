@@ -48,18 +48,31 @@ def ascend(x: Tensor, x_adv: Tensor, gradient: Tensor, size: float, threat: Thre
     return project(x, x_adv + size * direction, threat)
 
 
+def leap(x_adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+    """Return x' in the box after a step of signs of length `size` (pixel units), wherever in or out of a ball it ends."""
+    return (x_adv + size * gradient.sign()).clamp(0, 1)
+
+
 def start_at(x: Tensor, start: str, threat: Threat, draws: Draws, purpose: str) -> Tensor:
     """Return the first x' of an attack: x itself, x plus small noise, or a uniform point of the ball; in ball and box.
 
+    Two starts of L-inf attacks of one step heed no box: "wide", uniform within 2 eps (N-FGSM: de Jorge et al., NeurIPS
+    2022), and "signs", x +- eps / 2 with a fair sign for each value (NuAT: Sriramanan et al., NeurIPS 2021; 4/255 at 8/255).
+
     Args:
         x: (B, C, H, W) in [0, 1].
-        start: "none", "normal" (deviation 0.001) or "uniform".
+        start: "none", "normal" (deviation 0.001), "uniform", "wide" or "signs".
         purpose: names the draw; two attacks of one step need two names.
     """
     if start == "none":
         return x.clone()
     if start == "normal":
         return project(x, x + START_DEVIATION * draws.normal(purpose, x), threat)
+    if start == "wide":
+        return x + 2 * threat.eps * draws.uniform(purpose, x)
+    if start == "signs":
+        half = threat.eps / 2
+        return torch.where(draws.uniform(purpose, x) < 0, x - half, x + half)
     if threat.norm == "linf":
         return project(x, x + threat.eps * draws.uniform(purpose, x), threat)
     direction = draws.normal(purpose, x)

@@ -99,6 +99,8 @@ def with_graphs(recipe: Recipe, device: torch.device) -> tuple[Recipe, str | Non
         why = f"for {recipe.method['name']}, which attacks nothing"
     elif asked and attack is not None and attack.bn == "train" and recipe.sync_bn and processes.size() > 1:
         why = "where attack.bn = 'train' makes the processes exchange statistics in each forward: see sync_bn = false"
+    elif asked and attack is not None and attack.kind == "nuat" and processes.size() > 1:
+        why = "where attack.kind = 'nuat' makes the processes exchange what the norm of the batch needs"
     elif asked and (watching := [m["name"] for m in recipe.modules if module_class(m["name"]).watches]):
         why = f"for the module {watching[0]}, which watches each step of the attack"
     elif asked == "auto" and recipe.method["name"] not in METHODS:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ardbench import data, methods, models, plugins
-from ardbench.config import Recipe, in_pixels
+from ardbench.config import PGD, Recipe, in_pixels
 from ardbench.data import DatasetInfo, own
 from ardbench.data.epoch import Epoch
 from ardbench.data.extra import opened, path_of
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 DEEP = 20
 """Recipes that may extend one another."""
+KIND = "attack.kind"
+KEPT = {"attack": ("bn", "bn_update")}
+"""What a section of another kind takes over from the one that it replaces."""
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -83,6 +86,8 @@ def resolve(
         tree = _merged(tree, {"title": f"{tree.get('title', base)} ({variant})"} | variants[variant])
     given = {"data.name": dataset, "student": student, "seed": seed, "schedule.epochs": epochs}
     changes = sets if isinstance(sets, Mapping) else dict(parsed(text) for text in sets)
+    if KIND in changes:  # before what belongs to it, in whatever order they are typed
+        tree = _merged(tree, {"attack": {"kind": changes[KIND]}})
     for key, value in ({k: v for k, v in given.items() if v is not None} | dict(changes)).items():
         _put(tree, key, value)
     tree.setdefault("name", (Path(located).stem if located else default_name(base)) + f"@{variant}" * bool(variant))
@@ -220,15 +225,16 @@ def _merged(below: Tree, above: Tree) -> Tree:
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and not _of_another_kind(key, old, value):
-            value = _merged(old, value)
+        if isinstance(old, dict) and isinstance(value, dict):
+            kept = old if not _of_another_kind(key, old, value) else {k: old[k] for k in KEPT.get(key, ()) if k in old}
+            value = _merged(kept, value)
         result[key] = value
     return result
 
 
 def _of_another_kind(section: str, old: Tree, new: Tree) -> bool:
     mark = "name" if section == "method" else "kind"
-    return mark in new and new[mark] != old.get(mark)
+    return mark in new and new[mark] != old.get(mark, PGD if section == "attack" else None)
 
 
 def parsed(text: str) -> tuple[str, Any]:

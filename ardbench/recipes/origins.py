@@ -10,7 +10,10 @@ from pydantic import BaseModel
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.methods import method_class
-from ardbench.recipes import describe, flat
+from ardbench.recipes import KIND, describe, flat
+
+DECIDED = ("attack.steps", "attack.step_size", "attack.start", "attack.restarts")
+"""What a kind of attack decides where it does not stand beside it."""
 
 
 def origins(named: str, dataset: str, typed: Iterable[str] = ()) -> tuple[dict[str, str], list[str]]:
@@ -24,9 +27,14 @@ def origins(named: str, dataset: str, typed: Iterable[str] = ()) -> tuple[dict[s
     written = dict(describe(base, dataset))
     variants = written.pop("variants", {})
     found = {key: "recipe" for key, _ in flat(written)}
-    found |= {key: f"variant {variant}" for key, _ in flat(variants.get(variant, {}))}
-    summed = {"data.extra_sha256": "data.extra"} if "data.extra" in {*found, *typed} else {}
-    return summed | found | dict.fromkeys(typed, "command line"), sorted(variants)
+    layers = [
+        {key: f"variant {variant}" for key, _ in flat(variants.get(variant, {}))},
+        dict.fromkeys(typed, "command line"),
+    ]
+    for layer in layers:
+        found |= (dict.fromkeys(DECIDED, KIND) if KIND in layer else {}) | layer
+    summed = {"data.extra_sha256": "data.extra"} if "data.extra" in found else {}
+    return summed | found, sorted(variants)
 
 
 def every_value(recipe: Recipe) -> dict[str, Any]:

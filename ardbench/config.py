@@ -252,11 +252,14 @@ class Optimizer(Section):
 class Schedule(Section):
     """How long, and how the learning rate moves. Milestones are shares of the run."""
 
+    LATER = frozenset({"first"})
     epochs: AtLeastOne
     kind: Literal["constant", "step", "cosine", "onecycle"]
     milestones: tuple[Share, ...] = ()
     gamma: Annotated[Number, Field(gt=0, le=1)] | None = None
     """step: the factor at each milestone."""
+    first: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """step: the factor in the first epoch alone."""
     warmup: Share = 0.0
     """onecycle: the share of the run in which the learning rate rises linearly from 0."""
 
@@ -266,6 +269,8 @@ class Schedule(Section):
             raise ValueError("kind = 'step' needs milestones and gamma")
         if self.kind != "step" and (self.milestones or self.gamma is not None):
             raise ValueError(f"kind = {self.kind!r} takes no milestones and no gamma")
+        if self.kind != "step" and self.first != 1:
+            raise ValueError(f"kind = {self.kind!r} takes no rate of its own for the first epoch")
         if self.kind != "onecycle" and self.warmup:
             raise ValueError(f"kind = {self.kind!r} takes no warmup")
         if list(self.milestones) != sorted(self.milestones):

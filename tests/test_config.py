@@ -86,6 +86,7 @@ def test_unknown_keys_are_refused_and_values_never_change(section: type[BaseMode
         (Schedule, {"epochs": 9, "kind": "step", "milestones": [0.5]}, "needs milestones and gamma"),
         (Schedule, {"epochs": 9, "kind": "cosine", "gamma": 0.1}, "takes no milestones and no gamma"),
         (Schedule, {"epochs": 9, "kind": "cosine", "warmup": 0.1}, "takes no warmup"),
+        (Schedule, {"epochs": 9, "kind": "cosine", "first": 0.1}, "takes no rate of its own for the first epoch"),
         (Schedule, {"epochs": 9, "kind": "step", "milestones": [0.7, 0.5], "gamma": 0.1}, "must rise"),
         (Average, {"kind": "ema"}, "decay is needed"),
         (Average, {"kind": "swa", "decay": 0.9}, "decay is needed"),

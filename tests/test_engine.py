@@ -274,6 +274,13 @@ def test_step_and_cosine_are_torchs_at_the_epochs() -> None:
         cosine.step()
 
 
+def test_the_first_epoch_may_have_a_rate_of_its_own() -> None:
+    ours = schedule(epochs=4, kind="step", milestones=["1/2"], gamma=0.1, first=0.2)
+    assert [factor(ours, step, 2) for step in range(8)] == pytest.approx([0.2, 0.2, 1, 1, 0.1, 0.1, 0.1, 0.1])
+    usual = schedule(epochs=4, kind="step", milestones=["1/2"], gamma=0.1)
+    assert "first" not in usual.model_dump() and "first" in ours.model_dump()  # runs from before keep their names
+
+
 def test_onecycle_rises_falls_and_is_never_zero() -> None:
     ours = schedule(epochs=10, kind="onecycle", warmup="1/5")
     values = [factor(ours, step, 10) for step in range(100)]

@@ -16,15 +16,15 @@ def factor(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
         steps_per_epoch: steps of one epoch.
 
     Returns:
-        constant: 1. step: gamma per milestone whose epoch has begun. cosine: from 1 to 0 by half a cosine. onecycle:
-        linearly from 0 to 1 over the warmup, then linearly to 0.
+        constant: 1. step: gamma per milestone whose epoch has begun, times `first` in the first epoch. cosine: from 1 to 0 by
+        half a cosine. onecycle: linearly from 0 to 1 over the warmup, then linearly to 0.
     """
     total = schedule.epochs * steps_per_epoch
     done = step / total
     if schedule.kind == "step":
         assert schedule.gamma is not None
         passed = sum(step // steps_per_epoch >= epoch_at(share, schedule.epochs) for share in schedule.milestones)
-        return schedule.gamma**passed
+        return schedule.gamma**passed * (schedule.first if step < steps_per_epoch else 1)
     if schedule.kind == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
     if schedule.kind == "onecycle":

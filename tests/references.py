@@ -102,6 +102,12 @@ def hat(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return trades(now, was, y, c) + c.gamma * mean_ce(now["S(2x'-x)"], helped)
 
 
+def lbgat(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    pairs = zip(now["S(x')"], now["P(x)"], strict=True)
+    square = mean((p - q) ** 2 for student, peer in pairs for p, q in zip(student, peer, strict=True))
+    return square + mean_ce(now["P(x)"], y) + c.beta * mean_kl(now["S(x)"], now["S(x')"])
+
+
 def adr(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     (u, _), (mixing, _), soft = c.temperature, c.mixing, []
     for row, label in zip(was["E(x)"], y, strict=True):
@@ -276,5 +282,5 @@ LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
     "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "saad": saad, "b-mtard": b_mtard,
-    "dgad": dgad, "adr": adr,
+    "dgad": dgad, "lbgat": lbgat, "adr": adr,
 }  # fmt: skip

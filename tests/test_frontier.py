@@ -69,6 +69,21 @@ def test_dgad_exchanges_the_label_with_what_the_teacher_likes_best() -> None:
     assert step.loss.isnan(), "no example at x' is 0/0, as released"
 
 
+def test_lbgat_without_its_robust_term_is_a_regression_on_logits_of_a_peer_that_learns_labels() -> None:
+    built, given, _ = built_for("lbgat", beta=0)
+    x_adv, peer = Search(built, given.x).x_adv, built.trainables()["peer"]
+    copied, answers = copy.deepcopy(built.student), copy.deepcopy(peer)(given.x).detach()
+    found = torch.autograd.grad(built.step(given, 0).loss, list(built.student.parameters()))
+    expected = torch.autograd.grad(((copied(x_adv) - answers) ** 2).mean(), list(copied.parameters()))
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(found, expected, strict=True))
+    built, given, _ = built_for("lbgat")
+    Search(built, given.x).x_adv = given.x
+    peer = built.trainables()["peer"]
+    peer.load_state_dict(built.student.state_dict())
+    label = torch.nn.functional.cross_entropy(copy.deepcopy(peer)(given.x), given.y).item()
+    assert built.step(given, 0).loss.item() == pytest.approx(label, rel=1e-12), "of one mind, and no x' to differ at"
+
+
 def test_mtard_hears_the_teacher_whose_loss_has_fallen_less() -> None:
     built, given, _ = built_for("mtard")
     step = built.step(given, 0)

@@ -113,7 +113,7 @@ def test_an_objective_holds_no_tensor(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "epoch", "forwards"),
     [
-        ("standard", 0, 1), ("pgd-at", 0, 1), ("trades", 0, 2), ("hat", 0, 3),
+        ("standard", 0, 1), ("pgd-at", 0, 1), ("trades", 0, 2), ("hat", 0, 3), ("lbgat", 0, 2),
         ("mtard", 0, 2), ("absld", 0, 2), ("saad", 0, 2), ("b-mtard", 0, 2), ("dgad", 0, 2), ("adr", 0, 1 + 2),
         ("mart", 0, 2), ("rslad", 0, 2), ("adaad", 0, 1),
         ("ard", 0, 1 + 2), ("akd2", 0, 1 + 2), ("crdnd", 0, 2), ("peeraid", 0, 2),
@@ -137,7 +137,8 @@ def test_a_method_goes_on_from_its_state_as_if_nothing_had_happened(name: str) -
     goes_on(bench(name, schedule__epochs=2))
 
 
-def test_a_peer_is_never_deployed() -> None:
-    built, _ = made("peeraid")
+@pytest.mark.parametrize("name", ["peeraid", "lbgat"])
+def test_a_peer_is_never_deployed(name: str) -> None:
+    built, _ = made(name)
     peer = {id(p) for p in built.trainables()["peer"].parameters()}
     assert not peer & {id(p) for p in built.deployed(built.student).parameters()}

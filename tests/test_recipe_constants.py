@@ -18,7 +18,7 @@ FORWARDS = {
     "trades": ["x", "x_adv", "x"], "mart": ["x", "x_adv"], "adaad": ["x", "x_adv"],
     "adaiad": ["x", "x_adv", "x"], "ard": ["x_adv", "x"],
     "iad-i": ["x_adv", "x_adv", "x", "x"], "peeraid": ["x_adv", "x_adv", "x"],
-    "adaad@igdm": None, "trades@awp": None, "ard@n-fgsm": None, "ard@nuat": None,
+    "adaad@igdm": None, "trades@awp": None, "ard@n-fgsm": None, "ard@nuat": None, "lbgat@lbgat0": ["x_adv", "x"],
 }  # fmt: skip
 SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
@@ -27,6 +27,8 @@ STUDENTS = {
     "pgd-at@awp": "preactresnet18",
     "trades@awp": "wrn-34-10",
     "dgad@mobilenetv2": "mobilenetv2",
+    "lbgat": "wrn-34-10",
+    "lbgat@lbgat0": "wrn-34-10",
 }
 """Other than a ResNet-18."""
 OF_TINY = {"peeraid-tiny-imagenet@wrn": "wrn-34-10", "saad-tiny-imagenet": "preactresnet18",
@@ -107,6 +109,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "pgd-at@iad": (IAD_TEACHER, 0.1, 2e-4, 128, UNIFORM, TEST, NO, {}),
         "trades": ((76, [74]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"beta": 6}),
         "hat": ((50, []), 0.21, 5e-4, 128, NORMAL, LAST, NO, {"beta": 2.5, "gamma": 0.5, "reach": 2}),
+        "lbgat": ((100, [75, 90]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"peer": "resnet18", "beta": 6}),
+        "lbgat@lbgat0": ((100, [75, 90]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"peer": "resnet18", "beta": 0}),
         "mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(0.1)),
         "mtard@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1)),
         "b-mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1 / k) | SOFTENED),
@@ -212,6 +216,7 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     assert attack.kind == (name.partition("@")[2] if once else "pgd")
     assert schedule.kind == ("onecycle" if once else {"crdnd": "cosine", "hat": "onecycle"}.get(method, "step"))
     assert schedule.warmup == (0.25 if method == "hat" or once else 0)
+    assert schedule.first == (0.2 if method == "lbgat" else 1)
     assert (schedule.gamma or 0.1, recipe.optimizer.momentum, recipe.optimizer.kind) == (0.1, 0.9, "sgd")
     assert (attack.steps, attack.restarts, recipe.selection.every) == (1 if once else 10, 1, 1)
     akd2 = name in ("akd2-cifar10", "akd2-cifar100")

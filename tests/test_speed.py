@@ -50,6 +50,7 @@ PASSES = {
     "pgd-at": (33, 23),  # naive and lean
     "trades": (39, 28),  # reference file, and clean logits hoisted; one of two forwards at x for the statistics alone
     "hat": (40, 31),  # T + 39 F, and clean logits hoisted
+    "lbgat": (39, 30),  # 36 F + 3 P, and clean logits hoisted
     "mtard": (28, 28),  # 2 T + 26 F
     "saad": (33, 31),  # 4 T + 29 F, and 4 T + 27 F, of which 1 F for the statistics alone
     "adr": (24, 24),  # E + 23 F

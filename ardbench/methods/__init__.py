@@ -22,6 +22,7 @@ METHODS = {
     "adr": "ardbench.methods.adr:ADR",
     "hat": "ardbench.methods.hat:HAT",
     "saad": "ardbench.methods.saad:SAAD",
+    "lbgat": "ardbench.methods.lbgat:LBGAT",
     "absld": "ardbench.methods.absld:ABSLD",
     "mtard": "ardbench.methods.mtard:MTARD",
     "b-mtard": "ardbench.methods.mtard:BMTARD",

@@ -49,6 +49,17 @@ def hat(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def lbgat(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return mean (S(x') - P(x))^2 + CE(P(x), y) + b KL(S(x) || S(x')); S(x) anew in each attack step, 36 F + 3 P [I]."""
+    student = script.student
+    assert script.peer is not None
+    x_adv = attack(script, x, lambda x_adv: kl(student(x_adv), student(x), "sum"))
+    adversarial, clean, peer = student(x_adv), student(x), script.peer(x)
+    loss: Tensor = F.mse_loss(adversarial, peer) + F.cross_entropy(peer, y)
+    loss += script.recipe.method["beta"] * kl(adversarial, clean)
+    return loss
+
+
 def trades_awp(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return TRADES's loss at perturbed weights, S(x) once in each pass; 42 F [I]."""
     x_adv = attack(script, x, lambda x_adv: kl(script.student(x_adv), script.student(x), "sum"))
@@ -361,6 +372,7 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "pgd-at@awp": (pgd_at_awp, "backward"),  # as its base [I]
     "trades@awp": (trades_awp, "grad"),  # as its base [I]
     "hat": (hat, "grad"),  # likewise [I]
+    "lbgat": (lbgat, "grad"),  # likewise [I]
     "mtard": (mtard, "grad"),  # likewise [I]
     "saad": (saad, "grad"),  # likewise [I]
     "adr": (adr, "grad"),  # likewise [I]

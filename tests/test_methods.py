@@ -137,8 +137,8 @@ def test_a_method_goes_on_from_its_state_as_if_nothing_had_happened(name: str) -
     goes_on(bench(name, schedule__epochs=2))
 
 
-@pytest.mark.parametrize("name", ["peeraid", "lbgat"])
-def test_a_peer_is_never_deployed(name: str) -> None:
-    built, _ = made(name)
+@pytest.mark.parametrize("beside", ["peeraid", "lbgat"])
+def test_a_peer_is_never_deployed(beside: str) -> None:
+    built, _ = made(beside)
     peer = {id(p) for p in built.trainables()["peer"].parameters()}
     assert not peer & {id(p) for p in built.deployed(built.student).parameters()}

@@ -133,14 +133,17 @@ class ModuleConfig(Section):
 class Data(Section):
     """Which data set, how much of its training set validates, and how training images are augmented."""
 
-    LATER = frozenset({"place", "workers", "extra", "extra_share", "extra_sha256", "sha256"})
+    LATER = frozenset({"crop_area", "place", "workers", "extra", "extra_share", "extra_sha256", "sha256"})
     SAME: ClassVar[frozenset[str]] = frozenset({"place", "workers", "extra"})
     """What brings the same images by another way, and so is no part of a run's identity."""
 
     name: str
     validation: Count
     """Images held out of the training set, by class, with the data set's own seed; 0 trains on everything."""
-    augment: Literal["crop-flip", "crop", "none"]
+    augment: Literal["crop-flip", "crop", "resized-crop-flip", "resized-crop", "none"]
+    """crop: of the image padded with zeros. resized-crop: a part of the image, of random area and shape, made as large."""
+    crop_area: Annotated[Number, Field(gt=0, le=1)] = 0.08
+    """resized-crop: the least share of an image's area that is shown; the largest is all of it."""
     batch: AtLeastOne
     drop_last: bool = False
     """Drop the last incomplete batch of an epoch."""
@@ -166,6 +169,14 @@ class Data(Section):
     def called(self) -> str:
         """The name without the folders in which one's own images lie."""
         return re.sub(r"^(folder|npz):.*/(?=[^/?]+/*($|\?))", r"\1:", self.name)
+
+    @model_validator(mode="after")
+    def _crops_an_area(self) -> Data:
+        if self.crop_area != type(self).model_fields["crop_area"].default and "resized" not in self.augment:
+            raise ValueError(
+                f"crop_area is for augment = 'resized-crop-flip' or 'resized-crop', not for {self.augment!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shares_a_batch(self) -> Data:

@@ -37,7 +37,7 @@ from ardbench.runs import Run
 ROOT = Path(__file__).parents[1]
 CASES = [(name, "none") for name in OURS] + [(name, "global") for name in ("crdnd", "iad-i", "peeraid", "rslad")]
 CASES += [("iad-i+fair+igdm+awp", "global"), ("adaad+igdm+fair+sam-like", "none"), ("crdnd+igdm+awp", "none")]
-CASES += [("rslad", f"none, {more}") for more in ("host", "files", "extra", "n-fgsm", "nuat")]
+CASES += [("rslad", f"none, {more}") for more in ("host", "files", "extra", "resized", "n-fgsm", "nuat")]
 CASES += [("dgad", "none, released")]
 """Methods, and what stands at the place of BatchNorm: nothing, or one over the global batch; and where images come from,
 or by what kind of attack."""
@@ -49,6 +49,7 @@ SETS = {
     ("dgad", "none, released"): {"method__bracket": "released"},
     ("rslad", "none, host"): {"data__place": "host"},
     ("rslad", "none, files"): {"data__place": "files"},
+    ("rslad", "none, resized"): {"data__augment": "resized-crop-flip"},
     ("rslad", "none, extra"): {"data__extra_share": 0.6, "data__place": "host"},
     ("rslad", "none, n-fgsm"): {"attack__kind": "n-fgsm", "attack__steps": 1},
     ("rslad", "none, nuat"): {"attack__kind": "nuat", "attack__steps": 1},

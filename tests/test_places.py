@@ -102,7 +102,8 @@ def test_splits_are_the_same_wherever_their_images_lie(place: str) -> None:
 
 @pytest.mark.parametrize("place", ELSEWHERE)
 @pytest.mark.parametrize(
-    ("augment", "drop_last", "world"), [("crop-flip", False, 1), ("none", True, 1), ("crop", False, 3)]
+    ("augment", "drop_last", "world"),
+    [("crop-flip", False, 1), ("none", True, 1), ("crop", False, 3), ("resized-crop-flip", False, 2)],
 )
 def test_batches_are_the_same_wherever_images_lie(place: str, augment: str, drop_last: bool, world: int) -> None:
     here, there = (load("fake", CPU, place=name).train for name in ("device", place))
@@ -117,14 +118,18 @@ def test_batches_are_the_same_wherever_images_lie(place: str, augment: str, drop
                 assert torch.equal(getattr(one, name), getattr(other, name)), (epoch, step, name)
 
 
+@pytest.mark.parametrize("augment", ["crop-flip", "resized-crop-flip"])
 @pytest.mark.parametrize("place", ELSEWHERE)
-def test_a_run_is_the_same_wherever_images_lie_and_goes_on_anywhere(place: str, tmp_path: Path) -> None:
-    assert loop_of(tmp_path / "device", "device").fit()
-    assert loop_of(tmp_path / place, place).fit()
+def test_a_run_is_the_same_wherever_images_lie_and_goes_on_anywhere(place: str, augment: str, tmp_path: Path) -> None:
+    words = {"data__augment": augment}
+    assert loop_of(tmp_path / "device", "device", **words).fit()
+    assert loop_of(tmp_path / place, place, **words).fit()
     for asked, where in ((2, place), (3, "device"), (2, place)):
         count = itertools.count(1)
-        assert not loop_of(tmp_path / "parts", where, lambda count=count, asked=asked: next(count) >= asked).fit()
-    assert loop_of(tmp_path / "parts", place).fit()
+        assert not loop_of(
+            tmp_path / "parts", where, lambda count=count, asked=asked: next(count) >= asked, **words
+        ).fit()
+    assert loop_of(tmp_path / "parts", place, **words).fit()
     for other in (place, "parts"):
         assert rows(tmp_path / other) == rows(tmp_path / "device")
         assert equal(weights(tmp_path / other, "last"), weights(tmp_path / "device", "last"))

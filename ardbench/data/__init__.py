@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Words = ParamSpec("Words")
 Answer = TypeVar("Answer")
-AUGMENTS = ("crop-flip", "crop", "none")
+RESIZED = ("resized-crop-flip", "resized-crop")
+AUGMENTS = ("crop-flip", "crop", *RESIZED, "none")
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,10 @@ def check_augment(info: DatasetInfo, augment: str) -> None:
     """Refuse an unknown augmentation, and mirroring where a mirrored image is of no class."""
     if augment not in AUGMENTS:
         raise unknown("augmentation", augment, AUGMENTS)
-    if augment == "crop-flip" and not info.flip:
+    if augment.endswith("flip") and not info.flip:
         raise ArdbenchError(
-            f"data.augment = 'crop-flip' mirrors images, and a mirrored digit of {info.name} is no digit: "
-            "choose 'crop' or 'none'."
+            f"data.augment = {augment!r} mirrors images, and a mirrored digit of {info.name} is no digit: "
+            f"choose {augment.removesuffix('-flip')!r} or 'none'."
         )
 
 

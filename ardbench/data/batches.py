@@ -16,7 +16,7 @@ from ardbench.data.epoch import Epoch, Mix
 from ardbench.data.images import Elsewhere
 from ardbench.data.places import Place
 from ardbench.data.stratify import stratified
-from ardbench.data.views import crop_flip
+from ardbench.data.views import draw_views, shown
 from ardbench.draws import Draws, generator
 from ardbench.errors import ArdbenchError
 
@@ -29,7 +29,8 @@ class Batch:
         x: (b, C, H, W) pixels in [0, 1].
         y: (b,) labels, int64.
         index: (b,) positions in the data set's own training set, int64; those of extra images come after its last.
-        view: (b, 3) offsets dy and dx of the crop in [0, 2 pad], and flip in {0, 1}, int64; (pad, pad, 0) is the image.
+        view: (b, 3) offsets dy and dx of the crop in [0, 2 pad], and flip in {0, 1}, int64; (pad, pad, 0) is the image. Of
+            resized crops (b, 5): top, left, height, width and flip.
         draws: the random numbers of this step.
     """
 
@@ -138,7 +139,7 @@ class TrainBatches:
 
     Args:
         split: what is trained on.
-        augment: "crop-flip", "crop" or "none".
+        augment: one of `AUGMENTS`.
         batch: examples in the global batch, extra ones included.
         drop_last: leave out the last incomplete batch.
         seed: the run's.
@@ -147,6 +148,7 @@ class TrainBatches:
         rank, world: of the processes that share every global batch, this one and how many.
         extra: what is mixed in.
         label: gives the labels (n,) of extra images (n, C, H, W) in [0, 1] that have none.
+        area: the least share of an image's area that a resized crop shows.
     """
 
     def __init__(
@@ -163,14 +165,15 @@ class TrainBatches:
         world: int = 1,
         extra: Extra | None = None,
         label: Callable[[Tensor], Tensor] | None = None,
+        area: float = 0.08,
     ) -> None:
         check_augment(split.info, augment)
         self.epoch = Epoch(len(split), batch, drop_last, extra.share if extra else 0.0)
         check_batch(self.epoch)
         self.split, self.augment, self.size, self.seed = split, augment, batch, seed
         self.layout, self.rank, self.world = layout, rank, world
-        self.extra, self.label = extra, label
-        self._augmented = torch.compile(crop_flip, dynamic=False) if compiled else crop_flip
+        self.extra, self.label, self.area = extra, label, area
+        self._augmented = torch.compile(shown, dynamic=False) if compiled else shown
         self._epoch, self._permutation = -1, split.labels
         self._ahead = None if isinstance(split.images, Tensor) else Ahead(split.images, self._plan)
         self._extra_ahead = None if extra is None else Ahead(extra.images, self._plan_of_extra)
@@ -211,17 +214,17 @@ class TrainBatches:
         return own * mix.rows // mix.own - first, ((extra + 1) * mix.rows - 1) // max(mix.extra, 1) - first
 
     def seen(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return which rows (n,) of the split this process sees in one step, and their views (n, 3)."""
+        """Return which rows (n,) of the split this process sees in one step, and their views (n, 3 or 5)."""
         view = self._view(epoch, step)
         return self._rows(self._order(epoch), step), view[self.parts(step)[0]] if self.extra else view
 
     def pixels(self, rows: Tensor, view: Tensor) -> Tensor:
-        """Return rows (b,) of the split, each under its view (b, 3), as pixels (b, C, H, W) in [0, 1]."""
+        """Return rows (b,) of the split, each under its view (b, 3 or 5), as pixels (b, C, H, W) in [0, 1]."""
         images = self.split.images
         return self._shown(images, view, rows) if isinstance(images, Tensor) else self._shown(images[rows], view)
 
     def _shown(self, images: Tensor, view: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return rows (b,) of images, or all b of them, each under its view (b, 3), as pixels (b, C, H, W)."""
+        """Return rows (b,) of images, or all b of them, each under its view (b, 3 or 5), as pixels (b, C, H, W)."""
         rows = torch.arange(len(view), device=view.device) if rows is None else rows
         x = as_pixels(self._augmented(images, rows, view, self.split.info.pad))
         return x.contiguous(memory_format=self.layout)
@@ -268,20 +271,15 @@ class TrainBatches:
         return self._permutation
 
     def _view(self, epoch: int, step: int) -> Tensor:
-        """Return the views (b, 3) of this process's rows of a global batch."""
-        mix, device, pad = self.epoch.mix(step), self.split.labels.device, self.split.info.pad
-        view = torch.full((mix.rows, 3), pad, device=device)
-        view[:, 2] = 0
+        """Return the views (b, 3 or 5) of this process's rows of a global batch."""
+        mix, device = self.epoch.mix(step), self.split.labels.device
         source = generator(device, self.seed, "view", epoch, step)
-        if self.augment != "none":
-            view[:, :2] = torch.randint(0, 2 * pad + 1, (mix.rows, 2), generator=source, device=device)
-        if self.augment == "crop-flip":
-            view[:, 2] = torch.randint(0, 2, (mix.rows,), generator=source, device=device)
+        view = draw_views(self.augment, self.area, mix.rows, self.split.info, source, device)
         first, end = self._bounds(mix)
         return view[first:end]
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Return uint8 images as fp32 pixels in [0, 1], the same to the bit on every device."""
+    """Return images in [0, 255] as fp32 pixels in [0, 1], the same to the bit on every device."""
     # CUDA multiplies by the reciprocal of a number from the host, which rounds otherwise than dividing does.
     return images.float() / torch.full((), 255.0, device=images.device)

@@ -91,6 +91,7 @@ class Loop:
             world=processes.size(),
             extra=splits.extra,
             label=self._label,
+            area=recipe.data.crop_area,
         )
         check_shares(self.batches)
         self.contract = Contract(method)

@@ -1,8 +1,8 @@
 """Teachers' logits at augmented clean images: a teacher is asked about a view once, and not again in a later epoch.
 
 A crop of an image padded by p and a flip have 2 (2p + 1)^2 views: 162 with p = 4. Logits are equal to rounding to those of
-asking again. Teachers are asked each time about extra images, of which there are too many to come back often, and about
-images that are decoded for each batch.
+asking again. Teachers are asked each time about extra images and resized crops, of which there are too many to come back often,
+and about images that are decoded for each batch.
 """
 
 from __future__ import annotations
@@ -82,13 +82,14 @@ class TeacherCache:
         self.batches, self.teachers, self.classes, self.precision = batches, teachers, classes, precision
         self.run, self.progress = run, progress
         self.device, info = batches.split.labels.device, batches.split.info
-        self.views = count_views(batches.augment, info.pad)
+        self.views = count_views(batches.augment, info.pad) or 0
         self.places = info.train_images * self.views
         self._stores: dict[int, Store | None] = {}
 
     def logits(self, batch: Batch, teacher: int) -> Tensor:
         """Return a teacher's logits (B, K) at the clean view of a batch, without gradient."""
-        if isinstance(self.batches.split.images, FileImages):  # to look ahead would be to decode each image twice
+        # no view comes back, or to look ahead would be to decode each image twice
+        if not self.views or isinstance(self.batches.split.images, FileImages):
             return self._asked(teacher, batch.x)
         store, step = self._store(teacher), batch.draws.step
         if store is None:

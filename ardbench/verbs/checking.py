@@ -251,7 +251,8 @@ def bench_of(recipe: Recipe) -> Bench:
 
     info, kind = data.info(recipe.data.name), methods.method_class(recipe.method["name"])
     split = load(info.name, "cpu", validation=recipe.data.validation).train
-    batches = TrainBatches(split, recipe.data.augment, recipe.data.batch, False, recipe.seed)
+    of = recipe.data
+    batches = TrainBatches(split, of.augment, of.batch, False, recipe.seed, area=of.crop_area)
 
     def network(name: str, seed: int) -> nn.Module:
         with seeded(seed, "check"):

@@ -17,7 +17,7 @@ from ardbench.runs import write_atomic
 HEAD = "What is not here has its default: `ardbench show` this file. docs/recipes.md says what each value may be."
 SECTIONS = {
     "student": "`ardbench list models`",
-    "data": "which images, and how they are augmented: crop-flip, crop or none",
+    "data": "which images, and how they are augmented: crop-flip, crop, resized-crop-flip, resized-crop or none",
     "data.validation": "images held out of training, by class, to select by",
     "threat": "the ball while training, in pixels of [0, 1]",
     "evaluation": "the ball while measuring",

@@ -341,7 +341,9 @@ def test_where_there_is_no_room_pictures_are_decoded_when_wanted(
     folder = pictures(tmp_path / "pets", train=20)
     name = f"folder:{folder}?size=8"
     usual = load(name, "cpu", validation=4)
-    asked = load(name, "cpu", validation=4, place="files")
+    with monkeypatch.context() as patch:
+        patch.setattr("ardbench.data.pictures.header", lambda path: pytest.fail(f"{path} is known already"))
+        asked = load(name, "cpu", validation=4, place="files")
     assert asked.place.name == "files"
     shutil.rmtree(tmp_path / "pets.ardbench")
     own.found_below.cache_clear()

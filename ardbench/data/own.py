@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ardbench.data import pictures
-from ardbench.data.sources import Name, Source, identity_of, source_of
+from ardbench.data.sources import Name, Source, files_of, identity_of, source_of
 from ardbench.errors import ArdbenchError
 from ardbench.untrusted import TEXT_LIMIT, parse_json, read_bytes
 
@@ -135,8 +135,8 @@ def found_below(_: Path, name: str) -> Found:
 
 def files(name: str) -> tuple[dict[str, list[str]], Callable[[str], np.ndarray]]:
     """Return the files of training and test images of a folder, and what decodes one as (H, W, C) uint8."""
-    source = source_of(parsed(name))
-    return source.files, partial(_picture, channels=source.channels, side=source.asked.size)
+    asked = parsed(name)
+    return files_of(asked), partial(_picture, channels=found(name).info.channels, side=asked.size)
 
 
 def _picture(path: str, channels: int, side: int | None) -> np.ndarray:
@@ -194,7 +194,7 @@ def _no_room(source: Source, folder: Path) -> str:
     """Return why the decoded images are not to be kept in a folder, in words; "" where they fit."""
     size = sum(map(len, source.labels.values())) * source.channels * source.size**2
     free = shutil.disk_usage(folder).free
-    if not source.files or size <= free:
+    if source.asked.kind != "folder" or size <= free:
         return ""
     return f"decoded they would take {size:,} bytes, and {free:,} are free in {folder.parent}; they are decoded when wanted"
 

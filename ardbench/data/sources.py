@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,6 @@ class Source:
     labels: dict[str, list[int]]
     image: Callable[[str, int], np.ndarray]
     passed: int = 0
-    files: dict[str, list[str]] = field(default_factory=dict)
 
 
 def identity_of(asked: Name) -> str:
@@ -74,12 +73,24 @@ def source_of(asked: Name) -> Source:
     return {"folder": _of_folder, "npz": _of_npz, "torchvision": _of_torchvision}[asked.kind](asked)
 
 
-def _of_folder(asked: Name) -> Source:
+def files_of(asked: Name) -> dict[str, list[str]]:
+    """Return the files of a folder's training and test images, in the order of their labels; none is opened."""
+    return {split: [str(path) for path, _ in files] for split, files in _tree(asked)[2].items()}
+
+
+def _tree(asked: Name) -> tuple[int, tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
+    """Return how many files of a folder are no pictures, its classes, and the pictures of each half with their labels."""
     from ardbench.data import pictures
 
     tree = pictures.tree_of(asked.path)
     classes = tuple(sorted(next(iter(tree.splits.values()))))
-    listed = _listed(_halves(asked, tree.splits), classes)
+    return tree.passed, classes, _listed(_halves(asked, tree.splits), classes)
+
+
+def _of_folder(asked: Name) -> Source:
+    from ardbench.data import pictures
+
+    passed, classes, listed = _tree(asked)
     headers = [pictures.header(path) for files in listed.values() for path, _ in files]
     channels = asked.channels or (1 if all(grey for *_, grey in headers) else 3)
     size = _side(asked, Counter((width, height) for width, height, _ in headers))
@@ -88,8 +99,7 @@ def _of_folder(asked: Name) -> Source:
         return pictures.decoded(listed[split][place][0], channels, asked.size)
 
     labels = {split: [label for _, label in files] for split, files in listed.items()}
-    named = {split: [str(path) for path, _ in files] for split, files in listed.items()}
-    return Source(asked, classes, size, channels, labels, image, tree.passed, named)
+    return Source(asked, classes, size, channels, labels, image, passed)
 
 
 def _of_npz(asked: Name) -> Source:

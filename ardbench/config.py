@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -260,11 +260,10 @@ class Optimizer(Section):
         return self
 
 
-class Schedule(Section):
-    """How long, and how the learning rate moves. Milestones are shares of the run."""
+class Rates(Section):
+    """How a learning rate moves. Milestones are shares of the run."""
 
-    LATER = frozenset({"first"})
-    epochs: AtLeastOne
+    LATER = frozenset({"begin", "damping", "first"})
     kind: Literal["constant", "step", "cosine", "onecycle"]
     milestones: tuple[Share, ...] = ()
     gamma: Annotated[Number, Field(gt=0, le=1)] | None = None
@@ -273,9 +272,13 @@ class Schedule(Section):
     """step: the factor in the first epoch alone."""
     warmup: Share = 0.0
     """onecycle: the share of the run in which the learning rate rises linearly from 0."""
+    begin: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """cosine: the share of the run that is over when the rate begins to fall."""
+    damping: NonNegative = 0.0
+    """cosine: d of a further factor exp(-d z^2), z from 0 to 1 while the rate falls."""
 
     @model_validator(mode="after")
-    def _fits_its_kind(self) -> Schedule:
+    def _fits_its_kind(self) -> Self:
         if self.kind == "step" and (not self.milestones or self.gamma is None):
             raise ValueError("kind = 'step' needs milestones and gamma")
         if self.kind != "step" and (self.milestones or self.gamma is not None):
@@ -284,9 +287,26 @@ class Schedule(Section):
             raise ValueError(f"kind = {self.kind!r} takes no rate of its own for the first epoch")
         if self.kind != "onecycle" and self.warmup:
             raise ValueError(f"kind = {self.kind!r} takes no warmup")
+        if self.kind != "cosine" and (self.begin or self.damping):
+            raise ValueError(f"kind = {self.kind!r} takes no begin and no damping, which are of kind = 'cosine'")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError("milestones must rise")
         return self
+
+
+class Schedule(Rates):
+    """How long, and how the learning rate moves."""
+
+    epochs: AtLeastOne
+
+
+class Trainable(Section):
+    """How a network that is trained beside the student learns, in place of [optimizer] and [schedule]."""
+
+    optimizer: Optimizer
+    schedule: Rates
+    begin: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """The share of the run before which its optimizer makes no step."""
 
 
 class Selection(Section):
@@ -385,7 +405,7 @@ class Start(Section):
 class Recipe(Section):
     """A resolved recipe: everything that decides a run but its teachers' weights."""
 
-    LATER = frozenset({"keep_every", "modules", "weight_perturbation", "start", "outside"})
+    LATER = frozenset({"keep_every", "modules", "trainables", "weight_perturbation", "start", "outside"})
     name: str
     title: str
     family: Literal["as-released", "level", "own"]
@@ -399,6 +419,8 @@ class Recipe(Section):
     """None for methods without an inner maximisation."""
     optimizer: Optimizer
     schedule: Schedule
+    trainables: dict[str, Trainable] = {}
+    """By the method's name for it: a trainable beside the student that learns otherwise than [optimizer] and [schedule] say."""
     selection: Selection
     average: Average = Average()
     precision: Precision = Precision()
@@ -503,6 +525,13 @@ class Recipe(Section):
                 f"selection.patience may end the run before average.start = {self.average.start:g}: leave one of them out"
             )
         return self
+
+    def trainable(self, name: str) -> Trainable:
+        """Return how one of the method's trainables learns."""
+        if name in self.trainables:
+            return self.trainables[name]
+        rates = Rates.model_validate(self.schedule.model_dump(exclude={"epochs"}))
+        return Trainable(optimizer=self.optimizer, schedule=rates)
 
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""

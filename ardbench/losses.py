@@ -139,3 +139,17 @@ def entropy(logits: Tensor, order: float = 1.0) -> Tensor:
     if order == 1:
         return -(log_p.exp() * log_p).sum(dim=-1)
     return (order * log_p).logsumexp(dim=-1) / (1 - order)
+
+
+def evened(temperatures: Tensor, unsure: Tensor, rate: float, highest: float) -> Tensor:
+    """Return the temperatures (2,) of two teachers after a step of `rate` that makes them more equally sure; in [1, highest].
+
+    Args:
+        unsure: scalar, by how much the mean entropy of the first one's targets is above that of the second's.
+
+    Source: Zhao et al. (B-MTARD), TPAMI 2024, released code.
+    """
+    import torch
+
+    move = rate * unsure.sign()
+    return torch.stack((temperatures[0] - move, temperatures[1] + move)).clamp(1, highest)

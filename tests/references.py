@@ -208,6 +208,21 @@ def saad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     return adversarial + c.beta * mean_kl(was["T0(x)"], now["S(x)"], weights=left)
 
 
+def ciard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    def terms(seen: Seen) -> list[float]:
+        robust, clean = (
+            [[z / u for z in row] for row in was[name]] for name, u in zip(("P(x')", "T1(x)"), c.softer, strict=True)
+        )
+        wrong = [i for i, row in enumerate(was["T1(x')"]) if row.index(max(row)) != y[i]]
+        pushed = [kl(was["T1(x')"][i], [z / c.push_temperature for z in seen["S(x')"][i]]) for i in wrong]
+        found = mean_kl(robust, seen["S(x')"]), mean_kl(clean, seen["S(x)"]), mean(pushed) if wrong else 0
+        return [c.scale * value for value in found]
+
+    adversarial, natural, push = terms(now)
+    a, n, p = (math.floor(math.log10(max(value, c.floor))) for value in terms(was))
+    return adversarial + natural - 10 ** (min(a, n) - p) * push + mean_ce(now["P(x')"], y)
+
+
 def trust(rows: Rows, y: list[int], beta: float) -> Row:
     return [softmax(row)[label] ** beta for row, label in zip(rows, y, strict=True)]
 
@@ -282,5 +297,5 @@ LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
     "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "saad": saad, "b-mtard": b_mtard,
-    "dgad": dgad, "lbgat": lbgat, "adr": adr,
+    "dgad": dgad, "lbgat": lbgat, "adr": adr, "ciard": ciard,
 }  # fmt: skip

@@ -68,7 +68,7 @@ def method(
     teachers = tuple(network(10 + i, model).to(to).eval().requires_grad_(False) for i in range(len(kind.roles)))
     built = kind(Context(wanted, network(0, model).to(to), teachers, lambda name: network(5, name).to(to), tell))
     for net in built.trainables().values():
-        net.to(to)  # with what the method has added
+        net.to(to).train()  # with what the method has added
     return built
 
 

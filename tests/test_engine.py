@@ -261,13 +261,13 @@ def test_step_and_cosine_are_torchs_at_the_epochs() -> None:
     ours = schedule(epochs=300, kind="step", milestones=["215/300", "260/300", "285/300"], gamma=0.1)
     for epoch in range(300):
         for inside in (0, 6):
-            assert factor(ours, epoch * 7 + inside, 7) == pytest.approx(optimizer.param_groups[0]["lr"])
+            assert factor(ours, 300, epoch * 7 + inside, 7) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         theirs.step()
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
     for epoch in range(30):
-        assert factor(schedule(epochs=30, kind="cosine"), epoch * 7, 7) == pytest.approx(
+        assert factor(schedule(epochs=30, kind="cosine"), 30, epoch * 7, 7) == pytest.approx(
             optimizer.param_groups[0]["lr"]
         )
         optimizer.step()
@@ -276,14 +276,14 @@ def test_step_and_cosine_are_torchs_at_the_epochs() -> None:
 
 def test_the_first_epoch_may_have_a_rate_of_its_own() -> None:
     ours = schedule(epochs=4, kind="step", milestones=["1/2"], gamma=0.1, first=0.2)
-    assert [factor(ours, step, 2) for step in range(8)] == pytest.approx([0.2, 0.2, 1, 1, 0.1, 0.1, 0.1, 0.1])
+    assert [factor(ours, 4, step, 2) for step in range(8)] == pytest.approx([0.2, 0.2, 1, 1, 0.1, 0.1, 0.1, 0.1])
     usual = schedule(epochs=4, kind="step", milestones=["1/2"], gamma=0.1)
     assert "first" not in usual.model_dump() and "first" in ours.model_dump()  # runs from before keep their names
 
 
 def test_onecycle_rises_falls_and_is_never_zero() -> None:
     ours = schedule(epochs=10, kind="onecycle", warmup="1/5")
-    values = [factor(ours, step, 10) for step in range(100)]
+    values = [factor(ours, 10, step, 10) for step in range(100)]
     peak = values.index(max(values))
     assert peak in (19, 20)
     assert values[:20] == sorted(values[:20])

@@ -258,6 +258,27 @@ def test_adr_without_trust_is_its_base() -> None:
         assert built.step(given, 0).loss.item() == pytest.approx(plain.step(given, 0).loss.item(), rel=1e-12)
 
 
+def test_ciard_pushes_at_the_order_of_magnitude_of_the_smaller_divergence() -> None:
+    built, given, _ = built_for("ciard")
+    for terms, expected in (
+        ((0.05, 0.3, 0.002), 10), ((0.3, 0.05, 0.002), 10), ((0.5, 3, 0.2), 1), ((0, 0.2, 0.02), 1e-5), ((0.5, 0.5, 0), 1e6),
+    ):  # fmt: skip
+        assert built.order(*torch.tensor(terms).double()).item() == pytest.approx(expected, rel=1e-12)
+    answers = torch.nn.functional.one_hot(given.y, 10).double()
+    assert not built.push(given, torch.randn(12, 10).double(), answers).any(), "right everywhere: no push"
+    answers[:3] = answers[:3].roll(1, dims=1)
+    student = torch.randn(12, 10).double()
+    own = answers.softmax(1) * (answers.log_softmax(1) - (student / 5).log_softmax(1))
+    assert built.push(given, student, answers).mean().item() == pytest.approx(own[:3].sum(1).mean().item(), rel=1e-12)
+
+
+def test_ciard_stops_its_temperatures_as_released_and_lowers_their_rate_as_meant() -> None:
+    for fall, change in ((0.1, 1e-4), (0, 0)):
+        built, given, _ = built_for("ciard", fall=fall)
+        built.step(given, 15)  # 215/300 of 20: epoch 14
+        assert float((built.temperatures - 1).abs().max()) == pytest.approx(change, rel=1e-6)
+
+
 def test_hat_without_helpers_is_trades_and_a_helper_of_no_reach_is_x_prime() -> None:
     """Its helpers lie on the line through x and x', outside of ball and box."""
     built, given, _ = built_for("hat", gamma=0)

@@ -46,6 +46,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("adr", 0, {"mixing": [0.95, 0.7]}),
     ("adr", 0, {"temperature": [0.3, 1], "mixing": [0.9, 0]}),
     ("adr", 0, {"base": "trades", "beta": 3, "temperature": [0.3, 1], "mixing": [0.9, 0]}),
+    ("ciard", 0, {"softer": [1.7, 2.5]}),
+    ("ciard", 19, {"softer": [1.7, 2.5], "scale": 0.1, "push_temperature": 2}),
     ("mart", 0, {"boost": "exact"}),
     ("mart", 0, {"boost": "released"}),
     ("ard", 0, {"alpha": 1, "temperature": 30, "scale": 0.1}),
@@ -190,6 +192,7 @@ def label_loss(now: Seen, i: int, label: int) -> float:
         ("lbgat", {}, imitates("S(x)")),
         ("mtard", {}, label_loss),
         ("b-mtard", {}, label_loss),
+        ("ciard", {}, label_loss),
         ("rslad", {}, imitates("T0(x)")),
         ("adaad", {}, imitates("T0(x')")),
         ("adaiad", {}, imitates("T0(x')")),  # t = 1, whatever the student's loss has

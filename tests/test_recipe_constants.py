@@ -23,6 +23,8 @@ FORWARDS = {
 SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
 STUDENTS = {
+    "ciard": "mobilenetv2",
+    "ciard@printed": "mobilenetv2",
     "akd2": "preactresnet18",
     "pgd-at@awp": "preactresnet18",
     "trades@awp": "wrn-34-10",
@@ -60,6 +62,11 @@ SOFTENED = {"temperature_rate": 0.001, "highest": 10}
 def absld(scale: float, temperatures: str) -> dict[str, Any]:
     return {"alpha": 5 / 6, "scale": scale, "rate": 0.1, "milestones": [215 / 300, 260 / 300, 285 / 300], "lowest": 0.5,
             "highest": 5, "temperatures": temperatures}  # fmt: skip
+
+
+def ciard(scale: float, fall: float) -> dict[str, Any]:
+    return {"scale": scale, "temperature_rate": 0.001, "milestones": [215 / 300, 260 / 300, 285 / 300], "fall": fall,
+            "highest": 10, "push_temperature": 5, "floor": 1e-7}  # fmt: skip
 
 
 def saad(alpha: float, extra: bool) -> dict[str, Any]:
@@ -122,6 +129,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "adr": (TWICE, 0.1, 5e-4, 128, TRAIN, TEST, ("ema", 0), adr(cooled, [0.7, 0.95])),
         "adr@trades": (TWICE, 0.1, 5e-4, 128, (*NORMAL[:3], "train"), TEST, ("ema", 0), adr(cooled, [0.7, 0.95], "trades")),
         "adr@awp": (TWICE, 0.1, 5e-4, 128, TRAIN, TEST, ("ema", 0), adr(cooled_with_awp, [0.7, 0.85])),
+        "ciard": ((300, []), 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, ciard(1 / k, 0)),
+        "ciard@printed": ((300, []), 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, ciard(1, 0.1)),
         "mart": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "released"}),
         "mart@printed": (MART, 0.01, 3.5e-3, 128, WIDER, LAST, NO, {"beta": 5, "boost": "exact"}),
         "ard": (ONCE, 0.1, 2e-4, batch, TRAIN, LAST, NO, ard(30, 1 / k)),
@@ -214,7 +223,9 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     assert {key: recipe.method[key] for key in SWITCH if key in recipe.method} == executed
     once = attack.kind in ONE_STEP
     assert attack.kind == (name.partition("@")[2] if once else "pgd")
-    assert schedule.kind == ("onecycle" if once else {"crdnd": "cosine", "hat": "onecycle"}.get(method, "step"))
+    assert schedule.kind == (
+        "onecycle" if once else {"crdnd": "cosine", "ciard": "cosine", "hat": "onecycle"}.get(method, "step")
+    )
     assert schedule.warmup == (0.25 if method == "hat" or once else 0)
     assert schedule.first == (0.2 if method == "lbgat" else 1)
     assert (schedule.gamma or 0.1, recipe.optimizer.momentum, recipe.optimizer.kind) == (0.1, 0.9, "sgd")
@@ -227,6 +238,11 @@ def test_released_recipes_hold_the_constants_of_their_papers_and_scripts(name: s
     assert recipe.optimizer.nesterov is (written in ("ard@fair", "rslad@fair", "hat"))
     assert recipe.student == STUDENTS.get(written, OF_TINY.get(name, "resnet18"))
     assert recipe.data.normalise is (STUDENTS.get(written) == "preactresnet18")
+    own_rates = {"begin": 50 / 300, "damping": 0.01, "kind": "cosine"}
+    assert [one.schedule.model_dump(include=set(own_rates)) for one in recipe.trainables.values()] == (
+        [own_rates] if method == "ciard" else []
+    )
+    assert (schedule.begin, schedule.damping) == ((0.5, 0.01) if method == "ciard" else (0, 0))
     assert recipe.title.endswith(f" ({name.partition('@')[2]})" if "@" in name else "")
 
 
@@ -299,6 +315,7 @@ def test_level_recipes_differ_in_their_loss_alone(dataset: str) -> None:
         assert table["data"].pop("drop_last") is (method == "crdnd")
         assert table["selection"].pop("by") == ("last" if method == "standard" else "best-val")
         assert (table.pop("average")["kind"] == "ema") is methods.method_class(method).averages
+        assert bool(table.pop("trainables", None)) is (method == "ciard")
         section = table.pop("method")
         assert section["name"] == method and not set(SWITCH) & set(section)
         for key in ("name", "title"):

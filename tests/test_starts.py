@@ -175,7 +175,7 @@ def test_an_extension_goes_on_by_the_rates_of_the_longer_run(first: Run, tmp_pat
         p.register_post_accumulate_grad_hook(lambda p: grads.update({p: p.grad.detach().clone()}))
     loop._step(loop.batches.batch(2, 0), 2, 0)
     rate = 0.1 * (1 - 6.5 / 12) / (1 - 0.2)  # step 6 of 12, of one cycle with a fifth of warmup
-    assert rate == pytest.approx(0.1 * factor(recipe.schedule, 6, 3))
+    assert rate == pytest.approx(0.1 * factor(recipe.schedule, recipe.schedule.epochs, 6, 3))
     for p, buffer in momentum.items():
         moved = 0.9 * buffer.double() + grads[p].double() + 5e-4 * before[p].double()
         torch.testing.assert_close(p.detach().double(), before[p].double() - rate * moved, rtol=1e-5, atol=1e-7)

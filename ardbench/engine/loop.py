@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from ardbench import processes
+from ardbench import config, processes
 from ardbench.config import Recipe, epoch_at
 from ardbench.data.batches import Batch, Splits, TrainBatches
 from ardbench.draws import seed_operations
@@ -96,7 +96,10 @@ class Loop:
         check_shares(self.batches)
         self.contract = Contract(method)
         self.trainables = self.contract.trainables()
-        self.optimizers = {name: _optimizer(net, recipe) for name, net in self.trainables.items()}
+        self.settings = {name: recipe.trainable(name) for name in self.trainables}
+        self.optimizers = {
+            name: _optimizer(net, self.settings[name].optimizer) for name, net in self.trainables.items()
+        }
         self.backward = Backward(method, recipe, self.contract.step)
         self.averaged = _average(method.student, recipe)
         if self.averaged is not None and recipe.average.kind == "ema":
@@ -164,24 +167,28 @@ class Loop:
 
     def _step(self, batch: Batch, epoch: int, index: int) -> None:
         seed_operations(self.device, self.recipe.seed, "operations", epoch, index)
-        rate = self.recipe.optimizer.lr * factor(
-            self.recipe.schedule, epoch * len(self.batches) + index, len(self.batches)
-        )
         share = len(batch.y) / batch.draws.rows
         with self.backward(batch, epoch, share) as step:
             self.ledger.add(reduce(step, share, self.trainables.values()), index, batch.draws.rows)
-            for name, optimizer in self.optimizers.items():
-                if self.recipe.optimizer.clip is not None:
-                    nn.utils.clip_grad_norm_(self.trainables[name].parameters(), self.recipe.optimizer.clip)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            for name in self.optimizers:
+                self._learn(name, epoch, index)
         if not self.recipe.sync_bn:
             average_statistics(share, self.trainables.values())
         average = self.recipe.average
         if self.averaged is not None and average.kind == "ema" and self._averages(epoch):
             self.averaged.update_parameters(self.method.student)
+
+    def _learn(self, name: str, epoch: int, index: int) -> None:
+        """Let a trainable's optimizer make its step, if it has begun, and forget the gradients."""
+        optimizer, wanted, epochs = self.optimizers[name], self.settings[name], self.recipe.schedule.epochs
+        if epoch >= epoch_at(wanted.begin, epochs):
+            if wanted.optimizer.clip is not None:
+                nn.utils.clip_grad_norm_(self.trainables[name].parameters(), wanted.optimizer.clip)
+            step = epoch * len(self.batches) + index
+            for group in optimizer.param_groups:
+                group["lr"] = wanted.optimizer.lr * factor(wanted.schedule, epochs, step, len(self.batches))
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def _close(self, epoch: int) -> bool:
         """End an epoch: measure, keep the best, average, write the row and the state; return True.
@@ -340,8 +347,7 @@ class Loop:
         )
 
 
-def _optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    wanted = recipe.optimizer
+def _optimizer(net: nn.Module, wanted: config.Optimizer) -> Optimizer:
     learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
     shared = {"lr": wanted.lr, "weight_decay": wanted.weight_decay, "fused": True}
     if wanted.kind == "adamw":

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
@@ -19,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from ardbench.attacks.form import FastForm
 from ardbench.config import Precision
 from ardbench.data.batches import Batch, TrainBatches
 from ardbench.data.images import FileImages
@@ -28,6 +28,9 @@ from ardbench.errors import ArdbenchError
 from ardbench.progress import Progress
 from ardbench.runs import Run, write_atomic
 from ardbench.untrusted import WEIGHTS_LIMIT, check_size
+
+if TYPE_CHECKING:
+    from ardbench.attacks.objectives import Net
 
 FOLDER = "teacher-logits"
 """Beside the runs, of files that all of them share."""
@@ -73,7 +76,7 @@ class TeacherCache:
     def __init__(
         self,
         batches: TrainBatches,
-        teachers: Sequence[FastForm],
+        teachers: Sequence[Net],
         classes: int,
         precision: Precision,
         run: Run,

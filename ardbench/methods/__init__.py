@@ -26,6 +26,7 @@ METHODS = {
     "absld": "ardbench.methods.absld:ABSLD",
     "mtard": "ardbench.methods.mtard:MTARD",
     "b-mtard": "ardbench.methods.mtard:BMTARD",
+    "ciard": "ardbench.methods.ciard:CIARD",
     "ard": "ardbench.methods.ard:ARD",
     "akd2": "ardbench.methods.akd2:AKD2",
     "adaad": "ardbench.methods.adaad:AdaAD",

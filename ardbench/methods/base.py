@@ -100,6 +100,8 @@ class Method(ABC, Generic[Config]):
     """Whether the method has an inner maximisation, and its recipe therefore an [attack] section."""
     peer: ClassVar[bool] = False
     """Whether a peer is trained beside the student: a distillation without a trained teacher."""
+    others: ClassVar[tuple[str, ...]] = ()
+    """The trainables beside the student, which a recipe may let learn in their own way ([trainables.NAME])."""
     examples: ClassVar[bool] = False
     """Whether every step is a mean over examples and says so (`Step.over`)."""
     inside: ClassVar[bool] = False
@@ -120,7 +122,9 @@ class Method(ABC, Generic[Config]):
         attack = recipe.attack and (recipe.threat, recipe.attack, recipe.precision)
         self._maximiser = Maximiser(*attack, tell=context.tell) if attack else None
         bf16 = recipe.precision.outer == "bf16"
-        self.teachers = tuple(FastForm(net, bf16, recipe.precision).settled() for net in context.teachers)
+        self.teachers: tuple[Net, ...] = tuple(
+            FastForm(net, bf16, recipe.precision).settled() for net in context.teachers
+        )
         self.watch: Callable[[Batch, Tensor], None] | None = None
         """Sees each batch and the x' that was crafted on the student, when diagnostics were asked for."""
         self.remembered: Callable[[Batch, int], Tensor] | None = None

@@ -33,6 +33,7 @@ class LBGAT(Method[LBGATConfig]):
 
     Config = LBGATConfig
     peer = True
+    others = ("peer",)
     examples = True
 
     def __init__(self, context: Context) -> None:

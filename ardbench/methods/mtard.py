@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import MethodConfig, Positive, Share
-from ardbench.losses import entropy, kl
+from ardbench.losses import entropy, evened, kl
 from ardbench.methods.base import Context, Method, Step
 
 if TYPE_CHECKING:
@@ -104,13 +104,10 @@ class BMTARD(MTARD):
 
     def targets(self, robust: Tensor, clean: Tensor, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return both teachers' logits at their temperatures, and move these for the next step."""
-        import torch
-
         c, u = self.config, self.temperatures
         robust, clean = robust / u[0], clean / u[1]
-        unsure = batch.mean(entropy(robust)) - batch.mean(entropy(clean))  # H_a - H_n
-        move = c.temperature_rate * self.lowered(epoch) * unsure.sign()
-        self.temperatures = torch.stack((u[0] - move, u[1] + move)).clamp(1, c.highest)
+        unsure = batch.mean(entropy(robust) - entropy(clean))  # H_a - H_n
+        self.temperatures = evened(u, unsure, c.temperature_rate * self.lowered(epoch), c.highest)
         return robust, clean
 
     def state(self) -> dict[str, Tensor]:

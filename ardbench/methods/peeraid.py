@@ -46,6 +46,7 @@ class PeerAiD(Method[PeerAiDConfig]):
 
     Config = PeerAiDConfig
     peer = True
+    others = ("peer",)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

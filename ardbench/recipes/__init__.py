@@ -323,6 +323,12 @@ def _checked(recipe: Recipe) -> Recipe:
             f"The method {recipe.method['name']} learns from the student's moving average: recipe {recipe.name} needs an "
             "[average] section with kind = 'ema' and no start."
         )
+    if unknown := [name for name in recipe.trainables if name not in kind.others]:
+        trained = f"{' and '.join(kind.others)} beside the student" if kind.others else "the student alone"
+        raise ArdbenchError(
+            f"Recipe {recipe.name} has [trainables.{unknown[0]}], but {recipe.method['name']} trains {trained}: leave it "
+            "out; how the student learns is for [optimizer] and [schedule]."
+        )
     if own.is_own(recipe.data.name):
         known = recipe.data.model_copy(update={"sha256": own.found(recipe.data.name).sha256})
         recipe = recipe.model_copy(update={"data": known})

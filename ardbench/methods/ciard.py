@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import MethodConfig, Positive, Share
-from ardbench.losses import cross_entropy, kl
+from ardbench.losses import cross_entropy, entropy, evened, kl
 from ardbench.methods.base import Context, Method, Step
-from ardbench.methods.mtard import softened
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,11 +61,10 @@ class CIARD(Method[CIARDConfig]):
         """Return the two divergences less the push, and the teacher's own loss."""
         c = self.config
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
-        taught, natural = self.logits(x_adv, self.teacher), self.teacher_logits(batch, 1)  # (b, K)
+        taught, u = self.logits(x_adv, self.teacher), self.temperatures  # (b, K)
+        robust, natural = taught.detach() / u[0], self.teacher_logits(batch, 1) / u[1]  # (b, K)
         rate = c.temperature_rate * c.fall ** sum(epoch >= self.epoch_of(share) for share in c.milestones)
-        robust, natural, self.temperatures = softened(
-            self.temperatures, taught.detach(), natural, batch, rate, c.highest
-        )
+        self.temperatures = evened(u, batch.mean(entropy(robust) - entropy(natural)), rate, c.highest)
         clean, attacked = self.logits(batch.x), self.logits(x_adv)  # (b, K)
         adversarial, kept = c.scale * kl(attacked, robust), c.scale * kl(clean, natural)  # (b,)
         push = c.scale * self.push(batch, attacked, self.ask(x_adv, 1))  # (b,)

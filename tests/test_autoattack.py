@@ -6,6 +6,7 @@ import io
 import logging
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from ardbench.data.batches import Split
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import autoattack, ensemble
 from ardbench.evaluation.autoattack import load_state
+from ardbench.evaluation.cost import forwards
 from ardbench.evaluation.measure import evaluate
 from ardbench.evaluation.protocols import PROTOCOLS, AutoAttack
 from ardbench.evaluation.verdicts import Paused, file_name
@@ -237,6 +239,49 @@ def test_too_few_classes_for_a_loss_are_refused_with_a_list_that_works() -> None
         assert evaluate(net, split, "aa:apgd-ce,fab-t,square", LINF, batch=10).accuracy < 1
 
 
+def few(classes: int, n: int = 24) -> Split:
+    """Return images of a data set of so many classes."""
+    split = data(n, classes, seed=2)
+    return replace(split, info=replace(split.info, num_classes=classes))
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    ("classes", "name", "left"),
+    [
+        (2, "aa", ["apgd-ce", "fab-t", "square"]),
+        (3, "aa", ["apgd-ce", "fab-t", "square"]),
+        (3, "aa-fast", ["apgd-ce", "fab-t", "square"]),
+        (2, "aa-rand", ["apgd-ce"]),
+        (3, "aa-plus", ["apgd-ce", "apgd-dlr", "fab", "square", "fab-t"]),
+    ],
+)
+def test_an_ensemble_among_few_classes_is_what_is_defined_of_it_and_says_so(
+    classes: int, name: str, left: list[str], tmp_path: Path
+) -> None:
+    net, split = trained(classes), few(classes)
+    how: dict[str, Any] = {"net": net, "split": split, "protocol": name, "threat": LINF, "batch": 8, "store": tmp_path}
+    verdicts = evaluate(**how)
+    assert verdicts.protocol == name and verdicts.attack["attacks"] == left == list(verdicts.taken)[1:]
+    assert verdicts.notes[0].startswith(f"not the whole ensemble: with {classes} classes without apgd-")
+    assert verdicts.notes[0].endswith(f"; {', '.join(left)} alone.")
+    assert evaluate(**how) == verdicts, "what lies there is known again"
+    if name == "aa":
+        aa = package.AutoAttack(net.eval(), norm="Linf", eps=LINF.eps, seed=0, version="standard")
+        aa.attacks_to_run, aa.fab.n_target_classes = left, classes - 1
+        _, said = aa.run_standard_evaluation(split.pixels(slice(None)), split.labels, batch_size=8)
+        assert verdicts.predictions == said.tolist()
+    with pytest.raises(ArdbenchError, match="apgd-t in protocol aa:apgd-t needs at least 4 classes"):
+        evaluate(net, split, "aa:apgd-t", LINF, batch=8)
+    assert not evaluate(net, few(classes), name, Threat(norm="linf", eps=0), batch=8).notes, "nothing is searched"
+
+
+def test_few_classes_cost_what_is_searched() -> None:
+    assert forwards("aa", 10) - forwards("aa", 3) == 0.5 * 1829 and forwards("aa", 3) == forwards(
+        "aa:apgd-ce,fab-t,square", 3
+    )
+
+
 class Linear(nn.Module):
     """A linear classifier of 8x8 images whose worst case under L-inf is a formula."""
 
@@ -259,12 +304,15 @@ class Linear(nn.Module):
         return stands.tolist()  # type: ignore[no-any-return]
 
 
-def test_full_length_attacks_find_the_exact_robust_accuracy_of_a_linear_network() -> None:
-    net, split = Linear(5), data(200, 5, seed=2)
-    split = Split(split.images, net(split.pixels(slice(None))).argmax(1), split.index, split.info)
-    eps = 0.1
+@pytest.mark.parametrize(
+    ("classes", "attacks"), [(5, "apgd-ce,apgd-t,fab-t"), (3, "apgd-ce,fab-t"), (2, "apgd-ce,fab-t")]
+)
+def test_full_length_attacks_find_the_exact_robust_accuracy_of_a_linear_network(classes: int, attacks: str) -> None:
+    net, split = Linear(classes), few(classes, 200)
+    split = replace(split, labels=net(split.pixels(slice(None))).argmax(1))
+    eps = 0.1 if classes > 2 else 0.2
     expected = net.robust(split.pixels(slice(None)), split.labels, eps)
-    verdicts = evaluate(net, split, "aa:apgd-ce,apgd-t,fab-t", Threat(norm="linf", eps=eps), batch=200)
+    verdicts = evaluate(net, split, f"aa:{attacks}", Threat(norm="linf", eps=eps), batch=200)
     assert verdicts.robust == expected
     assert 20 < sum(expected) < 180
 

@@ -22,7 +22,7 @@ def forwards(asked: str | Protocol, classes: int) -> float:
         return 1
     if not isinstance(rules, AutoAttack):
         return 1 + rules.restarts * (2 * rules.steps + 1)
-    return 1 + ROBUST * sum(of_attack(attack, rules, classes) for attack in rules.attacks)
+    return 1 + ROBUST * sum(of_attack(attack, rules, classes) for attack in rules.defined(classes).attacks)
 
 
 def of_attack(name: str, rules: AutoAttack, classes: int) -> int:

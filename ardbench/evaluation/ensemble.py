@@ -11,10 +11,8 @@ from torch import Tensor
 
 from ardbench.config import Threat
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation.protocols import AutoAttack
+from ardbench.evaluation.protocols import CLASSES_NEEDED, AutoAttack
 
-CLASSES_NEEDED = {"apgd-t": 4, "apgd-dlr": 3}
-"""The DLR losses compare with the third (targeted: fourth) largest logit."""
 NORMS = {"linf": "Linf", "l2": "L2"}
 
 
@@ -67,10 +65,9 @@ def perturb(aa: Any, name: str, x: Tensor, y: Tensor) -> Tensor:
 
 def refuse_few_classes(protocol: AutoAttack, classes: int) -> None:
     """Refuse attacks whose loss needs more classes than there are, and say which list does not."""
-    short = [name for name in protocol.attacks if CLASSES_NEEDED.get(name, 2) > classes]
-    if short:
+    if short := protocol.undefined(classes):
         raise ArdbenchError(
-            f"{short[0]} in protocol {protocol.name} needs at least {CLASSES_NEEDED.get(short[0], 2)} classes, and the "
+            f"{short[0]} in protocol {protocol.name} needs at least {CLASSES_NEEDED[short[0]]} classes, and the "
             f"network has {classes}: evaluate aa:apgd-ce,fab-t,square instead."
         )
 

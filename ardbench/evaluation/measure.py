@@ -26,7 +26,7 @@ from ardbench.evaluation import autoattack
 from ardbench.evaluation.adversarial import Images
 from ardbench.evaluation.batch_size import fitting, halved
 from ardbench.evaluation.confirm import check_allowed, measuring, predict
-from ardbench.evaluation.protocols import AutoAttack, Pgd, Protocol, asked
+from ardbench.evaluation.protocols import CLASSES_NEEDED, AutoAttack, Pgd, Protocol, asked
 from ardbench.evaluation.verdicts import Paused, Verdicts, file_name, load_verdicts
 from ardbench.progress import Progress
 from ardbench.runs import LOOK
@@ -116,6 +116,7 @@ def evaluate(
     rules = asked(protocol) if isinstance(protocol, str) else protocol
     rules.check_surrogate(surrogate is not None)
     threat = rules.under(threat)
+    rules, less = _among(split.info.num_classes, rules, threat)
     source = surrogate if isinstance(rules, Pgd) and rules.surrogate else None
     listener = progress or Progress()
     chosen = subset_of(split, n)
@@ -132,6 +133,7 @@ def evaluate(
     job = Job(net, chosen, rules, threat, batch, seed, listener, stop or _never, source, kept)
     with processes.held(nullcontext() if path is None else _held(path)):
         outcome = job.run(path.with_suffix(".state.json") if path is not None else None, full_key)
+        outcome.notes[:0] = less
         verdicts = Verdicts(
             protocol=rules.name,
             version=rules.version,
@@ -153,6 +155,17 @@ def evaluate(
             verdicts.save(path)
             _clear(path)
     return verdicts
+
+
+def _among(classes: int, rules: Protocol, threat: Threat) -> tuple[Protocol, list[str]]:
+    """Return a protocol as it is defined among so many classes, and the note on an ensemble that is less than its name says."""
+    if not (isinstance(rules, AutoAttack) and threat.eps and rules.defined(classes) != rules):
+        return rules, []
+    kept = rules.defined(classes)
+    left = " and ".join(
+        f"{name} (whose loss needs {CLASSES_NEEDED[name]} classes)" for name in rules.undefined(classes)
+    )
+    return kept, [f"not the whole ensemble: with {classes} classes without {left}; {', '.join(kept.attacks)} alone."]
 
 
 @contextmanager

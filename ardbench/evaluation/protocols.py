@@ -26,6 +26,8 @@ TAKEN = ("trust", "weighted", "worst", "worst-class", "nsd", "nrr", "overfitting
 """Names of files and columns that are no protocols."""
 FAST = "-fast"
 """Ends the name of an AutoAttack protocol whose attacks run in bf16: aa-fast, aa-fast:apgd-ce,square."""
+CLASSES_NEEDED = {"apgd-t": 4, "apgd-dlr": 3}
+"""The DLR losses compare with the third (targeted: fourth) largest logit."""
 
 
 class Rules(Section):
@@ -112,6 +114,17 @@ class AutoAttack(Rules):
         if len(set(attacks)) < len(attacks):
             raise ValueError("an attack is named twice")
         return attacks
+
+    def undefined(self, classes: int) -> tuple[str, ...]:
+        """Return those of its attacks whose loss needs more classes than there are."""
+        return tuple(name for name in self.attacks if CLASSES_NEEDED.get(name, 2) > classes)
+
+    def defined(self, classes: int) -> AutoAttack:
+        """Return the protocol without `undefined` attacks, unless somebody has named each of them: `aa:apgd-t,square`."""
+        if self.name.removesuffix(FAST) not in PROTOCOLS:
+            return self
+        undefined = self.undefined(classes)
+        return self.model_copy(update={"attacks": tuple(name for name in self.attacks if name not in undefined)})
 
     def settings(self, threat: Threat) -> dict[str, Any]:
         """Return what is recorded beside the verdicts."""

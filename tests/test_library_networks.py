@@ -26,7 +26,7 @@ from ardbench.config import Precision
 from ardbench.engine import networks
 from ardbench.engine.distribution import GlobalBatchNorm2d, synchronise
 from ardbench.errors import ArdbenchError
-from ardbench.models import library
+from ardbench.models import library, names
 from ardbench.models.cost import cost
 from ardbench.models.names import split, split_source
 from ardbench.models.normalisation import NAMED
@@ -324,3 +324,10 @@ def test_a_librarys_name_goes_with_everything_that_is_typed_around_one(
     with torch.no_grad():
         assert torch.allclose(net(x), theirs(seen), rtol=1e-4, atol=1e-5)
     assert teacher.model.startswith("timm:mobilenetv3_small_050")
+
+
+@pytest.mark.parametrize("name", names.LIBRARIES)
+def test_networks_of_a_library_are_known_by_its_source(name: str) -> None:
+    known = library._known(name)
+    assert [one for one in known[::20] if not names.stands_in_source(name, one)] == []
+    assert not names.stands_in_source(name, "resnt18") and not names.stands_in_source(name, "resnet1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ardbench.campaigns import suites
 from ardbench.campaigns.graph import unfinished
 from ardbench.campaigns.suites import (
     Cell,
@@ -291,6 +293,16 @@ def test_a_wrong_suite_is_refused_in_one_sentence(suite_file: Any, change: tuple
         load_suite(suite_file(CHAIN.replace(*change, 1)))
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_network_that_its_library_has_not_is_refused_with_the_plan(suite_file: Any, tmp_path: Path) -> None:
+    for student, said in (
+        ("timm:resnt18", "Unknown network of timm 'resnt18': did you mean 'resnet18'?"),
+        ("torchvision:resnet81?stem=small", "Unknown network of torchvision 'resnet81': did you mean 'resnet18'?"),
+    ):
+        run = f'[[runs]]\nname = "odd"\nrecipe = "pgd-at-digits"\nstudent = "{student}"\n'
+        with pytest.raises(ArdbenchError, match=re.escape(said)):
+            suites.planned(suite_file(HEAD + run), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ def check_known(name: str) -> None:
             "of that class, type ardbench.evaluate(RUN, model=net), or load the weights of the run into it, and give that."
         )
     if names.of_library(name):
-        names.split(name)
+        library, model, _ = names.split(name)
+        if not names.stands_in_source(library, model):
+            resolve_name("ardbench.models.library:check_listed")(library, model)
     elif not known(name):
         raise plugins.unknown("model", name, available(), "model")
 

@@ -80,8 +80,7 @@ def build(name: str, info: DatasetInfo, normalise: bool) -> LibraryNetwork:
     stem = options.pop("stem", "")
     if stem not in ("", "small"):
         raise unknown("stem", stem, ["small"])
-    if model not in _known(library):
-        raise unknown(f"network of {library}", model, _known(library))
+    check_listed(library, model)
     accepted = _accepted(library, model)
     _check_options(f"{library}:{model}", options, accepted)
     sides = {side: info.size for side in SIDES if side in accepted and side not in options}
@@ -228,6 +227,12 @@ def names(pattern: str) -> list[str]:
     if not found:
         raise unknown(f"network of {library}", wanted, _known(library))
     return found
+
+
+def check_listed(library: str, model: str) -> None:
+    """Refuse a network that a library has not, with the nearest of its own."""
+    if model not in _known(library):
+        raise unknown(f"network of {library}", model, _known(library))
 
 
 @cache

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ardbench.errors import ArdbenchError
@@ -46,6 +50,17 @@ def split(name: str) -> tuple[str, str, dict[str, Any]]:
         if isinstance(options[key], int) and abs(options[key]) > OPTION_LIMIT:
             raise ArdbenchError(f"{name[:200]}: {key} is larger than any network's: give {OPTION_LIMIT} at most.")
     return library, model, options
+
+
+@cache
+def stands_in_source(library: str, model: str) -> bool:
+    """Return whether a library's source defines a function of a network's name; nothing of it is loaded. Few names are made
+    otherwise, which the library alone knows."""
+    spec = find_spec(library)
+    if spec is None or spec.origin is None:
+        return True  # so that building says what is missing
+    defined = re.compile(rf"^def {re.escape(model)}\(".encode(), re.MULTILINE)
+    return any(defined.search(path.read_bytes()) for path in (Path(spec.origin).parent / "models").rglob("*.py"))
 
 
 def _value(text: str) -> Any:

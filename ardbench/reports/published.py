@@ -14,8 +14,11 @@ from ardbench.campaigns.suites import benchmarks_folder
 from ardbench.errors import ArdbenchError
 from ardbench.untrusted import TEXT_LIMIT, read_bytes
 
-UNNAMED = {"iad-i": "iad", "iad-ii": "iad", "adaad+igdm": "igdm"}
-"""From a method to the name under which papers print its numbers without saying which variant they ran, or over which base."""
+UNNAMED = {
+    "iad-i": "iad", "iad-ii": "iad", "adaad+igdm": "igdm", "lbgat": "lbgat6", "adr": "adr+wa", "adr+sam-like": "adr+wa+awp",
+}  # fmt: skip
+"""From a method to another name under which papers print its numbers, such as one that does not say which variant they ran, or
+one that says which weights: those of the average."""
 FIELDS = ("method", "student", "teacher", "dataset", "checkpoint", "metric", "value_percent", "kind", "paper")
 """The columns of a file of published numbers that are read; it may have more."""
 
@@ -25,7 +28,8 @@ class Number:
     """A published accuracy.
 
     Args:
-        method: as published; "iad" is either variant of it, "igdm" that module over a base that is not stated.
+        method: as published; "iad" is either variant of it, "igdm" that module over a base that is not stated, "adr+wa" the
+            average of ADR.
         student: its architecture.
         teacher: as published, "" where it is not stated or there is none.
         dataset: of training and test.

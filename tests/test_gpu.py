@@ -19,8 +19,9 @@ from ardbench import methods
 from ardbench.attacks.graph import DRAWN, Graphs
 from ardbench.attacks.objectives import label_loss
 from ardbench.config import Recipe
-from ardbench.data.batches import TrainBatches
+from ardbench.data.batches import TrainBatches, as_pixels
 from ardbench.data.load import extra_of, load
+from ardbench.data.views import resized_crop
 from ardbench.engine.device import forget_peak, peak_memory
 from ardbench.engine.loop import Loop
 from ardbench.methods.base import Context
@@ -198,6 +199,19 @@ def test_batches_from_the_host_are_those_of_the_device(
     for epoch, step in ((0, 0), (0, 1), (0, 2), (0, 3), (0, 6), (1, 0), (1, 1), (0, 4)):
         one, other = here.batch(epoch, step), there.batch(epoch, step)
         assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+
+
+def test_resized_crops_wait_for_nobody_and_have_the_bits_of_the_cpu() -> None:
+    batches = TrainBatches(load("fake", "cuda").train, "resized-crop-flip", 40, False, 3)
+    batches.batch(0, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batch = batches.batch(0, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    images = load("fake", "cpu").train.images
+    assert isinstance(images, torch.Tensor)
+    assert torch.equal(batch.x.cpu(), as_pixels(resized_crop(images, batch.index.cpu(), batch.view.cpu())))
 
 
 def begun(wanted: Recipe, folder: Path) -> Loop:

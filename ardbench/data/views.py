@@ -42,7 +42,7 @@ def _boxes(area: float, rows: int, side: int, source: torch.Generator | None, de
     """Return parts (top, left, height, width, 0) of square images: of a uniform share of the area from `area` to all of it, and
     of a ratio of the sides whose logarithm is uniform."""
     share, shape = torch.rand(rows, TRIES, 2, generator=source, device=device, dtype=torch.float64).unbind(2)
-    pixels, ratio = torch.lerp(share.new_tensor(area), share.new_ones(()), share) * side**2, RATIO ** (2 * shape - 1)
+    pixels, ratio = (area + (1 - area) * share) * side**2, RATIO ** (2 * shape - 1)
     tries = torch.stack([(pixels / ratio).sqrt(), (pixels * ratio).sqrt()], 2).round().long()  # height and width
     fits = ((tries >= 1) & (tries <= side)).all(2)
     first = fits.int().argmax(1)

@@ -120,7 +120,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _summed(gradient)
+        return total(gradient)  # itself a sum whose gradient flows to every part: a norm of gradients has one
 
 
 def _summed(part: Tensor) -> Tensor:

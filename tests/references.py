@@ -197,6 +197,15 @@ def entropy(row: Row, order: float) -> float:
     return -sum(q * math.log(q) for q in p) if order == 1 else math.log(sum(q**order for q in p)) / (1 - order)
 
 
+def kdiga(now: Seen, was: Seen, y: list[int], c: Any) -> float:
+    apart = [
+        a - b for own, taught in zip(now["dS(x)"], was["dT0(x)"], strict=True) for a, b in zip(own, taught, strict=True)
+    ]
+    norm = math.sqrt(sum(value**2 for value in apart)) / len(y)
+    imitation, label = mean_kl(was["T0(x)"], now["S(x)"], c.temperature), mean_ce(now["S(x)"], y)
+    return c.alpha * c.scale * imitation + (1 - c.alpha) * label + c.alignment / len(y) * norm
+
+
 def saad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
     unsure = [entropy(row, c.order) for row in was["T0(x')"]]
     w = [c.weight * (h - min(unsure)) for h in unsure]
@@ -296,6 +305,6 @@ def darht(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 LOSSES: dict[str, Loss] = {
     "standard": standard, "pgd-at": pgd_at, "trades": trades, "mart": mart, "ard": ard, "akd2": akd2, "adaad": adaad,
     "rslad": rslad, "iad-i": iad_i, "iad-ii": iad_ii, "peeraid": peeraid, "crdnd": crdnd, "darht": darht,
-    "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "saad": saad, "b-mtard": b_mtard,
+    "adaiad": adaiad, "hat": hat, "mtard": mtard, "absld": absld, "saad": saad, "kdiga": kdiga, "b-mtard": b_mtard,
     "dgad": dgad, "lbgat": lbgat, "adr": adr, "ciard": ciard,
 }  # fmt: skip

@@ -35,7 +35,9 @@ from ardbench.processes import joined
 from ardbench.runs import Run
 
 ROOT = Path(__file__).parents[1]
-CASES = [(name, "none") for name in OURS] + [(name, "global") for name in ("crdnd", "iad-i", "peeraid", "rslad")]
+CASES = [(name, "none") for name in OURS] + [
+    (name, "global") for name in ("crdnd", "iad-i", "kdiga", "peeraid", "rslad")
+]
 CASES += [("iad-i+fair+igdm+awp", "global"), ("adaad+igdm+fair+sam-like", "none"), ("crdnd+igdm+awp", "none")]
 CASES += [("rslad", f"none, {more}") for more in ("host", "files", "extra", "resized", "n-fgsm", "nuat")]
 CASES += [("dgad", "none, released")]

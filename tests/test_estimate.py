@@ -73,6 +73,7 @@ def gflop(made: Recipe, *teachers: str, epochs: range = range(200)) -> float:
     [
         ({"name": "standard"}, 0, 3 * F),
         ({"name": "pgd-at"}, 0, 25.5),  # 2 F a step of the search, 3 F outside
+        ({"name": "kdiga", "alpha": 0.5, "temperature": 1, "scale": 1, "alignment": 1}, 1, 6 * F + 2 * T),
         ({"name": "trades", "beta": 6}, 0, 27 * F),
         ({"name": "trades", "beta": 6, "forwards": ["x", "x_adv", "x"]}, 0, 28 * F),  # one whose logits weigh nothing
         ({"name": "adaad", "alpha": 0.9, "scale": 1}, 1, 26 * F + 22 * T),  # the search goes through the teacher

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import network, watched
+from small import batch, method, network, recipe, watched
 from test_method_equations import Search, built_for
 from torch import Tensor
 
@@ -201,6 +201,52 @@ def test_saad_weighs_by_what_the_attack_leaves_unsure_and_searches_along_the_tea
     assert built.linearised(given)[1].flatten(1).tolist() == [
         pytest.approx(row.tolist(), rel=1e-9) for row in 1.7 * flat[given.y]
     ]
+
+
+def linear(seed: int) -> torch.nn.Module:
+    """Return logits W x."""
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10, bias=False)).double()
+
+
+def test_kdiga_between_linear_networks_is_its_closed_form() -> None:
+    """There the gradient of the mean cross-entropy to x is (p - onehot) W / B."""
+    built, given, _ = built_for("kdiga", alpha=0, alignment=5)
+    built.student, taught = linear(0), linear(1)
+    built.exact = taught.requires_grad_(False)
+    onehot, rows = torch.nn.functional.one_hot(given.y, 10), len(given.y)
+    own, theirs = ((net(given.x).softmax(1) - onehot) @ net[1].weight / rows for net in (built.student, taught))  # type: ignore[index]
+    step = built.step(given, 0)
+    assert step.logs["alignment"].item() == pytest.approx((own - theirs).norm().item(), rel=1e-12)
+    label = torch.nn.functional.cross_entropy(built.student(given.x), given.y)
+    expected = label + 5 / rows * (own - theirs).norm()
+    assert step.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    found, wanted = (torch.autograd.grad(loss, list(built.student.parameters()))[0] for loss in (step.loss, expected))
+    assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-14), "W is in the gradient twice: through p and as W"
+
+
+def test_kdiga_of_a_teachers_twin_is_the_label_alone() -> None:
+    built, given, _ = built_for("kdiga", alpha=0.3)
+    built.student = linear(0)
+    built.exact = linear(0).requires_grad_(False)
+    loss = built.step(given, 0).loss
+    label = torch.nn.functional.cross_entropy(built.student(given.x), given.y)
+    assert loss.item() == pytest.approx(0.7 * label.item(), rel=1e-12)
+    found, wanted = (torch.autograd.grad(one, list(built.student.parameters()))[0] for one in (loss, 0.7 * label))
+    assert torch.allclose(found, wanted, rtol=1e-10), "a norm of 0 pulls nowhere"
+
+
+@pytest.mark.parametrize("model", ["vit-micro", "mobilenetv2"])
+def test_kdiga_differentiates_twice_in_fp32_whatever_the_network_and_the_precision(model: str) -> None:
+    losses = []
+    for outer in ("fp32", "bf16"):
+        wanted = recipe("kdiga", data__batch=4, precision__outer=outer)
+        built, given = method(wanted, model), batch(wanted)
+        loss = built.step(given, 0).loss
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in built.student.parameters())
+        losses.append(loss.item())
+    assert losses[0] == losses[1]
 
 
 def test_the_search_of_saad_without_reach_is_rslads() -> None:

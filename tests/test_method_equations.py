@@ -41,6 +41,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("b-mtard", 0, {"weight": 0.5, "softer": [1.7, 2.5]}),
     ("absld", 0, {"alpha": 5 / 6, "softer": SOFTER}),
     ("absld", 0, {"alpha": 0.3, "scale": 1, "temperatures": "released", "softer": SOFTER}),
+    ("kdiga", 0, {}),
+    ("kdiga", 0, {"alpha": 0.3, "temperature": 4, "scale": 0.7, "alignment": 300}),
     ("saad", 0, {"alpha": 2, "ramp": 1 / 20}),
     ("saad", 9, {"alpha": 2, "beta": 0.7, "order": 2, "weight": 3, "ramp": 10 / 20}),
     ("adr", 0, {"mixing": [0.95, 0.7]}),
@@ -112,8 +114,11 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
 
 
 @torch.no_grad()
-def look(built: Method[Any], x: Tensor, x_adv: Tensor, mode: str = "train") -> Seen:
-    """Return all logits at x and x' as lists; those of S and P in `mode`, each from a copy that nothing else has seen."""
+def look(built: Method[Any], x: Tensor, x_adv: Tensor, mode: str = "train", labels: Tensor | None = None) -> Seen:
+    """Return all logits at x and x' as lists; those of S and P in `mode`, each from a copy that nothing else has seen.
+
+    With labels also the gradients of CE(S(x), y) and CE(T(x), y) to x.
+    """
     seen: dict[str, Rows] = {}
     for point, images in (("x", x), ("x'", x_adv), ("2x'-x", 2 * x_adv - x), ("2x-x'", 2 * x - x_adv)):
         for i in range(len(built.teachers)):
@@ -127,7 +132,19 @@ def look(built: Method[Any], x: Tensor, x_adv: Tensor, mode: str = "train") -> S
             features = copy.deepcopy(built.student).train(mode == "train").features(images)  # type: ignore[operator]
             seen[f"z({point})"] = head.map(features).tolist()
             seen |= {"B": head.out.weight.tolist(), "b": head.out.bias.tolist()}
+    if labels is not None:
+        seen["dS(x)"] = to_pixels(copy.deepcopy(built.student).train(mode == "train"), x, labels)
+        seen["dT0(x)"] = to_pixels(network(10).double().eval(), x, labels)
     return seen
+
+
+def to_pixels(net: Any, images: Tensor, labels: Tensor) -> Rows:
+    """Return the gradient of each image's row of the summed cross-entropy, as lists."""
+    with torch.enable_grad():
+        x = images.detach().clone().requires_grad_(True)
+        total = torch.nn.functional.cross_entropy(net(x), labels, reduction="sum")
+    gradient: Rows = torch.autograd.grad(total, x)[0].flatten(1).tolist()
+    return gradient
 
 
 def slope(built: Method[Any], net: nn.Module, direction: list[Tensor], value: Any) -> float:
@@ -147,15 +164,18 @@ def test_loss_and_gradients_are_the_equation(name: str, epoch: int, fields: dict
     built, given, told = built_for(name, **fields)
     reference: Loss = LOSSES[name]
     step, x_adv = watched(built, given, epoch)
-    assert torch.equal(x_adv, given.x) == (name == "standard" or fields.get("p_adv") == 0)
-    was, labels = look(built, given.x, x_adv), given.y.tolist()
+    assert torch.equal(x_adv, given.x) == (not built.attacks or fields.get("p_adv") == 0)
+    aligned = given.y if name == "kdiga" else None
+    was, labels = look(built, given.x, x_adv, labels=aligned), given.y.tolist()
     assert step.loss.item() == pytest.approx(reference(was, was, labels, told), rel=1e-9)
     for net in built.trainables().values():
         gradients = torch.autograd.grad(step.loss, list(net.parameters()), retain_graph=True, materialize_grads=True)
         direction = [g + g.norm() * torch.randn_like(g) / g.numel() ** 0.5 for g in gradients]
         ours = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
         assert abs(ours) > 1e-4
-        theirs = slope(built, net, direction, lambda: reference(look(built, given.x, x_adv), was, labels, told))
+        theirs = slope(
+            built, net, direction, lambda: reference(look(built, given.x, x_adv, labels=aligned), was, labels, told)
+        )
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
@@ -236,7 +256,8 @@ def test_adaad_finds_other_examples_than_a_search_that_takes_the_teacher_as_a_co
 @pytest.mark.parametrize(
     ("name", "epoch", "fields", "shown"),
     [
-        ("absld", 0, {}, ["x"]), ("saad", 0, {}, ["x'", "x'"]), ("saad", 0, {"beta": 1}, ["x", "x'", "x'"]),
+        ("kdiga", 0, {}, []), ("absld", 0, {}, ["x"]),
+        ("saad", 0, {}, ["x'", "x'"]), ("saad", 0, {"beta": 1}, ["x", "x'", "x'"]),
         ("dgad", 0, {}, ["x", "x'"]),
         ("rslad", 0, {}, ["x"]), ("ard", 0, {}, ["x"]), ("akd2", 0, {}, ["x'"]), ("crdnd", 0, {}, ["x", "x'"]),
         ("hat", 0, {}, ["x'"]), ("adaiad", 5, {}, ["x'"]), ("adaiad", 6, {}, ["x'"]),

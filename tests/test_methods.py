@@ -114,7 +114,8 @@ def test_an_objective_holds_no_tensor(name: str) -> None:
     ("name", "epoch", "forwards"),
     [
         ("standard", 0, 1), ("pgd-at", 0, 1), ("trades", 0, 2), ("hat", 0, 3), ("lbgat", 0, 2),
-        ("mtard", 0, 2), ("absld", 0, 2), ("saad", 0, 2), ("b-mtard", 0, 2), ("dgad", 0, 2), ("adr", 0, 1 + 2), ("ciard", 0, 2),
+        ("mtard", 0, 2), ("absld", 0, 2), ("saad", 0, 2), ("b-mtard", 0, 2), ("dgad", 0, 2), ("adr", 0, 1 + 2),
+        ("ciard", 0, 2), ("kdiga", 0, 1),
         ("mart", 0, 2), ("rslad", 0, 2), ("adaad", 0, 1),
         ("ard", 0, 1 + 2), ("akd2", 0, 1 + 2), ("crdnd", 0, 2), ("peeraid", 0, 2),
         ("adaiad", 5, 1), ("adaiad", 6, 2),

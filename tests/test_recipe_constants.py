@@ -69,6 +69,10 @@ def ciard(scale: float, fall: float) -> dict[str, Any]:
             "highest": 10, "push_temperature": 5, "floor": 1e-7}  # fmt: skip
 
 
+def kdiga(scale: float) -> dict[str, Any]:
+    return {"alpha": 0.5, "temperature": 1, "scale": scale, "alignment": 1000}
+
+
 def saad(alpha: float, extra: bool) -> dict[str, Any]:
     return {"weight": 5, "alpha": alpha, "beta": 0, "reach": 1, "order": 1, "extra_forward": extra}
 
@@ -124,6 +128,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "b-mtard@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1) | SOFTENED),
         "absld": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1 / k, "released")),
         "absld@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1, "separate")),
+        "kdiga": ((150, [50, 100]), 0.1, 2e-4, 128, UNIFORM, LAST, NO, kdiga(1 / k)),
+        "kdiga@printed": ((150, [50, 100]), 0.1, 2e-4, 128, UNIFORM, LAST, NO, kdiga(1)),
         "saad": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, ("swa", 94), saad(by_set, True)),
         "saad@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, LAST, ("swa", 94), saad(by_set, False)),
         "adr": (TWICE, 0.1, 5e-4, 128, TRAIN, TEST, ("ema", 0), adr(cooled, [0.7, 0.95])),

@@ -23,6 +23,7 @@ METHODS = {
     "hat": "ardbench.methods.hat:HAT",
     "saad": "ardbench.methods.saad:SAAD",
     "lbgat": "ardbench.methods.lbgat:LBGAT",
+    "kdiga": "ardbench.methods.kdiga:KDIGA",
     "absld": "ardbench.methods.absld:ABSLD",
     "mtard": "ardbench.methods.mtard:MTARD",
     "b-mtard": "ardbench.methods.mtard:BMTARD",

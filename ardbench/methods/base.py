@@ -106,6 +106,8 @@ class Method(ABC, Generic[Config]):
     """Whether every step is a mean over examples and says so (`Step.over`)."""
     inside: ClassVar[bool] = False
     """Whether it asks more of the student than logits: `features` and `head`."""
+    gradients: ClassVar[bool] = False
+    """Whether it asks the first teacher's gradient to x: `teacher_gradient`."""
     averages: ClassVar[bool] = False
     """Whether the method asks `average`, and its recipe therefore has `average.kind = "ema"` from the start."""
 
@@ -125,6 +127,11 @@ class Method(ABC, Generic[Config]):
         self.teachers: tuple[Net, ...] = tuple(
             FastForm(net, bf16, recipe.precision).settled() for net in context.teachers
         )
+        self.exact: Net | None = None
+        """The first teacher in fp32, whose gradient to x is asked."""
+        if self.gradients:
+            in_fp32 = FastForm(context.teachers[0], False, recipe.precision).settled() if bf16 else self.teachers[0]
+            self.exact = in_fp32
         self.watch: Callable[[Batch, Tensor], None] | None = None
         """Sees each batch and the x' that was crafted on the student, when diagnostics were asked for."""
         self.remembered: Callable[[Batch, int], Tensor] | None = None
@@ -284,6 +291,15 @@ class Method(ABC, Generic[Config]):
     def ask(self, x: Tensor, teacher: int = 0) -> Tensor:
         """Return a teacher's logits (B, K) at any x, in eval mode and without gradient."""
         return self._told(x, teacher, lambda: self.teachers[teacher](x))
+
+    def teacher_gradient(self, batch: Batch, of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the first teacher's logits (b, K) at x, and the gradient (b, C, H, W) of the sum of of(logits); constants."""
+        import torch
+
+        exact, x = self.exact, batch.x.detach().requires_grad_(True)
+        assert exact is not None, "the class says `gradients = True`"
+        logits = self.once(lambda: exact(x))
+        return logits.detach(), self.once(lambda: torch.autograd.grad(of(logits).sum(), x)[0])
 
     def answered(self, x: Tensor, teacher: int | None = None) -> Tensor:
         """Return what the student in train mode, or a teacher, has answered at this very x in this step, or ask it now.

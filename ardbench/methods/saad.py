@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ardbench.config import MethodConfig, NonNegative, Positive
 from ardbench.losses import entropy, kl
-from ardbench.methods.base import Context, Method, Step
+from ardbench.methods.base import Method, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,16 +44,7 @@ class SAAD(Method[SAADConfig]):
     Config = SAADConfig
     roles = ("robust",)
     examples = True
-
-    def __init__(self, context: Context) -> None:
-        from ardbench.attacks.form import FastForm
-
-        super().__init__(context)
-        in_fp32 = context.recipe.precision.outer == "fp32"
-        self.exact = (
-            self.teachers[0] if in_fp32 else FastForm(context.teachers[0], False, context.recipe.precision).settled()
-        )
-        """The teacher in fp32, whose input gradient is asked."""
+    gradients = True
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the weighted terms at x' and between x' and x-, and at x where that weighs."""
@@ -75,12 +66,8 @@ class SAAD(Method[SAADConfig]):
 
     def linearised(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return T(x) (b, K), and lambda times the gradient of its logits of the true classes to x, (b, C, H, W); constants."""
-        import torch
-
-        x = batch.x.detach().requires_grad_(True)
-        logits = self.once(lambda: self.exact(x))
-        gradient = self.once(lambda: torch.autograd.grad(logits.gather(1, batch.y[:, None]).sum(), x)[0])
-        return logits.detach(), self.config.reach * gradient
+        logits, gradient = self.teacher_gradient(batch, lambda answer: answer.gather(1, batch.y[:, None]))
+        return logits, self.config.reach * gradient
 
     def weights(self, batch: Batch, entropies: Tensor) -> tuple[Tensor, Tensor]:
         """Return w and v (b,) of the teacher's entropies (b,) at x'."""

@@ -218,6 +218,24 @@ def mtard(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def kdiga(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return a s KL(T(x) || S(x)) + (1 - a) CE(S(x), y) + c/B |dCE(S(x), y) - dCE(T(x), y)|, d to x; 3 T + 6 F [I].
+
+    T(x) for its gradient and, without one, for its logits: 2 T + T.
+    """
+    c, teacher = script.recipe.method, script.teachers[0]
+    at = x.clone().requires_grad_(True)
+    learnt = script.student(at)
+    label = F.cross_entropy(learnt, y)
+    (own,) = torch.autograd.grad(label, at, create_graph=True)
+    (taught,) = torch.autograd.grad(F.cross_entropy(teacher(at), y), at)
+    imitation = c["scale"] * kl(learnt, ask(teacher, x), t=c["temperature"])
+    loss: Tensor = (
+        c["alpha"] * imitation + (1 - c["alpha"]) * label + c["alignment"] / len(x) * torch.norm(own - taught)
+    )
+    return loss
+
+
 def saad(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return mean[w (KL(T(x') || S(x')) + r KL(T(x') - T(x-) || S(x') - S(x-)))] + b mean[(1 - v) KL(T(x) || S(x))].
 
@@ -374,6 +392,7 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "hat": (hat, "grad"),  # likewise [I]
     "lbgat": (lbgat, "grad"),  # likewise [I]
     "mtard": (mtard, "grad"),  # likewise [I]
+    "kdiga": (kdiga, "grad"),  # autograd.grad with create_graph [C]
     "saad": (saad, "grad"),  # likewise [I]
     "adr": (adr, "grad"),  # likewise [I]
     "mart": (mart, "grad"),  # after TRADES [I]

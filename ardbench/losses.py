@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def kl(logits: Tensor, target_logits: Tensor, temperature: float = 1.0) -> Tensor:
+def kl(logits: Tensor, target_logits: Tensor, temperature: float = 1.0, offset: float = 0.0) -> Tensor:
     """Return T^2 KL(target || student) = T^2 sum_k p_k (log p_k - log q_k), p and q softmaxes at temperature T.
 
     Args:
         logits: (B, K) of the student, q.
         target_logits: (B, K) of the target, p. Gradients flow into it unless the caller detaches it.
         temperature: T > 0, in logit units.
+        offset: log(p_k + offset) stands in the place of log p_k.
 
     Returns:
         (B,) in nats.
@@ -26,7 +27,8 @@ def kl(logits: Tensor, target_logits: Tensor, temperature: float = 1.0) -> Tenso
     """
     log_p = (target_logits / temperature).log_softmax(dim=-1)
     log_q = (logits / temperature).log_softmax(dim=-1)
-    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    own = (log_p.exp() + offset).log() if offset else log_p
+    return temperature**2 * (log_p.exp() * (own - log_q)).sum(dim=-1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -133,11 +135,15 @@ def trust(teacher_adv: Tensor, labels: Tensor, beta: float) -> Tensor:
     return (-beta * cross_entropy(teacher_adv, labels)).exp().detach()
 
 
-def entropy(logits: Tensor, order: float = 1.0) -> Tensor:
-    """Return the entropy (B,) of softmax(logits), (B, K), in nats: Shannon's, or Renyi's log(sum_k p_k^order) / (1 - order)."""
+def entropy(logits: Tensor, order: float = 1.0, offset: float = 0.0) -> Tensor:
+    """Return the entropy (B,) of softmax(logits), (B, K), in nats: Shannon's, or Renyi's log(sum_k p_k^order) / (1 - order).
+
+    Args:
+        offset: in Shannon's, log(p_k + offset) stands in the place of log p_k.
+    """
     log_p = logits.log_softmax(dim=-1)
     if order == 1:
-        return -(log_p.exp() * log_p).sum(dim=-1)
+        return -(log_p.exp() * ((log_p.exp() + offset).log() if offset else log_p)).sum(dim=-1)
     return (order * log_p).logsumexp(dim=-1) / (1 - order)
 
 

@@ -169,8 +169,15 @@ def dgad(now: Seen, was: Seen, y: list[int], c: Any) -> float:
 
 
 def mtard(now: Seen, was: Seen, y: list[int], c: Any) -> float:
-    adversarial, clean = mean_kl(was["T0(x')"], now["S(x')"]), mean_kl(was["T1(x)"], now["S(x)"])
+    robust, natural = was["T0(x')"], was["T0(x')" if c.clean_target == "robust" else "T1(x)"]
+    adversarial = mean_kl(robust, now["S(x')"]) + excess(robust, c.offset)
+    clean = mean_kl(natural, now["S(x)"]) + excess(natural, c.offset)
     return c.scale * ((1 - c.weight) * adversarial + c.weight * clean)
+
+
+def excess(targets: Rows, offset: float) -> float:
+    """Return what an offset in the logarithm adds to a divergence from these targets."""
+    return mean(sum(p * (math.log(p + offset) - math.log(p)) for p in softmax(row)) for row in targets)
 
 
 def b_mtard(now: Seen, was: Seen, y: list[int], c: Any) -> float:

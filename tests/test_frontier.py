@@ -69,6 +69,29 @@ def test_dgad_exchanges_the_label_with_what_the_teacher_likes_best() -> None:
     assert step.loss.isnan(), "no example at x' is 0/0, as released"
 
 
+def test_dgad_counts_an_incomplete_batch_against_a_whole_one_as_released() -> None:
+    """With n of B wrong and a recipe's batch of C: n/C L_x + (C - n)/C L_x', L the means over their n and B - n."""
+    for bracket in ("meant", "released"):
+        built, given, _ = built_for("dgad", scale=0.7, beta=3, bracket=bracket, counted="released")
+        plain, _, _ = built_for("dgad", scale=0.7, beta=3, bracket=bracket)
+        Search(plain, given.x).x_adv = x_adv = Search(built, given.x).x_adv
+        logs = {name: value.item() for name, value in built.step(given, 0).logs.items()}
+        assert plain.step(given, 0).loss.item() == pytest.approx(fresh(built, given, x_adv), rel=1e-12), "whole: equal"
+        built.recipe = built.recipe.model_copy(update={"data": built.recipe.data.model_copy(update={"batch": 20})})
+        n = 12 * logs["wrong"]
+        assert n == 6
+        at_x, at_x_adv = n / 20 * 12 * logs["kl_clean"] / n, 12 * logs["kl_adv"] / (12 - n)
+        guided = {"meant": at_x + 14 / 20 * at_x_adv, "released": (at_x + 14 / 20) * at_x_adv}[bracket]
+        wanted = 0.7 * guided + 3 * logs["apart"]
+        assert fresh(built, given, x_adv) == pytest.approx(wanted, rel=1e-9)
+
+
+def fresh(built: Any, given: Any, x_adv: Tensor) -> float:
+    """Return the loss of a step at this x'."""
+    Search(built, given.x).x_adv = x_adv
+    return float(built.step(given, 0).loss.detach())
+
+
 def test_lbgat_without_its_robust_term_is_a_regression_on_logits_of_a_peer_that_learns_labels() -> None:
     built, given, _ = built_for("lbgat", beta=0)
     x_adv, peer = Search(built, given.x).x_adv, built.trainables()["peer"]
@@ -257,6 +280,7 @@ def test_the_search_of_saad_without_reach_is_rslads() -> None:
 def test_entropies_are_shannons_and_renyis() -> None:
     logits = torch.tensor([0.5, 0.25, 0.25]).double().log()[None] + 3
     assert entropy(logits).item() == pytest.approx(1.5 * math.log(2))
+    assert entropy(logits, offset=0.25).item() == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
     assert entropy(logits, 2).item() == pytest.approx(-math.log(3 / 8))
     assert entropy(logits, 0.5).item() == pytest.approx(2 * math.log(math.sqrt(0.5) + 1))
 
@@ -302,6 +326,28 @@ def test_adr_without_trust_is_its_base() -> None:
         for one in (built, plain):
             Search(one, given.x).x_adv = (given.x + 0.03).clamp(0, 1)
         assert built.step(given, 0).loss.item() == pytest.approx(plain.step(given, 0).loss.item(), rel=1e-12)
+
+
+def test_adr_forwards_x_and_x_prime_as_one_batch_as_released() -> None:
+    built, given, _ = built_for("adr", base="trades", beta=3, mixing=[0, 0], one_forward=True)
+    plain, _, _ = built_for("adr", base="trades", beta=3, mixing=[0, 0])
+    x_adv = Search(built, given.x).x_adv
+    answers = copy.deepcopy(built.student).train()(torch.cat([given.x, x_adv]))
+    natural = torch.nn.functional.cross_entropy(answers[:12], given.y)
+    p, q = answers.log_softmax(1)[:12], answers.log_softmax(1)[12:]
+    wanted = natural + 3 * (p.exp() * (p - q)).sum(1).mean()
+    assert built.step(given, 0).loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert abs(fresh(plain, given, x_adv) / wanted.item() - 1) > 1e-3, "their own statistics each"
+
+
+@pytest.mark.parametrize(("first", "wanted"), [(False, ["search", "x", "x'"]), (True, ["x", "search", "x'"])])
+def test_ciard_asks_the_student_at_x_before_it_searches_as_released(first: bool, wanted: list[str]) -> None:
+    built, given, _ = built_for("ciard", clean_first=first)
+    seen, x_adv = list[str](), Search(built, given.x).x_adv
+    built._maximiser = lambda *words, **named: (seen.append("search"), x_adv)[1]  # type: ignore[assignment]
+    built.student.register_forward_pre_hook(lambda net, inputs: seen.append("x" if inputs[0] is given.x else "x'"))
+    built.step(given, 0)
+    assert seen == wanted
 
 
 def test_ciard_pushes_at_the_order_of_magnitude_of_the_smaller_divergence() -> None:

@@ -14,6 +14,7 @@ from references import LOSSES, Loss, Rows, Seen, ce, kl, margin, matrix, times
 from small import batch, method, network, recipe, watched
 from torch import Tensor, nn
 
+from ardbench import methods
 from ardbench.attacks.form import FastForm
 from ardbench.attacks.pgd import input_gradient
 from ardbench.data.batches import Batch
@@ -38,6 +39,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("lbgat", 0, {"beta": 0}),
     ("mtard", 0, {"weight": 0.5}),
     ("mtard", 0, {"weight": 0.3, "scale": 1, "rate": 0}),
+    ("mtard", 0, {"weight": 0.3, "scale": 1, "rate": 0, "offset": 0.01, "clean_target": "robust"}),
     ("b-mtard", 0, {"weight": 0.5, "softer": [1.7, 2.5]}),
     ("absld", 0, {"alpha": 5 / 6, "softer": SOFTER}),
     ("absld", 0, {"alpha": 0.3, "scale": 1, "temperatures": "released", "softer": SOFTER}),
@@ -89,10 +91,10 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
 
 def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNamespace]:
     """Return a method in float64, a batch, and what its reference reads: no weight of a case is zero by accident."""
-    own = recipe(name).method.keys()
+    own = methods.method_class(name).Config.model_fields
     wanted = recipe(name, data__batch=12, **{f"method__{k}": v for k, v in fields.items() if k in own})
     built = method(wanted, to=torch.float64)
-    told = SimpleNamespace(**built.config.model_dump() | fields)
+    told = SimpleNamespace(**dict(built.config) | fields)
     if name == "crdnd":
         built.accuracy = torch.rand(2, 10).double()  # as in a later epoch
         told.accuracy = built.accuracy.tolist()

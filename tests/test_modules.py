@@ -143,13 +143,15 @@ def test_igdm_asks_nothing_twice(base: str, fields: dict[str, Any], forwards: in
 
 
 def test_class_weights_in_closed_form() -> None:
-    def weights(*m: float) -> list[float]:
-        return class_weights(torch.tensor(m, dtype=torch.float64), 2, 5 / 6, 5 / 2, 1e-5).tolist()
+    def weights(*m: float, offset: float = 1e-5) -> list[float]:
+        return class_weights(torch.tensor(m, dtype=torch.float64), 2, 5 / 6, 5 / 2, offset).tolist()
 
     assert weights(2, 4) == pytest.approx([1.6, 5 / 6], rel=1e-4)
     assert weights(3, 3, 3) == pytest.approx([1, 1, 1])
     assert weights(0, 5) == pytest.approx([2, 5 / 6])  # (2, 0) before the clamp
     assert weights(0, *[9] * 9) == pytest.approx([5 / 2, *[5 / 6] * 9])
+    assert weights(2, 4, offset=0) == pytest.approx([1.6, 5 / 6], rel=1e-12)
+    assert weights(0, 5, offset=0) == pytest.approx([2, 5 / 6], rel=1e-12), "no 0/0"
 
 
 @pytest.mark.parametrize("base", ["rslad", "ard"])

@@ -18,7 +18,8 @@ FORWARDS = {
     "trades": ["x", "x_adv", "x"], "mart": ["x", "x_adv"], "adaad": ["x", "x_adv"],
     "adaiad": ["x", "x_adv", "x"], "ard": ["x_adv", "x"],
     "iad-i": ["x_adv", "x_adv", "x", "x"], "peeraid": ["x_adv", "x_adv", "x"],
-    "adaad@igdm": None, "trades@awp": None, "ard@n-fgsm": None, "ard@nuat": None, "lbgat@lbgat0": ["x_adv", "x"],
+    "adaad@igdm": None, "adaad@igdm-exchanged": None, "trades@awp": None, "ard@n-fgsm": None, "ard@nuat": None,
+    "lbgat@lbgat0": ["x_adv", "x"],
 }  # fmt: skip
 SWITCH = ("forwards", "forwards_before")
 """The student's forwards in train mode, as executed, where they are not those that the loss needs, in its order."""
@@ -52,8 +53,8 @@ def iad_i(trust: bool) -> dict[str, Any]:
     return {"beta": 0.1, "begin": 60 / 200, "trust_teacher_term": trust}
 
 
-def mtard(scale: float) -> dict[str, Any]:
-    return {"scale": scale, "rate": 0.025, "milestones": [215 / 300, 260 / 300, 285 / 300], "power": 1}
+def mtard(scale: float, **released: Any) -> dict[str, Any]:
+    return {"scale": scale, "rate": 0.025, "milestones": [215 / 300, 260 / 300, 285 / 300], "power": 1, **released}
 
 
 SOFTENED = {"temperature_rate": 0.001, "highest": 10}
@@ -66,7 +67,14 @@ def absld(scale: float, temperatures: str) -> dict[str, Any]:
 
 def ciard(scale: float, fall: float) -> dict[str, Any]:
     return {"scale": scale, "temperature_rate": 0.001, "milestones": [215 / 300, 260 / 300, 285 / 300], "fall": fall,
-            "highest": 10, "push_temperature": 5, "floor": 1e-7}  # fmt: skip
+            "highest": 10, "push_temperature": 5, "floor": 1e-7} | ({"clean_first": True} if fall == 0 else {})  # fmt: skip
+
+
+def dgad(scale: float, bracket: str) -> dict[str, Any]:
+    return {"scale": scale, "beta": 1, "bracket": bracket}
+
+
+COUNTED = {"counted": "released"}
 
 
 def kdiga(scale: float) -> dict[str, Any]:
@@ -81,6 +89,7 @@ def adr(temperature: list[float], mixing: list[float], base: str = "pgd-at") -> 
     return {"base": base, "beta": 6, "temperature": temperature, "mixing": mixing}
 
 
+TOGETHER = {"one_forward": True}
 AWP_OF_ADR = {"adr-cifar10": 0.005, "adr-cifar100": 0.005, "adr-tiny-imagenet": 0.001}
 
 
@@ -122,9 +131,12 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "hat": ((50, []), 0.21, 5e-4, 128, NORMAL, LAST, NO, {"beta": 2.5, "gamma": 0.5, "reach": 2}),
         "lbgat": ((100, [75, 90]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"peer": "resnet18", "beta": 6}),
         "lbgat@lbgat0": ((100, [75, 90]), 0.1, 2e-4, 128, WIDER, LAST, NO, {"peer": "resnet18", "beta": 0}),
-        "mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(0.1)),
+        "mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(0.1, offset=1e-5)),
+        "mtard@fair": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO,
+                       mtard(0.1, offset=1e-5, clean_target="robust")),
         "mtard@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1)),
-        "b-mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1 / k) | SOFTENED),
+        "b-mtard": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO,
+                    mtard(1 / k, offset=1e-5) | SOFTENED),
         "b-mtard@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 215), NO, mtard(1) | SOFTENED),
         "absld": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1 / k, "released")),
         "absld@printed": (THRICE, 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, absld(1, "separate")),
@@ -133,7 +145,8 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "saad": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, ("swa", 94), saad(by_set, True)),
         "saad@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, LAST, ("swa", 94), saad(by_set, False)),
         "adr": (TWICE, 0.1, 5e-4, 128, TRAIN, TEST, ("ema", 0), adr(cooled, [0.7, 0.95])),
-        "adr@trades": (TWICE, 0.1, 5e-4, 128, (*NORMAL[:3], "train"), TEST, ("ema", 0), adr(cooled, [0.7, 0.95], "trades")),
+        "adr@trades": (TWICE, 0.1, 5e-4, 128, (*NORMAL[:3], "train"), TEST, ("ema", 0),
+                       TOGETHER | adr(cooled, [0.7, 0.95], "trades")),
         "adr@awp": (TWICE, 0.1, 5e-4, 128, TRAIN, TEST, ("ema", 0), adr(cooled_with_awp, [0.7, 0.85])),
         "ciard": ((300, []), 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, ciard(1 / k, 0)),
         "ciard@printed": ((300, []), 0.1, 2e-4, 128, NORMAL, ("best-test", "pgd20-trades", 0), NO, ciard(1, 0.1)),
@@ -151,10 +164,13 @@ def cifar(k: int) -> dict[str, tuple[Any, ...]]:
         "akd2@iad": (ONCE, 0.1, 2e-4, 128, TRAIN, TEST, NO, AKD2_IAD),
         "adaad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "scale": {10: 0.1, 100: 1}[k]}),
         "adaad@igdm": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, NO, {"alpha": 1, "scale": 1}),
+        "adaad@igdm-exchanged": (TWICE, 0.1, 2e-4, 128, (2 / 255, 8 / 255, "normal", "eval"), LAST, NO,
+                                 {"alpha": 1, "scale": 1}),
         "adaiad@igdm": (TWICE, 0.1, 2e-4, 128, NORMAL, LAST, NO, {"alpha": 1, "temperature": 30} | IAD_TRUST),
         "adaiad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"alpha": 1, "temperature": 30} | IAD_TRUST),
-        "dgad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"scale": 1, "beta": 1, "bracket": "meant"}),
-        "dgad@mobilenetv2": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, {"scale": 0.5, "beta": 1, "bracket": "released"}),
+        "dgad": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, dgad(1, "meant") | COUNTED),
+        "dgad@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, dgad(1, "meant")),
+        "dgad@mobilenetv2": (TWICE, 0.1, 5e-4, 128, NORMAL, TEST, NO, dgad(0.5, "released") | COUNTED),
         "rslad": (THRICE, 0.1, 2e-4, 128, NORMAL, late, NO, {"alpha": 5 / 6, "scale": 0.1}),
         "rslad@igdm": ((200, [140, 172, 190]), 0.1, 2e-4, 128, NORMAL, ("last", "pgd20-trades", 0), NO,
                        {"alpha": 5 / 6, "scale": 0.1}),
@@ -189,7 +205,7 @@ RELEASED = {
     "saad-tiny-imagenet@printed": (TWICE, 0.1, 5e-4, 128, NORMAL, LAST, ("swa", 94), saad(10, False)),
     "adr-tiny-imagenet": (*ONE_OF_TINY, adr([2, 1.5], [0.5, 0.9])),
     "adr-tiny-imagenet@trades": (
-        *ONE_OF_TINY[:4], (*NORMAL[:3], "train"), *ONE_OF_TINY[5:], adr([2, 1.5], [0.5, 0.9], "trades")
+        *ONE_OF_TINY[:4], (*NORMAL[:3], "train"), *ONE_OF_TINY[5:], TOGETHER | adr([2, 1.5], [0.5, 0.9], "trades")
     ),
     "adr-tiny-imagenet@awp": (*ONE_OF_TINY, adr([2, 1.5], [0.3, 0.9])),
     "peeraid-tiny-imagenet": (
@@ -270,7 +286,9 @@ def test_modules_and_weight_perturbation_have_the_constants_of_their_code_and_st
 ) -> None:
     recipe, (base, _, variant) = resolve(name), name.partition("@")
     released = not base.endswith("-level")
-    wanted = {"igdm": [igdm(recipe.method["name"], recipe.data.name, released)], "fair": [FAIR]}.get(variant, [])
+    fair = FAIR | ({"offset": 0} if base in ("rslad-cifar10", "rslad-cifar100") else {})
+    laid = {"igdm": igdm(recipe.method["name"], recipe.data.name, released), "fair": fair}
+    wanted = [laid[name] for name in [variant.removesuffix("-exchanged")] if name in laid]
     assert list(recipe.modules) == wanted
     perturbed = recipe.weight_perturbation
     found = perturbed and (perturbed.variant, perturbed.gamma, epoch_at(perturbed.begin, 200))

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 
 class ADRConfig(MethodConfig):
-    """base: whose loss is rectified; beta: of TRADES's robust term; temperature, mixing: u and l, at the start and the end."""
+    """base: whose loss is rectified; beta: of TRADES's robust term; temperature, mixing: u and l, at the start and the end.
 
+    one_forward: over TRADES, forward x and x' as one batch, as released.
+    """
+
+    LATER = frozenset({"one_forward"})
     base: Literal["pgd-at", "trades"]
     beta: NonNegative
     temperature: tuple[Positive, Positive]
     mixing: tuple[Share, Share]
+    one_forward: bool = False
 
 
 class ADR(Method[ADRConfig]):
@@ -47,9 +52,18 @@ class ADR(Method[ADRConfig]):
             x_adv = self.maximise(soft_label_loss, batch, aux=(soft,))
             return Step.over(soft_cross_entropy(self.logits(x_adv), soft), logs)
         x_adv = self.maximise(divergence, batch, target=own_logits)
-        student, attacked = self.logits(batch.x), self.logits(x_adv)  # (b, K)
+        student, attacked = self.answers(batch.x, x_adv)  # (b, K)
         natural, robust = soft_cross_entropy(student, soft), kl(attacked, student)  # (b,)
         return Step.over(natural + self.config.beta * robust, logs | {"natural": natural, "robust": robust})
+
+    def answers(self, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return S(x) and S(x') (b, K), which are two BatchNorm batches, or one as released."""
+        import torch
+
+        if not self.config.one_forward:
+            return self.logits(x), self.logits(x_adv)
+        student, attacked = self.logits(torch.cat([x, x_adv])).chunk(2)
+        return student, attacked
 
     def rectified(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return q (b, K), and how much of each it has from the average, l_i (b,); constants."""

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 class CIARDConfig(MethodConfig):
     """scale: of the divergences; temperature_rate: k, `fall` times as large from each of the milestones on; highest: of u.
 
-    push_temperature: of S where it is pushed away; floor: the least that o takes a term for.
+    push_temperature: of S where it is pushed away; floor: the least that o takes a term for; clean_first: forward S at x
+    before the search, as released, so that the attacked running statistics have seen x.
     """
 
+    LATER = frozenset({"clean_first"})
     scale: Positive
     temperature_rate: Share
     milestones: tuple[Share, ...]
@@ -29,6 +31,7 @@ class CIARDConfig(MethodConfig):
     highest: Positive
     push_temperature: Positive
     floor: Positive
+    clean_first: bool = False
 
 
 class CIARD(Method[CIARDConfig]):
@@ -60,12 +63,14 @@ class CIARD(Method[CIARDConfig]):
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the two divergences less the push, and the teacher's own loss."""
         c = self.config
+        early = self.logits(batch.x) if c.clean_first else None
         x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
         taught, u = self.logits(x_adv, self.teacher), self.temperatures  # (b, K)
         robust, natural = taught.detach() / u[0], self.teacher_logits(batch, 1) / u[1]  # (b, K)
         rate = c.temperature_rate * c.fall ** sum(epoch >= self.epoch_of(share) for share in c.milestones)
         self.temperatures = evened(u, batch.mean(entropy(robust) - entropy(natural)), rate, c.highest)
-        clean, attacked = self.logits(batch.x), self.logits(x_adv)  # (b, K)
+        clean = self.logits(batch.x) if early is None else early  # (b, K)
+        attacked = self.logits(x_adv)  # (b, K)
         adversarial, kept = c.scale * kl(attacked, robust), c.scale * kl(clean, natural)  # (b,)
         push = c.scale * self.push(batch, attacked, self.ask(x_adv, 1))  # (b,)
         order = self.order(*(batch.mean(term.detach()) for term in (adversarial, kept, push)))

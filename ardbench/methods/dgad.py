@@ -28,12 +28,15 @@ def swapped(logits: Tensor, labels: Tensor) -> Tensor:
 class DGADConfig(MethodConfig):
     """scale: of the guided terms; beta: weight of the difference between x and x'.
 
-    bracket: meant, or as released for MobileNetV2, where the terms at x multiply those at x'.
+    bracket: meant, or as released for MobileNetV2, where the terms at x multiply those at x'; counted: meant, or as released
+    against the recipe's batch, which the last one of an epoch falls short of.
     """
 
+    LATER = frozenset({"counted"})
     scale: Positive
     beta: NonNegative
     bracket: Literal["meant", "released"]
+    counted: Literal["meant", "released"] = "meant"
 
 
 class DGAD(Method[DGADConfig]):
@@ -59,13 +62,18 @@ class DGAD(Method[DGADConfig]):
         wrong = (teacher.argmax(dim=1) != y).to(clean.dtype)  # (B,): m
         natural = wrong * kl(clean, swapped(teacher, y))  # (B,)
         robust = (1 - wrong) * kl(adversarial, swapped(teacher_adv, y))  # (B,)
-        guided = natural + robust
-        if c.bracket == "released":
-            right = batch.mean(1 - wrong)
-            guided = (batch.mean(natural) + right) * robust / right  # no number where no example is left at x'
+        released = "released" in (c.bracket, c.counted)
+        guided = self.released(batch, natural, robust, wrong) if released else natural + robust  # (B,)
         apart = (adversarial.softmax(dim=1) - clean.softmax(dim=1)).square().mean(dim=1)  # (B,)
         logs = {"kl_clean": natural, "kl_adv": robust, "apart": apart, "wrong": wrong}
         return Step.over(c.scale * guided + c.beta * apart, logs)
+
+    def released(self, batch: Batch, natural: Tensor, robust: Tensor, wrong: Tensor) -> Tensor:
+        """Return the guided terms (B,) as released: no number where no example is left at x'."""
+        c, n = self.config, batch.mean(wrong)
+        whole = self.recipe.data.batch / batch.draws.rows if c.counted == "released" else 1.0
+        natural, robust, right = natural / whole, robust / (1 - n), 1 - n / whole
+        return (batch.mean(natural) + right) * robust if c.bracket == "released" else natural + right * robust
 
     def disagreement(self, net: Net, x_adv: Tensor) -> Tensor:
         """Return KL(T(x') || net(x')) (B,), with a gradient through both networks."""

@@ -17,25 +17,30 @@ if TYPE_CHECKING:
     from ardbench.methods.base import Method
 
 
+LEAST = 1e-9
+"""Fewer iterates than any class withstands that withstands one in an epoch."""
+
+
 def class_weights(steps: Tensor, exponent: float, lowest: float, highest: float, offset: float) -> Tensor:
     """Return r (K,): (1 / (m + offset))^exponent, scaled to the sum K, then clamped to [lowest, highest].
 
     Args:
         steps: (K,) m, the mean number of the attack's iterates that an example of the class withstands.
+        offset: 0 still gives a class that withstands nothing the highest weight, not one that is no number.
 
     Source: Yue et al., NeurIPS 2023, released code; clamped last, so that the sum may leave K.
     """
-    raw = (steps + offset) ** -exponent
+    raw = (steps + offset).clamp_min(LEAST) ** -exponent
     return (raw * len(raw) / raw.sum()).clamp(lowest, highest)
 
 
 class FairConfig(ModuleConfig):
-    """exponent, lowest, highest, offset: see `class_weights`; the defaults are those of the released code."""
+    """exponent, lowest, highest, offset: see `class_weights`; defaults of the released code, but for Fair-RSLAD's offset, 0."""
 
     exponent: Positive = 2.0
     lowest: NonNegative = 5 / 6
     highest: Positive = 5 / 2
-    offset: Positive = 1e-5
+    offset: NonNegative = 1e-5
 
     @model_validator(mode="after")
     def _is_a_range(self) -> FairConfig:

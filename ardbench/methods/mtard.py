@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ardbench.attacks.objectives import label_loss
-from ardbench.config import MethodConfig, Positive, Share
+from ardbench.config import MethodConfig, NonNegative, Positive, Share
 from ardbench.losses import entropy, evened, kl
 from ardbench.methods.base import Context, Method, Step
 
@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 
 
 class MTARDConfig(MethodConfig):
-    """scale: of the loss; rate: eta, which falls to a tenth at each of the milestones; power: b."""
+    """scale: of the loss; rate: eta, which falls to a tenth at each of the milestones; power: b.
 
+    offset: in the logarithms of targets, 1e-5 as released; clean_target: whose answer S(x) hears, that of T_clean at x, or
+    of T_robust at x' as in the released Fair-MTARD.
+    """
+
+    LATER = frozenset({"offset", "clean_target"})
     scale: Positive
     rate: Share
     milestones: tuple[Share, ...]
     power: Positive
+    offset: NonNegative = 0.0
+    clean_target: Literal["clean", "robust"] = "clean"
 
 
 class MTARD(Method[MTARDConfig]):
@@ -45,12 +52,12 @@ class MTARD(Method[MTARDConfig]):
 
     def step(self, batch: Batch, epoch: int) -> Step:
         """Return the weighted sum of the two teachers' mean divergences."""
-        x_adv = self.maximise(label_loss, batch, aux=(batch.y,))
+        c, x_adv = self.config, self.maximise(label_loss, batch, aux=(batch.y,))
         robust, natural = self.targets(self.ask(x_adv, 0), self.teacher_logits(batch, 1), batch, epoch)  # (B, K)
-        adversarial = kl(self.logits(x_adv), robust)  # (B,)
-        clean = kl(self.logits(batch.x), natural)  # (B,)
+        adversarial = kl(self.logits(x_adv), robust, offset=c.offset)  # (B,)
+        clean = kl(self.logits(batch.x), natural if c.clean_target == "clean" else robust, offset=c.offset)  # (B,)
         self.balance(batch.mean(adversarial.detach()), batch.mean(clean.detach()), epoch)
-        loss = self.config.scale * ((1 - self.weight) * adversarial + self.weight * clean)
+        loss = c.scale * ((1 - self.weight) * adversarial + self.weight * clean)
         logs = {"kl_adv": adversarial, "kl_clean": clean, "weight_clean": self.weight.expand(len(loss))}
         return Step.over(loss, logs)
 
@@ -106,7 +113,7 @@ class BMTARD(MTARD):
         """Return both teachers' logits at their temperatures, and move these for the next step."""
         c, u = self.config, self.temperatures
         robust, clean = robust / u[0], clean / u[1]
-        unsure = batch.mean(entropy(robust) - entropy(clean))  # H_a - H_n
+        unsure = batch.mean(entropy(robust, offset=c.offset) - entropy(clean, offset=c.offset))  # H_a - H_n
         self.temperatures = evened(u, unsure, c.temperature_rate * self.lowered(epoch), c.highest)
         return robust, clean
 

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no denormals, a fixed seed, and where real data lie."""
+"""What all tests share: one thread, no denormals, a fixed seed, no plugins, and where real data lie."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from ardbench import plugins
+
 settings.register_profile("ardbench", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ardbench")
 
@@ -22,6 +24,14 @@ def _reproducible() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _without_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin each test without the plugins of another, which a process would know to its end."""
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.setattr(plugins, "_expected", {})
+    monkeypatch.setattr(plugins, "_typed", [])
 
 
 @pytest.fixture(scope="session")

@@ -28,10 +28,7 @@ TINY = ["--epochs", "1", "--set", "attack.steps=1", "--set", "selection.protocol
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Begin and end each test without plugins, in a folder of its own."""
-    monkeypatch.setenv(plugins.VARIABLE, "")
-    monkeypatch.setattr(plugins, "_expected", {})
-    monkeypatch.setattr(plugins, "_typed", [])
+    """Work in a folder of its own."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -303,8 +303,9 @@ class Schedule(Rates):
 class Trainable(Section):
     """How a network that is trained beside the student learns, in place of [optimizer] and [schedule]."""
 
-    optimizer: Optimizer
-    schedule: Rates
+    optimizer: Optimizer | None = None
+    schedule: Rates | None = None
+    """Neither given: as the student's."""
     begin: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """The share of the run before which its optimizer makes no step."""
 
@@ -526,12 +527,10 @@ class Recipe(Section):
             )
         return self
 
-    def trainable(self, name: str) -> Trainable:
-        """Return how one of the method's trainables learns."""
-        if name in self.trainables:
-            return self.trainables[name]
-        rates = Rates.model_validate(self.schedule.model_dump(exclude={"epochs"}))
-        return Trainable(optimizer=self.optimizer, schedule=rates)
+    def learning(self, name: str) -> tuple[Optimizer, Rates, float]:
+        """Return by what, at which rates, and from which share of the run on one of the method's trainables learns."""
+        own = self.trainables.get(name, Trainable())
+        return own.optimizer or self.optimizer, own.schedule or self.schedule, own.begin
 
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""

@@ -61,6 +61,14 @@ def test_a_trainable_learns_by_its_own_optimizer_from_where_it_begins(
         assert torch.allclose(p, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_what_a_trainable_is_not_given_it_has_of_the_student() -> None:
+    wanted = recipe("peeraid", trainables__peer__begin=0.3)
+    assert wanted.learning("peer") == (wanted.optimizer, wanted.schedule, 0.3)
+    assert wanted.learning("student") == (wanted.optimizer, wanted.schedule, 0.0)
+    with pytest.raises(ArdbenchError, match=r"trainables\.peer\.optimizer\.momentum is missing"):
+        recipe("peeraid", trainables__peer__optimizer__lr=0.1)
+
+
 def test_a_recipe_that_lets_something_learn_which_the_method_does_not_train_is_refused() -> None:
     for name, trains in (("rslad", "the student alone"), ("peeraid", "peer beside the student")):
         with pytest.raises(ArdbenchError, match=rf"\[trainables.teacher\], but {name} trains {trains}: leave it out"):

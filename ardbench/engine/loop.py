@@ -96,10 +96,8 @@ class Loop:
         check_shares(self.batches)
         self.contract = Contract(method)
         self.trainables = self.contract.trainables()
-        self.settings = {name: recipe.trainable(name) for name in self.trainables}
-        self.optimizers = {
-            name: _optimizer(net, self.settings[name].optimizer) for name, net in self.trainables.items()
-        }
+        self.learning = {name: recipe.learning(name) for name in self.trainables}
+        self.optimizers = {name: _optimizer(net, self.learning[name][0]) for name, net in self.trainables.items()}
         self.backward = Backward(method, recipe, self.contract.step)
         self.averaged = _average(method.student, recipe)
         if self.averaged is not None and recipe.average.kind == "ema":
@@ -180,13 +178,13 @@ class Loop:
 
     def _learn(self, name: str, epoch: int, index: int) -> None:
         """Let a trainable's optimizer make its step, if it has begun, and forget the gradients."""
-        optimizer, wanted, epochs = self.optimizers[name], self.settings[name], self.recipe.schedule.epochs
-        if epoch >= epoch_at(wanted.begin, epochs):
-            if wanted.optimizer.clip is not None:
-                nn.utils.clip_grad_norm_(self.trainables[name].parameters(), wanted.optimizer.clip)
-            step = epoch * len(self.batches) + index
+        optimizer, (wanted, rates, begin) = self.optimizers[name], self.learning[name]
+        epochs, steps = self.recipe.schedule.epochs, len(self.batches)
+        if epoch >= epoch_at(begin, epochs):
+            if wanted.clip is not None:
+                nn.utils.clip_grad_norm_(self.trainables[name].parameters(), wanted.clip)
             for group in optimizer.param_groups:
-                group["lr"] = wanted.optimizer.lr * factor(wanted.schedule, epochs, step, len(self.batches))
+                group["lr"] = wanted.lr * factor(rates, epochs, epoch * steps + index, steps)
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -25,6 +25,7 @@ def whole(text: str) -> str:
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ArdbenchError:
     """Return the refusal of an unknown name, with the nearest allowed one or, failing that, all of them."""
     names, given = sorted(allowed), given if len(given) < 200 else f"{given[:200]}..."
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}."
+    folded = {name.casefold(): name for name in reversed(names)}
+    near = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[near[0]]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}."
     return ArdbenchError(f"Unknown {kind} {given!r}: {hint}")

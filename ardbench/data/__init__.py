@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
@@ -181,8 +183,20 @@ def info(name: str) -> DatasetInfo:
     if name in DATASETS:
         return DATASETS[name]
     if plugins.find("dataset", name) is None:
-        raise plugins.unknown("dataset", name, available())
+        theirs = [
+            f"torchvision:{one}" for one in _of_torchvision() if one.casefold() == name.replace("-", "").casefold()
+        ]
+        raise plugins.unknown("dataset", name, [*available(), *theirs])
     return outside(name).info
+
+
+def _of_torchvision() -> list[str]:
+    """Return the names of torchvision's data sets, read where it lists them: to load it takes seconds."""
+    spec = find_spec("torchvision")
+    listed = spec and spec.origin and Path(spec.origin).parent / "datasets" / "__init__.py"
+    return (
+        re.findall(r'^    "(\w+)",$', listed.read_text(encoding="utf-8"), re.M) if listed and listed.is_file() else []
+    )
 
 
 def available() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -343,16 +343,25 @@ def of_object(net: nn.Module, words: Words) -> Subject:
     return Subject(Path(kind), teacher.model, info.name, USUAL, (FILE,), None, folder, teacher, net=net)
 
 
-def expanded(sources: Sequence[str], runs: Path) -> list[str]:
-    """Return sources of teachers with each [ROLE=]SUITE:NAME replaced by the directory of its run.
+def teaching(what: str | Path | Run | nn.Module, runs: Path) -> str | nn.Module:
+    """Return what teaches as it is typed after --teacher, or a network as it is.
+
+    Raises:
+        ArdbenchError: it is none of these, or a suite's run of several seeds.
+    """
+    if isinstance(what, str | Path | Run):
+        return expanded(str(what.path if isinstance(what, Run) else what), runs)
+    if not is_object(what):
+        raise ArdbenchError(f"{what!r} teaches nothing: give a run, a source such as FILE:ARCH, or a network.")
+    return what
+
+
+def expanded(source: str, runs: Path) -> str:
+    """Return a source of a teacher, [ROLE=]SUITE:NAME replaced by the directory of its run.
 
     Raises:
         ArdbenchError: it stands for several seeds.
     """
-    return [_one_run(source, runs) for source in sources]
-
-
-def _one_run(source: str, runs: Path) -> str:
     role, equals, place = source.rpartition("=")
     if not _is_suite(place.rpartition(":")[0]):
         return source

@@ -292,7 +292,13 @@ def test_attack_gives_the_verdicts_of_an_evaluation(run: Run, runs: Path, net: N
         ({"eps": 8}, "larger than any pixel"),
         ({"eps": -0.1}, "eps = -0.1 is no number of at least 0"),
         ({"norm": "l1"}, "norm = 'l1' is none of linf, l2"),
-        ({"batch": 0}, "batch = 0 is no number of at least 1"),
+        ({"batch": 0}, "batch = 0 is no whole number of at least 1"),
+        ({"batch": 2.5}, "batch = 2.5 is no whole number of at least 1"),
+        ({"eps": "8/255"}, "eps = '8/255' is no number of at least 0"),
+        ({"x": [[0.5]]}, "x is a list: give a tensor"),
+        ({"y": [0, 0, 0, 0]}, "y is a list: give a tensor"),
+        ({"net": abs}, "is no network: give a torch.nn.Module"),
+        ({"surrogate": 3, "protocol": "transfer"}, "3 teaches nothing"),
         ({"net": nn.Flatten(0)}, "for 2 images: a network gives logits"),
     ],
 )
@@ -302,12 +308,42 @@ def test_attack_refuses_in_a_sentence(change: dict[str, Any], said: str) -> None
         ardbench.attack(**words, progress=Progress())
 
 
+def test_one_word_is_not_its_letters(run: Run, runs: Path) -> None:
+    found = ardbench.evaluate(run, protocols="clean", checkpoints="best", n=10, runs=runs, **QUIET)
+    assert [(one.protocol, one.checkpoint) for one in found.measured] == [("clean", "best")]
+    assert set(ardbench.results(runs, derived="worst-class:clean")["protocol"]) == {"clean", "worst-class:clean"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"n": "20"}, "n = '20' is no whole number"),
+        ({"seed": True}, "seed = True is no whole number"),
+        ({"batch": "all"}, "batch = 'all' is no whole number"),
+        ({"eps": float("nan")}, "eps = nan is no number of at least 0"),
+        ({"time_limit": "9m"}, "time_limit = '9m' is no number of seconds"),
+        ({"time_limit": -1}, "time_limit = -1 is no number of seconds"),
+        ({"device": "gpu"}, "Unknown device 'gpu'"),
+        ({"protocols": [3]}, "Unknown protocol '3'"),
+    ],
+)
+def test_evaluate_refuses_in_a_sentence(run: Run, runs: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ardbench.ArdbenchError, match=said):
+        ardbench.evaluate(run, **({"protocols": ["pgd20"], "runs": runs} | QUIET | change))
+    assert not (run.path / "eval").exists()
+
+
 # compare --------------------------------------------------------------------------------------------------------------
 
 
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
+
+
+def test_one_alone_is_compared_with_nothing(run: Run, runs: Path) -> None:
+    with pytest.raises(ardbench.ArdbenchError, match="name two or more"):
+        ardbench.compare_all([run], runs=runs)
 
 
 def test_compare_gives_what_the_command_prints(run: Run, runs: Path) -> None:

@@ -388,3 +388,32 @@ def test_differences_of_runs_tell_the_command_line_and_teachers(tmp_path: Path) 
     assert (found["torch"].a, found["torch"].b, found["torch"].from_a) == ("1", "2", "env.json")
     assert "data.name" in call("diff", places[0].path, "pgd-at-digits").stdout
     assert "torch" not in call("diff", places[0].path, "pgd-at-digits").stdout
+
+
+@pytest.mark.parametrize(
+    ("over", "typed"),
+    [
+        ({"optimizer.lr": [0.123456789, 1 / 3], "seed": range(2)}, ['optimizer.lr=0.123456789,"1/3"', "seed=0,1"]),
+        ({"seed": "0..1", "optimizer.lr": 0.05}, ["seed=0..1", "optimizer.lr=0.05"]),
+        ("optimizer.lr=0.05,0.1", ["optimizer.lr=0.05,0.1"]),
+    ],
+)
+def test_python_varies_by_the_values_that_it_gives(
+    over: Any, typed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def suite(recipe: str, texts: Any, taught: Any, **words: Any) -> Any:
+        seen.update(words, over=list(texts))
+        raise ArdbenchError("seen")
+
+    monkeypatch.setattr("ardbench.verbs.reproducing.sweep_suite", suite)
+    changes = {"schedule.milestones": [0.5, 0.75]}
+    with pytest.raises(ArdbenchError, match="seen"):
+        ardbench.sweep("pgd-at-digits", over, set=changes, protocols="pgd20", runs=tmp_path)
+    assert seen["over"] == typed and seen["given"] == changes and seen["measured"]["protocols"] == ["pgd20"]
+
+
+def test_a_sweep_names_its_networks(tmp_path: Path) -> None:
+    with pytest.raises(ArdbenchError, match="no network object"):
+        ardbench.sweep("rslad-digits", {"seed": [0]}, teachers=nn.Sequential(nn.Flatten()), runs=tmp_path)

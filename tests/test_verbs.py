@@ -46,7 +46,7 @@ def test_train_and_distill_make_the_runs_of_the_commands(tmp_path: Path) -> None
     typed = Run.open(tmp_path / "cli" / teacher.path.name)
     assert files(teacher) == files(typed)
     student = ardbench.distill(
-        "rslad-digits", teachers=[teacher], epochs=1, set=SMALL | {"method.alpha": 0.9}, runs=tmp_path / "api",
+        Path("rslad-digits"), teachers=teacher, epochs=1, set=SMALL | {"method.alpha": 0.9}, runs=tmp_path / "api",
         progress=Progress(),
     )  # fmt: skip
     again = ["distill", "rslad-digits", "--teacher", typed.path, "--epochs", "1", "--device", "cpu", *WORDS]

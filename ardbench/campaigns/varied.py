@@ -15,6 +15,7 @@ from ardbench.errors import ArdbenchError
 from ardbench.methods import method_class
 from ardbench.models import zoo
 from ardbench.recipes import resolve
+from ardbench.recipes.toml import written as in_toml
 from ardbench.recipes.values import MOST, several
 from ardbench.teachers import default_checkpoint, resolve_teachers
 
@@ -130,19 +131,4 @@ def sweep_suite(
 
 
 def _lines(section: Mapping[str, Any]) -> str:
-    return "".join(f"{key} = {toml(value)}\n" for key, value in section.items() if value is not None)
-
-
-def toml(value: Any) -> str:
-    """Return a value in TOML, a mapping as an inline table.
-
-    Raises:
-        ArdbenchError: a number that is not finite.
-    """
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{json.dumps(key)} = {toml(one)}' for key, one in value.items())} }}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml, value))}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ArdbenchError(f"{value} is no value of a recipe: give a finite number.")
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return "".join(f"{key} = {in_toml(value)}\n" for key, value in section.items() if value is not None)

@@ -19,9 +19,11 @@ import torch
 from ardbench import processes
 from ardbench.attacks.form import computes_bf16
 from ardbench.config import Precision, Recipe
-from ardbench.errors import ArdbenchError
+from ardbench.errors import ArdbenchError, unknown
 from ardbench.methods import METHODS, module_class
 
+DEVICES = ("auto", "cuda", "cpu")
+"""The words for where to compute."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of glibc's malloc.h."""
 TF32_SINCE = (8, 0)
@@ -32,8 +34,10 @@ def choose(wanted: str) -> torch.device:
     """Return the device for auto, cuda or cpu, set up for training.
 
     Raises:
-        ArdbenchError: CUDA was asked for and is absent; nothing falls back silently.
+        ArdbenchError: another word, or CUDA was asked for and is absent; nothing falls back silently.
     """
+    if wanted not in DEVICES:
+        raise unknown("device", str(wanted), DEVICES)
     present = torch.cuda.is_available()
     if wanted == "cuda" and not present:
         raise ArdbenchError(

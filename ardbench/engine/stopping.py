@@ -9,10 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ardbench.errors import ArdbenchError
+
 
 def after(seconds: float | None) -> float | None:
     """Return the deadline so many seconds from now, by `time.monotonic`; None where there is no limit."""
-    return None if seconds is None else time.monotonic() + seconds
+    if seconds is None:
+        return None
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        raise ArdbenchError(f"time_limit = {seconds!r} is no number of seconds from 0 on: give one, such as 540.")
+    return time.monotonic() + seconds
 
 
 def late(deadline: float | None) -> bool:

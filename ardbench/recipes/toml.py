@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
+
+from ardbench.errors import ArdbenchError
 
 Tree = Mapping[str, Any]
 
@@ -37,11 +40,17 @@ def _line(text: str, said: str | None) -> str:
 
 
 def written(value: Any) -> str:
-    """Return a value in TOML; a fraction that is no short decimal is written as a fraction, as in recipes."""
+    """Return a value in TOML; a fraction that is no short decimal is written as a fraction, as in recipes.
+
+    Raises:
+        ArdbenchError: a number that is not finite.
+    """
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {written(one)}' for key, one in value.items() if one is not None)} }}"
+        return f"{{ {', '.join(f'{_key(key)} = {written(one)}' for key, one in value.items() if one is not None)} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ArdbenchError(f"{value} is no value of a recipe: give a finite number.")
     if isinstance(value, float) and len(repr(value)) > 8:
         fraction = Fraction(value).limit_denominator(1000)
         value = f"{fraction}" if float(fraction) == value else value

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ardbench.errors import ArdbenchError
-from ardbench.subjects import USUAL
+from ardbench.subjects import USUAL, is_object
 from ardbench.verbs.evaluating import ask, threat_of
 from ardbench.verbs.measuring import Norm
 
@@ -102,6 +102,11 @@ def _given(net: nn.Module, x: Tensor, y: Tensor) -> Split:
     from ardbench.data.batches import Split
     from ardbench.models import objects
 
+    if not is_object(net):
+        raise ArdbenchError(f"{net!r} is no network: give a torch.nn.Module; a function can be its forward.")
+    for name, given in (("x", x), ("y", y)):
+        if not isinstance(given, torch.Tensor):
+            raise ArdbenchError(f"{name} is a {type(given).__name__}: give a tensor, such as torch.as_tensor({name}).")
     if not x.is_floating_point() or x.dim() != 4 or len(x) == 0:
         raise ArdbenchError(
             f"x is {x.dtype} {tuple(x.shape)}: give images (n, C, H, W) in floating point, one or more."

@@ -78,6 +78,8 @@ def compare_all(
     Args:
         several: two or more; everything else is as in `compare`.
     """
+    if len(several) < 2:
+        raise ArdbenchError("There is nothing to compare with: name two or more.")
     sides = _sides(several, dataset, Path(runs), norm, eps)
     found = [_compared(pair, protocol, checkpoint, n) for pair in combinations(sides, 2)]
     if protocol is None and (common := set[str].intersection(*({*one.differences} for one in found))):

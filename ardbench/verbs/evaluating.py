@@ -14,9 +14,9 @@ from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import AutoAttack, Pgd, asked, fast_form
 from ardbench.exports import export_in
 from ardbench.runs import Run
-from ardbench.subjects import Subject, Words, expanded, find, is_file, is_named, is_object, of_object
+from ardbench.subjects import Subject, Words, find, is_file, is_named, is_object, of_object, teaching
 from ardbench.teachers import locate
-from ardbench.verbs import FULL_TABLE
+from ardbench.verbs import FULL_TABLE, texts
 from ardbench.verbs.measuring import Evaluation, Measuring, Norm, Question, measured
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def evaluate(
     dataset: str | None = None,
     *,
     model: str | nn.Module | None = None,
-    protocols: Sequence[str] = FULL_TABLE,
-    checkpoints: Sequence[str] = (),
+    protocols: str | Sequence[str] = FULL_TABLE,
+    checkpoints: str | Sequence[str] = (),
     n: int | None = None,
     eps: float | None = None,
     norm: Norm | None = None,
@@ -64,7 +64,7 @@ def evaluate(
         dataset: of a file or a network; the others know theirs.
         model, part, mean, std: of a file, as `ardbench eval` takes them. Of a run whose student was a network object, model is
             one of the same class, of which a copy takes the run's weights.
-        protocols: names, lists such as aa:apgd-ce,square, or FILE.toml:NAME.
+        protocols: one or several names, lists such as aa:apgd-ce,square, or FILE.toml:NAME.
         checkpoints: of a run; () is the selected one and the last.
         n: images of a class-balanced subset, always the same; None is all.
         eps, norm: in pixel units, such as 8/255; None is the subject's own threat, or else 8/255 in l-infinity.
@@ -86,7 +86,7 @@ def evaluate(
     question = ask(protocols, n, eps, norm, batch, seed, fast, keep_adversarial, surrogate, Path(runs))
     name, like = (None, model) if is_object(model) else (model, None)
     place = None if out is None else Path(out)
-    told = Words(tuple(checkpoints), name, dataset, part, mean, std, place, Path(runs), like=like)
+    told = Words(texts(checkpoints), name, dataset, part, mean, std, place, Path(runs), like=like)
     job = prepared(the_one(subject, told), question, told.runs)
     from ardbench.listeners.screen import heard_by
 
@@ -157,7 +157,7 @@ def _shared(source: Path, sources: Sequence[Path], told: Words) -> Words:
 
 
 def ask(
-    protocols: Sequence[str],
+    protocols: str | Sequence[str],
     n: int | None = None,
     eps: float | None = None,
     norm: Norm | None = None,
@@ -173,16 +173,14 @@ def ask(
     Raises:
         ArdbenchError: an unknown protocol, a surrogate or `fast` that fits none, or a number out of its range.
     """
-    source = surrogate
-    if isinstance(source, str | Path | Run):
-        source = expanded([str(source.path if isinstance(source, Run) else source)], runs)[0]
+    source = None if surrogate is None else teaching(surrogate, runs)
     check_range("n", n, 1)
     check_range("batch", None if batch == "auto" else batch, 1)
     check_range("seed", seed, 0)
-    check_range("eps", eps, 0)
+    check_range("eps", eps, 0, whole=False)
     if norm not in (None, "linf", "l2"):
         raise ArdbenchError(f"norm = {norm!r} is none of linf, l2: give one of them.")
-    rules = [asked(name) for name in protocols]
+    rules = [asked(str(name)) for name in texts(protocols)]
     for one in rules:
         one.check_surrogate(source is not None)
     if source is not None and not any(isinstance(one, Pgd) and one.surrogate for one in rules):
@@ -196,10 +194,12 @@ def ask(
     return Question(tuple(rules), n, eps, norm, batch, seed, keep_adversarial, source)
 
 
-def check_range(name: str, value: float | None, least: int) -> None:
-    """Refuse a number below the least that it may be, or one that is none."""
-    if value is not None and not least <= value < float("inf"):
-        raise ArdbenchError(f"{name} = {value!r} is no number of at least {least}: give one.")
+def check_range(name: str, value: float | None, least: int, whole: bool = True) -> None:
+    """Refuse what is no number, or one below the least that it may be."""
+    right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if value is not None and not (right and least <= value < float("inf")):
+        kind = "whole number" if whole else "number"
+        raise ArdbenchError(f"{name} = {value!r} is no {kind} of at least {least}: give one.")
 
 
 def threat_of(own: Threat, norm: Norm | None, eps: float | None) -> Threat:

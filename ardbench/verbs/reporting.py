@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ardbench.data import heeds_data_root
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.runs import Run, all_runs, write_atomic
+from ardbench.verbs import texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,9 +82,9 @@ def results(
     *,
     runs: str | Path = "runs",
     published: str | Path | None = None,
-    derived: Sequence[str] = (),
+    derived: str | Sequence[str] = (),
     dataset: str | None = None,
-    named: Sequence[str] = (),
+    named: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the tidy results: a row for each run, checkpoint and protocol, and for each published number beside it.
 
@@ -100,7 +101,7 @@ def results(
     Raises:
         ArdbenchError: there is nothing of that name, or a file is damaged.
     """
-    return _frame(_several(what, Path(runs), dataset), published, derived, named)
+    return _frame(_several(what, Path(runs), dataset), published, texts(derived), texts(named))
 
 
 @heeds_data_root
@@ -114,7 +115,7 @@ def report(
     published: str | Path | None = None,
     data_root: str | Path | None = None,
     dataset: str | None = None,
-    named: Sequence[str] = (),
+    named: str | Sequence[str] = (),
 ) -> Report:
     """Return tables of what was measured, and write them where told.
 
@@ -133,7 +134,7 @@ def report(
 
     shown = view or View()
     chosen = _several(what, Path(runs), dataset)
-    frame = _frame(chosen, published, tuple(filter(is_asked_for, shown.columns)), named)
+    frame = _frame(chosen, published, tuple(filter(is_asked_for, shown.columns)), texts(named))
     shown.check(frame)
     paths, remarks = list[Path](), list[str]()
     if out is not None:

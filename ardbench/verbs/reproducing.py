@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ardbench.campaigns.suites import Cell, Suite, carried, planned
-from ardbench.campaigns.varied import chosen, sweep_suite, written
+from ardbench.campaigns.varied import chosen, sweep_suite
 from ardbench.data import heeds_data_root
 from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
@@ -19,10 +19,12 @@ from ardbench.listeners import say
 from ardbench.listeners.log_file import Log
 from ardbench.listeners.tracking import Tracking
 from ardbench.recipes import parsed
-from ardbench.runs import check_makeable, write_atomic
-from ardbench.verbs import SWEPT, copying
+from ardbench.recipes.toml import written
+from ardbench.runs import Run, check_makeable, write_atomic
+from ardbench.subjects import is_object, teaching
+from ardbench.verbs import SWEPT, copying, texts
 from ardbench.verbs.engines import Engine
-from ardbench.verbs.training import FAST
+from ardbench.verbs.training import FAST, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,7 +232,7 @@ class Reproduced:
 
 @heeds_data_root
 def reproduce(
-    suite: str,
+    suite: str | Path,
     *,
     runs: str | Path = "runs",
     out: str | Path | None = None,
@@ -267,7 +269,7 @@ def reproduce(
     where = Engine(**engine, device=device, data_root=root, deadline=deadline)
     tracking = Tracking.to(tensorboard, wandb, mlflow)
     tables, kept = (None if folder is None else Path(folder) for folder in (out, keep))
-    work = campaign(suite, where, Path(runs), tables, [Path(one) for one in beside], kept, unfinished)
+    work = campaign(str(suite), where, Path(runs), tables, [Path(one) for one in beside], kept, unfinished)
     outcome, made = work.work(quiet, Log.to(None), tracking), work.made()
     work.check()
     if outcome.stopped and not late(deadline):
@@ -282,17 +284,17 @@ def reproduce(
 
 @heeds_data_root
 def sweep(
-    recipe: str,
-    over: Mapping[str, Sequence[Any]] | Sequence[str],
+    recipe: str | Path,
+    over: Mapping[str, Any] | str | Sequence[str],
     *,
-    teachers: Sequence[str | Path] = (),
+    teachers: str | Path | Run | Sequence[str | Path | Run] = (),
     dataset: str | None = None,
     student: str | None = None,
     epochs: int | None = None,
     fast: bool = False,
-    set: Sequence[str] = (),
-    protocols: Sequence[str] = SWEPT,
-    checkpoints: Sequence[str] = (),
+    set: str | Sequence[str] | Mapping[str, Any] = (),
+    protocols: str | Sequence[str] = SWEPT,
+    checkpoints: str | Sequence[str] = (),
     n: int | None = None,
     runs: str | Path = "runs",
     **words: Any,
@@ -301,24 +303,40 @@ def sweep(
 
     Args:
         recipe, teachers, dataset, student, epochs, fast, set: as in `ardbench.train` and `ardbench.distill`.
-        over: values by key, such as {"optimizer.lr": [0.05, 0.1], "seed": range(3)}, with every choice of one of each.
+        over: values by key, such as {"optimizer.lr": [0.05, 0.1], "seed": range(3)}, with every choice of one of each; or
+            texts as after `--over`.
         protocols, checkpoints, n: what is measured of each run; checkpoints () is the selected one.
         runs, words: as in `ardbench.reproduce`.
 
     Raises:
         ArdbenchError, KeyboardInterrupt: as `reproduce`.
     """
-    texts = (
-        [f"{key}={','.join(map(written, values))}" for key, values in over.items()]
-        if isinstance(over, Mapping)
-        else over
-    )
+    taught = [teaching(one, Path(runs)) for one in several(teachers)]
+    named = [one for one in taught if isinstance(one, str)]
+    if len(named) < len(taught) or is_object(student):
+        raise ArdbenchError("A sweep is a file that names its networks: give runs or sources, and no network object.")
     words = words | {"runs": runs}
     with sweep_file(
-        recipe, texts, Path(runs), teachers=[str(one) for one in teachers], dataset=dataset, student=student, epochs=epochs,
-        fast=fast, sets=set, protocols=protocols, checkpoints=checkpoints, n=n,
+        str(recipe), _varied(over), Path(runs), teachers=named, dataset=dataset, student=student, epochs=epochs, fast=fast,
+        sets=_changed(set), protocols=texts(protocols), checkpoints=texts(checkpoints), n=n,
     ) as (_, file):  # fmt: skip
         return reproduce(str(file), **words)
+
+
+def _changed(sets: str | Sequence[str] | Mapping[str, Any]) -> Sequence[str]:
+    """Return changes as they are typed after --set."""
+    return [f"{key}={written(value)}" for key, value in sets.items()] if isinstance(sets, Mapping) else texts(sets)
+
+
+def _varied(over: str | Sequence[str] | Mapping[str, Any]) -> Sequence[str]:
+    """Return what varies as it is typed after --over."""
+    if not isinstance(over, Mapping):
+        return texts(over)
+    found = []
+    for key, values in over.items():
+        one = isinstance(values, str | int | float)  # 0.1, or a text such as "0..2", which is typed already
+        found.append(f"{key}={values if one else ','.join(map(written, values))}")
+    return found
 
 
 def _reference(suite: str) -> Reference | None:

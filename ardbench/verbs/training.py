@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ardbench.config import Recipe, Start
 from ardbench.data import heeds_data_root
@@ -19,8 +19,9 @@ from ardbench.methods import method_class
 from ardbench.recipes import moved, resolve
 from ardbench.runs import Run, Teacher, check_makeable
 from ardbench.starts import begun, extended, parent_of, with_object
-from ardbench.subjects import expanded, is_object
+from ardbench.subjects import is_object, teaching
 from ardbench.teachers import of_object, resolve_teachers
+from ardbench.verbs import texts
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 
     from ardbench.progress import Progress
 
+Taught: TypeAlias = "str | Path | Run | nn.Module"
+"""What can teach: a run, what `--teacher` takes, or a network."""
 FAST = ("precision.attack=bf16", "precision.outer=bf16", "precision.cuda_graph=auto")
 """What `fast` stands for; a `set` beside it has the last word."""
 
 
 @heeds_data_root
 def train(
-    recipe: str = "",
+    recipe: str | Path = "",
     *,
     dataset: str | None = None,
     student: str | nn.Module | None = None,
@@ -43,7 +46,7 @@ def train(
     init: str | Path | Run | None = None,
     extend: str | Path | Run | None = None,
     fast: bool = False,
-    set: Sequence[str] | Mapping[str, Any] = (),
+    set: str | Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
     data_root: str | Path | None = None,
     runs: str | Path = "runs",
@@ -62,7 +65,7 @@ def train(
         init: a run, or what `--init` takes, with whose weights the student begins; of another size, the head is drawn anew.
         extend: a finished run, which goes on until it has `epochs` epochs in all; nothing else of these is given.
         fast: attack and train in bf16; another run than without.
-        set: "section.key=value" strings, or a mapping of the same, such as {"attack.steps": 7}.
+        set: one or several "section.key=value" strings, or a mapping of the same, such as {"attack.steps": 7}.
         device: "auto", "cuda" or "cpu".
         data_root: the folder of the data sets; None takes $ARDBENCH_DATA or else ./data.
         runs: the folder in which run directories lie.
@@ -77,6 +80,7 @@ def train(
     deadline = after(time_limit)
     net, name = (student, None) if is_object(student) else (None, student)
     words = {"dataset": dataset, "student": name, "seed": seed, "epochs": epochs}
+    recipe = str(recipe)
     asked = resolved(recipe, fast, set, words, init, extend)
     check_untaught(asked, recipe)
     tracking, job = Tracking.to(tensorboard, wandb, mlflow), prepared(asked, (), runs, net)
@@ -85,9 +89,9 @@ def train(
 
 @heeds_data_root
 def distill(
-    recipe: str = "",
+    recipe: str | Path = "",
     *,
-    teachers: Sequence[str | Path | Run | nn.Module] = (),
+    teachers: Taught | Sequence[Taught] = (),
     dataset: str | None = None,
     student: str | nn.Module | None = None,
     seed: int | None = None,
@@ -96,7 +100,7 @@ def distill(
     extend: str | Path | Run | None = None,
     fast: bool = False,
     diagnostics: bool = False,
-    set: Sequence[str] | Mapping[str, Any] = (),
+    set: str | Sequence[str] | Mapping[str, Any] = (),
     device: str = "auto",
     data_root: str | Path | None = None,
     runs: str | Path = "runs",
@@ -109,9 +113,10 @@ def distill(
     """Distill a student from trained teachers, or together with a peer, and return its run.
 
     Args:
-        teachers: runs, or what `--teacher` takes: RUN, RUN@CHECKPOINT, an export, FILE:ARCH, zoo:NAME, SUITE:NAME of one seed,
-            each with ROLE= before it where the order does not say; or networks that take pixels (b, C, H, W) in [0, 1]
-            and give logits (b, K). A network is known by its class and weights, so only the same one goes on with a run.
+        teachers: one or several: runs, or what `--teacher` takes: RUN, RUN@CHECKPOINT, an export, FILE:ARCH, zoo:NAME,
+            SUITE:NAME of one seed, each with ROLE= before it where the order does not say; or networks that take pixels
+            (b, C, H, W) in [0, 1] and give logits (b, K). A network is known by its class and weights, so only the same
+            one goes on with a run.
         diagnostics: log for each epoch who of teachers and peer is right on x and x'; the run stays the same.
         recipe, dataset, student, seed, epochs, init, extend, fast, set, device, data_root, runs, time_limit, progress,
             tensorboard, wandb, mlflow: as in `train`.
@@ -122,6 +127,7 @@ def distill(
     deadline = after(time_limit)
     net, name = (student, None) if is_object(student) else (None, student)
     words = {"dataset": dataset, "student": name, "seed": seed, "epochs": epochs}
+    recipe = str(recipe)
     asked = resolved(recipe, fast, set, words, init, extend)
     check_taught(asked, recipe)
     tracking = Tracking.to(tensorboard, wandb, mlflow)
@@ -132,7 +138,7 @@ def distill(
 def resolved(
     recipe: str,
     fast: bool,
-    sets: Sequence[str] | Mapping[str, Any],
+    sets: str | Sequence[str] | Mapping[str, Any],
     words: Mapping[str, Any],
     init: str | Path | Run | None = None,
     extend: str | Path | Run | None = None,
@@ -150,6 +156,8 @@ def resolved(
         return extended(_place(extend), words["epochs"])
     if not recipe:
         raise ArdbenchError("There is nothing to train: name a recipe, or a run to extend.")
+    if isinstance(sets, str):
+        sets = texts(sets)
     if fast and isinstance(sets, Mapping):
         sets = dict(one.split("=") for one in FAST) | dict(sets)
     elif fast:
@@ -250,7 +258,7 @@ class Training:
 
 def prepared(
     recipe: Recipe,
-    teachers: Sequence[str | Path | Run | nn.Module],
+    teachers: Taught | Sequence[Taught],
     runs: str | Path,
     student: nn.Module | None = None,
 ) -> Training:
@@ -266,7 +274,7 @@ def prepared(
     if student is not None:
         recipe = with_object(recipe, student)
     recipe, method = begun(recipe), recipe.method["name"]
-    told = [_told(one, Path(runs)) for one in teachers]
+    told = [teaching(one, Path(runs)) for one in several(teachers)]
     if recipe.start is not None and recipe.start.kind == "extend":
         taught = _going_on(recipe.start, told)
     else:
@@ -309,6 +317,13 @@ def _refuse_other_source(recipe: Recipe, run: Run) -> None:
             )
 
 
+def several(teachers: Taught | Sequence[Taught]) -> tuple[Taught, ...]:
+    """Return one teacher or several as several: a network that is a sequence of layers is one."""
+    if isinstance(teachers, str | Path | Run) or is_object(teachers):
+        return (teachers,)
+    return tuple(teachers)
+
+
 def check_untaught(recipe: Recipe, typed: str) -> None:
     """Refuse to train, without teachers, by a method that learns from some."""
     method = recipe.method["name"]
@@ -330,12 +345,3 @@ def check_taught(recipe: Recipe, typed: str) -> None:
 
 def _again(recipe: Recipe) -> str:
     return f"--extend {recipe.start.source} --epochs {recipe.schedule.epochs}" if recipe.start else ""
-
-
-def _told(teacher: str | Path | Run | nn.Module, runs: Path) -> str | nn.Module:
-    """Return a teacher as it is typed after --teacher, or a network as it is."""
-    if isinstance(teacher, str | Path | Run):
-        return expanded([str(teacher.path if isinstance(teacher, Run) else teacher)], runs)[0]
-    if not is_object(teacher):
-        raise ArdbenchError(f"{teacher!r} teaches nothing: give a run, a source such as FILE:ARCH, or a network.")
-    return teacher

@@ -34,7 +34,7 @@ def named(sources: Sequence[str], runs: Path) -> list[str | Teacher]:
     found = list[str | Teacher]()
     for text in sources:
         suite = text in suite_names() or text.endswith(".toml")
-        found += teachers_of(*planned(text, runs)) if suite else expanded([text], runs)
+        found += teachers_of(*planned(text, runs)) if suite else [expanded(text, runs)]
     return found
 
 

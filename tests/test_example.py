@@ -57,9 +57,8 @@ def corrected(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("corrected")
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 def test_the_example_keeps_the_contract(check: Callable[..., None], request: pytest.FixtureRequest) -> None:
-    wanted = inspect.signature(check).parameters.keys() - {"name", "model"}
-    given = {"model": "resnet8-tiny"} if "model" in inspect.signature(check).parameters else {}
-    check("corrected", **given, **{name: request.getfixturevalue(name) for name in wanted})
+    wanted = inspect.signature(check).parameters.keys() - {"name"}
+    check("corrected", **{name: request.getfixturevalue(name) for name in wanted})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

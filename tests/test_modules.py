@@ -40,8 +40,7 @@ PAIRS = [f"{base}+{name}" for name, bases in ALLOWED.items() for base in bases]
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 def test_modules_keep_the_contract(check: Callable[..., None], name: str, request: pytest.FixtureRequest) -> None:
     wanted = inspect.signature(check).parameters.keys() - {"name"}
-    given = {"model": "resnet8-tiny"} if "model" in wanted else {}
-    check(name, **given, **{one: request.getfixturevalue(one) for one in wanted - given.keys()})
+    check(name, **{one: request.getfixturevalue(one) for one in wanted})
 
 
 def test_every_pair_that_is_wanted_is_allowed() -> None:

@@ -35,6 +35,8 @@ from ardbench.runs import Run, Teacher, write_json
 
 F, T, MOBILE = 1.111, 13.32, 0.182
 """GFLOP of one forward on CIFAR-10: ResNet-18, WRN-34-10, and MobileNetV2, whose depthwise weights torch over-counts."""
+COUNTER = StepCounter()
+"""One for all tests: it counts each kind of step once."""
 
 
 def taught(*models: str) -> list[Teacher]:
@@ -65,7 +67,7 @@ def test_what_is_laid_over_a_method_is_counted() -> None:
 
 
 def gflop(made: Recipe, *teachers: str, epochs: range = range(200)) -> float:
-    return StepCounter().flop(made, taught(*teachers), epochs) / 1e9
+    return COUNTER.flop(made, taught(*teachers), epochs) / 1e9
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,12 @@ def data() -> tuple[Any, Any]:
     return sides.synthetic(CPU)
 
 
+@pytest.fixture(scope="module")
+def counter() -> StepCounter:
+    """One for all tests: it counts each kind of step once."""
+    return StepCounter()
+
+
 def pair(method: str, data: tuple[Any, Any], to: torch.dtype = torch.float32) -> tuple[Script, Loop, Batch]:
     """Return both sides with equal weights, and a batch."""
     options, (images, splits) = training.parse(TINY), data
@@ -280,9 +286,9 @@ def test_the_rest_takes_as_long_as_its_work(
 
 
 @pytest.mark.parametrize("method", sorted(PASSES))
-def test_the_flop_of_a_row_are_those_of_its_step(method: str, data: tuple[Any, Any]) -> None:
+def test_the_flop_of_a_row_are_those_of_its_step(method: str, data: tuple[Any, Any], counter: StepCounter) -> None:
     _, loop, batch = pair(method, data)
-    counted = sides.flop_of(method, "fp32", training.parse(TINY), StepCounter())
+    counted = sides.flop_of(method, "fp32", training.parse(TINY), counter)
     with Products() as made:
         stepped(loop, batch)
     assert counted * len(batch.y) == pytest.approx(made.flop, rel=1e-4)  # CRDND's relations grow with the batch
@@ -290,7 +296,7 @@ def test_the_flop_of_a_row_are_those_of_its_step(method: str, data: tuple[Any, A
 
 @pytest.mark.parametrize("method", sides.CACHED)
 def test_a_warm_step_is_saved_the_teacher_at_its_views_and_a_cold_one_is_not(
-    method: str, data: tuple[Any, Any]
+    method: str, data: tuple[Any, Any], counter: StepCounter
 ) -> None:
     options, made = training.parse(TINY), {}
     for variant in ("bf16", "cold", "warm"):
@@ -300,7 +306,7 @@ def test_a_warm_step_is_saved_the_teacher_at_its_views_and_a_cold_one_is_not(
             with Products() as counted:
                 runner.step()
         made[variant] = counted.flop
-    flop = {variant: options.batch * sides.flop_of(method, variant, options, StepCounter()) for variant in made}
+    flop = {variant: options.batch * sides.flop_of(method, variant, options, counter) for variant in made}
     assert made["bf16"] == pytest.approx(flop["bf16"], rel=1e-4)
     assert made["warm"] == pytest.approx(flop["warm"], rel=1e-4) and flop["warm"] < flop["bf16"]
     assert made["cold"] >= made["bf16"]  # misses may be padded

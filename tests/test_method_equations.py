@@ -117,22 +117,23 @@ def built_for(name: str, **fields: Any) -> tuple[Method[Any], Batch, SimpleNames
 
 @torch.no_grad()
 def look(built: Method[Any], x: Tensor, x_adv: Tensor, mode: str = "train", labels: Tensor | None = None) -> Seen:
-    """Return all logits at x and x' as lists; those of S and P in `mode`, each from a copy that nothing else has seen.
+    """Return all logits at x and x' as lists, of copies; those of S and P in `mode`.
 
     With labels also the gradients of CE(S(x), y) and CE(T(x), y) to x.
     """
     seen: dict[str, Rows] = {}
+    learning = {
+        which: copy.deepcopy(net).train(mode == "train")
+        for which, net in zip("SP", built.trainables().values(), strict=False)
+    }
+    taught = {f"T{i}": network(10 + i).double().eval() for i in range(len(built.teachers))}
+    nets = learning | taught | {"E": copy.deepcopy(built.average).eval()}
     for point, images in (("x", x), ("x'", x_adv), ("2x'-x", 2 * x_adv - x), ("2x-x'", 2 * x - x_adv)):
-        for i in range(len(built.teachers)):
-            seen[f"T{i}({point})"] = network(10 + i).double().eval()(images).tolist()
-        seen[f"E({point})"] = copy.deepcopy(built.average).eval()(images).tolist()
-        for sign, net in zip("SP", built.trainables().values(), strict=False):
-            asked = copy.deepcopy(net).train(mode == "train")
-            seen[f"{sign}({point})"] = asked(images).tolist()
+        for which, net in nets.items():
+            seen[f"{which}({point})"] = net(images).tolist()
         head = built.student.get_submodule("head")
         if isinstance(head, FeatureMap):
-            features = copy.deepcopy(built.student).train(mode == "train").features(images)  # type: ignore[operator]
-            seen[f"z({point})"] = head.map(features).tolist()
+            seen[f"z({point})"] = head.map(nets["S"].features(images)).tolist()  # type: ignore[operator]
             seen |= {"B": head.out.weight.tolist(), "b": head.out.bias.tolist()}
     if labels is not None:
         seen["dS(x)"] = to_pixels(copy.deepcopy(built.student).train(mode == "train"), x, labels)

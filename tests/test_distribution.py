@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from test_places import fake_in_files
 from torch import Tensor, nn
 
 from ardbench import processes
+from ardbench.cli import STOPPED
 from ardbench.data.load import load
 from ardbench.engine.checkpoints import load_state
 from ardbench.engine.distribution import average_statistics, synchronise
@@ -59,6 +61,9 @@ SETS = {
 """As released: forwards whose logits nobody needs move the statistics of all processes."""
 UNEVEN = {"data__batch": 51, "schedule__epochs": 2, "diagnostics": True, "precision__cache_gb": 0}
 """25 rows and 26, and 23 each in the last batch; two epochs, since CRDND uses the counts of the one before."""
+TRAIN = ("train", "pgd-at-digits", "--student", "resnet8-tiny", "--runs", "runs", "--epochs")
+TYPED = ((*TRAIN, "1"), (*TRAIN, "1"), (*TRAIN, "90", "--time-limit", "1s"))
+"""Command lines of both processes, one after the other."""
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -100,13 +105,14 @@ def as_one_of_two(folder: Path) -> None:
     """Do what this module's tests look at, as one of the processes."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    rank = int(os.environ["RANK"])
     with joined(), pytest.MonkeyPatch.context() as patch:
         said: dict[str, Any] = {"local": local_statistics()}
         in_double(patch)
         found = {(n, b): trained(n, b, folder / f"{n}-{b}") for n, b in CASES}
-        torch.save(found, folder / f"{processes.rank()}.pt")
+        torch.save(found, folder / f"{rank}.pt")
         count = itertools.count(1)
-        stopped = loop("rslad", "global", folder / "parts", lambda: processes.rank() == 1 and next(count) >= 3)
+        stopped = loop("rslad", "global", folder / "parts", lambda: rank == 1 and next(count) >= 3)
         said["stopped"] = not stopped.fit()
         said["at"] = vars(stopped.at) | {"seconds": 0.0}
         said["resumed"] = loop("rslad", "global", folder / "parts").fit()
@@ -116,7 +122,20 @@ def as_one_of_two(folder: Path) -> None:
             loop("rslad", "none", folder / "refused", data__batch=1)
         except ArdbenchError as error:
             said["refusal"] = str(error)
-        (folder / f"{processes.rank()}.json").write_text(json.dumps(said))
+        ports = processes.once(lambda: [free_port() for _ in TYPED])
+    said["typed"] = []
+    for port, words in zip(ports, TYPED, strict=True):  # who meets at the old port reads where the others were
+        os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        result = call(*words)
+        said["typed"].append((result.exit_code, result.stdout, result.stderr))
+    (folder / f"{rank}.json").write_text(json.dumps(said))
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return int(found.getsockname()[1])
 
 
 def local_statistics() -> list[float]:
@@ -232,20 +251,7 @@ def test_commands_that_cannot_be_shared_say_so(words: list[str], monkeypatch: py
 
 
 def test_torchrun_trains_one_run_and_says_it_once(tmp_path: Path) -> None:
-    words = (
-        "-m",
-        "--",
-        "ardbench",
-        "train",
-        "pgd-at-digits",
-        "--student",
-        "resnet8-tiny",
-        "--epochs",
-        "1",
-        "--runs",
-        "runs",
-    )
-    done = torchrun(*words, cwd=tmp_path)
+    done = torchrun("-m", "--", "ardbench", *TRAIN, "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Finished: 1 epochs") == 1 and done.stdout.count("Next: ardbench eval") == 1
     assert len(re.findall("Device: cpu.*, 2 processes", done.stderr)) == 1
@@ -254,10 +260,13 @@ def test_torchrun_trains_one_run_and_says_it_once(tmp_path: Path) -> None:
     assert run.done is not None and json.loads((path / "env.json").read_text())["processes"] == 2
     (row,) = run.metrics
     assert row["images"] == run.done["images"] > 1000  # every process's
-    again = torchrun(*words, cwd=tmp_path)
-    assert again.returncode == 0 and again.stdout.count("Already done") == 1
-    more = ("--epochs", "90", "--time-limit", "1s")
-    stopped = torchrun(*words, *more, cwd=tmp_path)
-    assert stopped.returncode == 1  # torchrun's, for every code but 0
-    typed = shlex.join(["ardbench", *words[3:], *more])
-    assert stopped.stdout.count(f"type the same command again: torchrun --nproc-per-node 2 -m -- {typed}\n") == 1
+
+
+def test_a_command_that_is_typed_again_by_two_is_done_or_says_once_how_to_go_on(two: Path) -> None:
+    first, other = (json.loads((two / f"{rank}.json").read_text())["typed"] for rank in (0, 1))
+    assert [code for code, _, _ in first] == [code for code, _, _ in other] == [0, 0, STOPPED]
+    assert all((out, err) == ("", "") for _, out, err in other)
+    (_, trained, _), (_, again, _), (_, stopped, _) = first
+    assert trained.count("Finished: 1 epochs") == again.count("Already done") == 1
+    typed = shlex.join(["ardbench", *TYPED[2]])
+    assert stopped.count(f"type the same command again: torchrun --nproc-per-node 2 -m -- {typed}\n") == 1

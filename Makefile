@@ -7,7 +7,8 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+# in the order of their names: a file of few long tests would be the last one, with one process at work, if those of many came first
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install format lint type test test-oldest test-avx2 test-gpu reproduce-tables tables evidence-gpu speed speed-gpu clean

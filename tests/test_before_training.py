@@ -151,6 +151,24 @@ def test_one_broken_package_does_not_hide_the_others(
 # A machine without UTF-8 ----------------------------------------------------------------------------------------------
 
 
+TYPED = """
+import glob, sys
+from ardbench.cli import ardbench
+
+words = sys.argv[1:]
+while words:
+    end = words.index("then")
+    line = [there for word in words[:end] for there in glob.glob(word) or [word]]
+    try:
+        ardbench.main(line)
+    except SystemExit as ended:
+        assert not ended.code, line
+    print("then", flush=True)
+    words = words[end + 1 :]
+"""
+"""Command lines one after the other in one process."""
+
+
 def test_a_path_with_an_umlaut_needs_no_utf_8(tmp_path: Path) -> None:
     folder = tmp_path / "gewäge"
     folder.mkdir()
@@ -160,30 +178,23 @@ def test_a_path_with_an_umlaut_needs_no_utf_8(tmp_path: Path) -> None:
     off = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
-    def typed(*words: object) -> str:
-        line = [sys.executable, "-m", "ardbench", *map(str, words), "--device", "cpu"]
-        told = subprocess.run(line, env=os.environ | off | {"PYTHONPATH": paths}, capture_output=True, cwd=folder)
-        said = told.stdout.decode(errors="replace") + told.stderr.decode(errors="replace")
-        assert told.returncode == 0 and "cut short" not in said, said
-        return said
-
-    for name in ("netz.pt", "alt.pt"):
-        words = (
-            "--model",
-            "resnet8-tiny",
-            "--dataset",
-            "digits",
-            "--protocol",
-            "clean",
-            "--n",
-            20,
-            "--runs",
-            folder / "läufe",
-        )
-        assert "clean" in typed("eval", folder / name, *words)
-    small = ("--epochs", 1, "--set", "data.train_images=64", "--set", "attack.steps=1", "--runs", folder / "läufe")
-    typed("distill", "rslad-digits", "--teacher", f"{folder / 'netz.pt'}:resnet8-tiny", *small)
-    (run,) = (folder / "läufe").glob("rslad-digits-*")
-    typed("eval", run, "--protocol", "clean", "--n", 20)
+    runs, clean = folder / "läufe", ("--protocol", "clean", "--n", 20)
+    small = ("--epochs", 1, "--set", "data.train_images=64", "--set", "attack.steps=1")
+    lines = [
+        *(
+            ("eval", folder / name, "--model", "resnet8-tiny", "--dataset", "digits", *clean)
+            for name in ("netz.pt", "alt.pt")
+        ),
+        ("distill", "rslad-digits", "--teacher", f"{folder / 'netz.pt'}:resnet8-tiny", *small),
+        ("eval", runs / "rslad-digits-*", *clean),
+    ]
+    words = [str(word) for line in lines for word in (*line, "--device", "cpu", "--runs", runs, "then")]
+    environment = os.environ | off | {"PYTHONPATH": paths}
+    told = subprocess.run([sys.executable, "-c", TYPED, *words], env=environment, capture_output=True, cwd=folder)
+    said = told.stdout.decode(errors="replace") + told.stderr.decode(errors="replace")
+    assert told.returncode == 0 and "cut short" not in said, said
+    first, second, _, third = said.split("then\n")[:4]
+    assert all("clean" in told for told in (first, second, third))
+    (run,) = runs.glob("rslad-digits-*")
     assert json.loads((run / "config.json").read_text("utf-8"))["teachers"][0]["weights"] == str(folder / "netz.pt")
     assert call("report", run, "--runs", folder / "läufe").exit_code == 0  # with UTF-8, later

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,17 +19,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from click.testing import Result
+from forks import Forked
 
 from ardbench.cli import STOPPED
 from ardbench.engine.checkpoints import load_state
 from ardbench.runs import Run, sha256_of
 
-HERE = Path(__file__).parent
+DYING = Path(__file__).with_name("dying.py")
 COUNTS: Counter[str] = Counter()
 """What happened, for the summary at the end."""
 TIMED = {"seconds", "images_per_second", "peak_memory"}
-TIMEOUT = 240
-"""Seconds after which a process is taken to hang."""
 
 TRAIN = [
     "train", "pgd-at-digits", "--epochs", "20", "--set", "data.train_images=160", "--set", "data.validation=30",
@@ -69,55 +66,39 @@ def run_in(runs: Path) -> Path:
     return run
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A process that has ended: its exit code and what it printed."""
+class Ended(NamedTuple):
+    """A process that has ended: its exit code and what it printed since it was at work."""
 
-    code: int
-    out: str
-    err: str
+    code: int | None
+    said: str
 
 
-def refused(done: Ended | Result) -> str:
+def refused(done: Result) -> str:
     """Return the one sentence with which a command line refused."""
-    code, err = (done.code, done.err) if isinstance(done, Ended) else (done.exit_code, done.stderr)
-    last = err.splitlines()[-1]
-    assert code == 2 and last.startswith("Error: ") and "Traceback" not in err, done
+    last = done.stderr.splitlines()[-1]
+    assert done.exit_code == 2 and last.startswith("Error: ") and "Traceback" not in done.stderr, done
     return last
 
 
-def started(*words: str, program: tuple[str, ...] = ("-m", "ardbench"), **how: Any) -> subprocess.Popen[str]:
-    """Start a command line in a process of its own, on one thread."""
-    root = str(HERE.parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "COLUMNS": "500"}
-    return subprocess.Popen(
-        [sys.executable, *program, *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **how,
-    )
-
-
-def typed(*words: str, **how: Any) -> Ended:
+def typed(*words: str) -> Ended:
     """Run a command line in a process of its own until it ends."""
-    return ended(at_work(started(*words, **how)))
+    return ended(at_work(Forked(*words)))
 
 
-def at_work(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+def at_work(process: Forked) -> Forked:
     """Wait until a process has loaded everything and begins to work."""
-    assert process.stderr is not None
-    for line in process.stderr:
+    for line in process.lines:
         if line.startswith("Device: "):
             break
     return process
 
 
-def ended(process: subprocess.Popen[str]) -> Ended:
+def ended(process: Forked) -> Ended:
     """Wait for the end of a process that is at work."""
-    out, err = process.communicate(timeout=TIMEOUT)
-    return Ended(process.returncode, out, err)
+    with process.lines:
+        said = process.lines.read()
+    process.wait()
+    return Ended(process.code, said)
 
 
 class Blow(NamedTuple):
@@ -133,11 +114,10 @@ def signalled(number: int, span: float, dice: random.Random, *words: str) -> boo
 
     Where it had nothing left to do but to exit, SIGTERM ends it as any program: that counts as finished, too.
     """
-    process = at_work(started(*words))
-    try:
-        process.wait(dice.uniform(0, span))
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
+    process = at_work(Forked(*words))
+    process.wait(dice.uniform(0, span))
+    if process.code is None:
+        process.send(number)
     done = ended(process)
     struck = -signal.SIGKILL if number == signal.SIGKILL else STOPPED
     assert done.code in (0, struck, -number), done
@@ -146,8 +126,7 @@ def signalled(number: int, span: float, dice: random.Random, *words: str) -> boo
 
 def killed_saving(most: int, dice: random.Random, *words: str) -> bool:
     """Kill a command line at one of its next `most` atomic writes."""
-    program = (str(HERE / "dying.py"), str(dice.randint(1, most)), dice.choice(("torn", "before", "after")))
-    done = typed(*words, program=program)
+    done = typed(str(DYING), str(dice.randint(1, most)), dice.choice(("torn", "before", "after")), *words)
     assert done.code in (0, -signal.SIGKILL), done
     return done.code != 0
 

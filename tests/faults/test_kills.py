@@ -19,10 +19,10 @@ from campaign import (
     full,
     refused,
     run_in,
-    started,
     training,
 )
 from cli_call import call
+from forks import Forked
 
 from ardbench.evaluation.verdicts import file_name
 from ardbench.runs import Run
@@ -48,20 +48,20 @@ def test_an_evaluation_that_was_ended_anywhere_goes_on(undisturbed: Undisturbed,
 
 def test_of_two_processes_on_one_run_the_second_is_refused_at_once(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """The first is halted while the second tries."""
-    first = at_work(started(*training(tmp_path)))
+    first = at_work(Forked(*training(tmp_path)))
     while not (tmp_path.glob("*/lock") and any(Run(lock.parent).held for lock in tmp_path.glob("*/lock"))):
-        assert first.poll() is None
-    first.send_signal(signal.SIGSTOP)
+        assert first.code is None
+    first.send(signal.SIGSTOP)
     assert "is being written by another process: wait for it or stop it." in refused(call(*training(tmp_path)))
-    first.send_signal(signal.SIGCONT)
+    first.send(signal.SIGCONT)
     assert ended(first).code == 0
     assert facts(run_in(tmp_path)) == undisturbed.trained
-    first = at_work(started(*evaluation(tmp_path)))
+    first = at_work(Forked(*evaluation(tmp_path)))
     while not list(tmp_path.glob("*/eval/*/*.lock")):
-        assert first.poll() is None
-    first.send_signal(signal.SIGSTOP)
+        assert first.code is None
+    first.send(signal.SIGSTOP)
     assert "is being measured by another process: wait for it or stop it." in refused(call(*evaluation(tmp_path)))
-    first.send_signal(signal.SIGCONT)
+    first.send(signal.SIGCONT)
     assert ended(first).code == 0
     assert facts(run_in(tmp_path)) == undisturbed.measured
     COUNTS["second processes refused"] += 2

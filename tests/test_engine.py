@@ -44,7 +44,8 @@ SHORT = {"schedule__epochs": 3, "selection__every": 1}
 
 def loop_of(name: str, folder: Path, stop: Any = lambda: False, to: Any = torch.float32, **sets: Any) -> Loop:
     wanted = recipe(name, **SHORT | sets)
-    splits = load("fake", CPU, validation=wanted.data.validation, place=wanted.data.place)
+    held = wanted.data
+    splits = load("fake", CPU, validation=held.validation, train_images=held.train_images, place=held.place)
     splits = replace(splits, extra=extra_of(wanted.data, CPU))
     folder.mkdir(exist_ok=True, parents=True)
     return Loop(Run(folder), wanted, method(wanted, to=to), splits, stop, Progress())

@@ -289,7 +289,7 @@ MODELS = {{"own": {value}}}
 def test_a_network_that_is_none_of_ours_is_refused_in_one_sentence(changes: dict[str, str], said: str) -> None:
     words = {"classes": "info.num_classes", "more": "", "features": "x.mean((2, 3))", "value": "Own"} | changes
     path = written(NETS.format(**words))
-    listed = call("--plugin", path, "list", "models", "--dataset", "digits")
+    listed = call("--plugin", path, "list", "models", "[or][we][ns]*", "--dataset", "digits")  # own, and some of ours
     assert listed.exit_code == 0 and "resnet8-tiny" in listed.stdout
     line = refusal("--plugin", path, "train", "pgd-at-digits", "--student", "own", *TINY)
     assert said in line and "own" in line and not list(Path("runs").glob("*/config.json"))

@@ -82,7 +82,6 @@ def test_what_fp32_does_not_confirm_is_attacked_again_in_fp32(net: nn.Module, mo
     assert plain.unconfirmed == {} and plain.notes == []
 
 
-@pytest.mark.usefixtures("short")
 def says(net: nn.Module, x: Tensor, predictions: list[int]) -> bool:
     """Return whether the network says this of each image, up to ties: FAB stops at a boundary, 1e-7 from it.
 
@@ -93,6 +92,7 @@ def says(net: nn.Module, x: Tensor, predictions: list[int]) -> bool:
     return bool((logits.amax(1) - said < 1e-5).all())
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("has", [True, False])
 @pytest.mark.parametrize("attack", ["apgd-ce", "apgd-t", "fab-t", "square"])
 def test_every_success_of_the_real_form_is_one_of_the_network(

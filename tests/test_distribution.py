@@ -38,7 +38,7 @@ from ardbench.runs import Run
 
 ROOT = Path(__file__).parents[1]
 CASES = [(name, "none") for name in OURS] + [
-    (name, "global") for name in ("crdnd", "iad-i", "kdiga", "peeraid", "rslad")
+    (name, "global") for name in ("adr", "crdnd", "iad-i", "kdiga", "peeraid", "rslad")
 ]
 CASES += [("iad-i+fair+igdm+awp", "global"), ("adaad+igdm+fair+sam-like", "none"), ("crdnd+igdm+awp", "none")]
 CASES += [("rslad", f"none, {more}") for more in ("host", "files", "extra", "resized", "n-fgsm", "nuat")]
@@ -50,7 +50,8 @@ SETS = {
         "method__forwards_before": ["x_adv", "x_adv", "x"],
         "method__forwards": ["x_adv", "x_adv", "x", "x"],
     },
-    ("dgad", "none, released"): {"method__bracket": "released"},
+    ("dgad", "none, released"): {"method__bracket": "released", "method__counted": "released"},
+    ("adr", "global"): {"method__base": "trades", "method__one_forward": True},
     ("rslad", "none, host"): {"data__place": "host"},
     ("rslad", "none, files"): {"data__place": "files"},
     ("rslad", "none, resized"): {"data__augment": "resized-crop-flip"},

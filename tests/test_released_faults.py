@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "released"))
 
 import released_faults
 from released_faults import Fault
+from test_methods import bench
 
 from ardbench.config import Recipe
+from ardbench.engine.contract_checks import Bench, goes_on, learns, repeats, sees_no_values
 from ardbench.methods import method_class
 from ardbench.recipes import resolve
 
@@ -45,6 +48,23 @@ def test_recipes_hold_a_fault_as_released_and_as_meant(fault: Fault) -> None:
     for name, form in zip((fault.recipe, fault.sound), forms, strict=True):
         if name:
             assert [value(resolve(name), path) for path in fields] == [value(form, path) for path in fields], name
+
+
+OWN = [FAULTS[name] for name in (
+    "absld-temperatures", "fair-mtard-target", "mtard-logarithm", "b-mtard-logarithm", "dgad-bracket", "dgad-batch",
+    "adr-one-forward", "ciard-order",
+)]  # fmt: skip
+"""Faults that are another way through a method."""
+
+
+@pytest.mark.parametrize("check", [learns, repeats, sees_no_values, goes_on], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("fault", OWN, ids=lambda fault: fault.name)
+def test_a_method_as_released_keeps_the_contract(fault: Fault, check: Callable[[Bench], None]) -> None:
+    released = {path: value(fault.recipes()[0], path) for path, *_ in fault.fields()}
+    sets = {path.replace(".", "__"): found for path, found in released.items()}
+    name, _, variant = fault.on.partition("@")
+    more = {"method__base": "trades"} if variant == "trades" else {}
+    check(bench(name.removesuffix("-digits"), schedule__epochs=4, **sets | more))
 
 
 def test_the_pages_hold_what_was_measured() -> None:

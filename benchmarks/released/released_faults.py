@@ -14,6 +14,7 @@ import argparse
 import copy
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,6 @@ from ardbench.config import Recipe
 from ardbench.data.load import load
 from ardbench.engine import networks
 from ardbench.engine.device import hardware_name
-from ardbench.engine.ledger import Ledger
 from ardbench.engine.loop import Loop
 from ardbench.engine.train import environment
 from ardbench.methods import method_class
@@ -166,22 +166,18 @@ def outcome(loop: Loop, fault: Fault) -> Outcome:
     """Return what steps from here on make of the student."""
     parameters = list(loop.method.student.parameters())
     before, gradients = _flattened(parameters), list[Tensor]()
-    look = loop.optimizers["student"].register_step_pre_hook(
-        lambda *_: gradients.append(
-            _flattened([p.new_zeros(p.shape) if p.grad is None else p.grad for p in parameters])
-        )
+    loop.optimizers["student"].register_step_pre_hook(
+        lambda *_: gradients.append(_flattened([p.grad for p in parameters if p.grad is not None]))
     )
     loop.contract.begin_epoch(fault.epoch)
-    loop.ledger = Ledger()
     train(loop, fault.epoch, fault.step, 1)
     loss = loop.ledger.means()["loss"]
     train(loop, fault.epoch, fault.step + 1, STEPS - 1)
-    look.remove()
     return Outcome(loss, gradients[0], _flattened(parameters) - before)
 
 
-def _flattened(tensors: list[Any]) -> Tensor:
-    return torch.cat([one.detach().flatten() for one in tensors]).clone()
+def _flattened(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([one.detach().flatten() for one in tensors])
 
 
 def measured(fault: Fault) -> dict[str, Any]:
@@ -209,10 +205,9 @@ def table(rows: pd.DataFrame) -> str:
     for row in rows.to_dict("records"):
         fault = known[row["fault"]]
         holds = f"`{fault.recipe}`" if fault.recipe else "none"
-        numbers = [_percent(row["loss_change"], "+")] + [
-            _percent(row[f"{what}_distance"]) for what in ("gradient", "weights")
-        ]
-        lines.append([f"`{fault.name}`", fault.code, fault.meaning, fault.switch(), holds, *numbers])
+        moved = [_percent(row[f"{what}_distance"]) for what in ("gradient", "weights")]
+        words = [f"`{fault.name}`", fault.code, fault.meaning, fault.switch(), holds]
+        lines.append([*words, _percent(row["loss_change"], "+"), *moved])
     heads = ["fault", "the code", "as meant", "switch: released (meant)", "held by", "loss", "gradient", "five steps"]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)) + "\n"
 
@@ -234,7 +229,7 @@ def page(rows: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure every fault and print the page."""
+    """Measure every fault, and write the table and its page."""
     parser = argparse.ArgumentParser(description="Measure what faults of released code change in a step.")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)

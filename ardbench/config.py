@@ -407,6 +407,8 @@ class Recipe(Section):
     """A resolved recipe: everything that decides a run but its teachers' weights."""
 
     LATER = frozenset({"keep_every", "modules", "trainables", "weight_perturbation", "start", "outside"})
+    WORDS: ClassVar[tuple[str, ...]] = ("name", "title", "family", "diagnostics", "keep_every")
+    """Fields that decide no result: what a run is called, and what is kept or told of it."""
     name: str
     title: str
     family: Literal["as-released", "level", "own"]
@@ -534,7 +536,7 @@ class Recipe(Section):
 
     def identity(self, teachers: Sequence[str] = ()) -> str:
         """Return the hash of what decides the run: the recipe without its descriptions, and its teachers in order."""
-        words = {"name": True, "title": True, "family": True, "diagnostics": True, "keep_every": True}
+        words = dict.fromkeys(self.WORDS, True)
         if self.sync_bn:  # as with one process
             words["sync_bn"] = True
         same = {"data": set(Data.SAME), "precision": set(Precision.SAME), "start": {"source"}}

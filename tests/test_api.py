@@ -119,6 +119,34 @@ def test_several_are_measured_in_one_line(run: Run, runs: Path, tmp_path: Path) 
     assert refused.exit_code == 2 and "nowhere" in refused.stderr  # before anything is measured
 
 
+def test_a_run_of_a_network_object_among_several_is_left_out(run: Run, runs: Path) -> None:
+    other = Run.place(runs, run.recipe.model_copy(update={"student": "object:torch.nn.Linear"}))
+    other.create(run.recipe.model_copy(update={"student": "object:torch.nn.Linear"}), (), {})
+    write_json(other.path / "done", {"epochs": 1})
+    words = ("--protocol", "clean", "--device", "cpu", "--runs", runs, "--json")
+    done = call("eval", run.path, other.path, *words)
+    assert len(json.loads(done.stdout)["results"]) == 2
+    assert f"{other.path} is of a network object, which has no name here, and is left out." in done.stderr
+    alone = call("eval", other.path, *words)
+    assert alone.exit_code == 2 and "ardbench.evaluate(RUN, model=net)" in alone.stderr
+
+
+def test_it_is_said_under_which_threat_a_file_is_measured_to_be_compared(run: Run, runs: Path, tmp_path: Path) -> None:
+    export(run, "best", tmp_path / "handed-on")
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(run.weights("best").read_bytes())
+    words = ("--dataset", "fake", "--runs", runs, "--device", "cpu", "--n", 10, "--quiet")
+    assert call("eval", f"{file}:{MODEL}", "--protocol", "pgd20", *words).exit_code == 0
+    told = call("status", f"{file}:{MODEL}", "--dataset", "fake", "--runs", runs).stdout
+    assert "pgd20" in told and "(linf, eps 8/255, n = 10)" in told
+    place = tmp_path / "handed-on" / "config.json"
+    config = json.loads(place.read_text())
+    config["recipe"]["evaluation"]["eps"] = 0.25
+    place.write_text(json.dumps(config))
+    refused = call("compare", tmp_path / "handed-on", f"{file}:{MODEL}", "--runs", runs)
+    assert "weights.safetensors with --norm linf --eps 0.25." in refused.stderr, refused.output
+
+
 def test_a_folder_of_runs_may_be_named_with_a_star(run: Run, runs: Path) -> None:
     unfinished = Run.place(runs, run.recipe.model_copy(update={"seed": 1}))
     unfinished.create(run.recipe.model_copy(update={"seed": 1}), (), {})

@@ -113,6 +113,8 @@ def test_settings_are_called_by_what_differs() -> None:
     assert differing([usual, changed[0]]) == ["usual alpha", "alpha 0.9"]
     assert differing([usual, changed[1]]) == ["eps 8/255, sync_bn on", "eps 4/255, sync_bn off"]
     assert differing(changed[:1] * 2) == ["", ""]
+    kept = usual.model_copy(update={"keep_every": 2, "title": "T", "diagnostics": True})
+    assert differing([usual, kept]) == ["", ""] and usual.identity() == kept.identity()
     with_attack, without = differing([changed[0], changed[2]])
     assert with_attack.startswith("steps 10, step_size 2/255, ") and with_attack.endswith(" more")
     assert without == "alpha 5/6, no attack"

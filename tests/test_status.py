@@ -47,7 +47,7 @@ def test_what_is_told_is_what_the_files_hold(trained: Path) -> None:
     assert done["peak_memory"] == max(row["peak_memory"] for row in rows) > 2**20
     assert (done["split"], done["accuracy"]) == ("val", {"clean": last["val_clean"], "robust": last["val_robust"]})
     assert done["evaluations"] == [
-        {"checkpoint": "last", "protocol": "clean", "accuracy": right / 64, "n": 64, "stale": False}
+        {"checkpoint": "last", "protocol": "clean", "accuracy": right / 64, "n": 64, "total": 64, "stale": False}
     ]
     assert (stopped["state"], stopped["epoch"], stopped["accuracy"]) == ("stopped", 0, None)
     assert all(0 <= float(str(row["age"])) < 300 for row in (done, stopped))

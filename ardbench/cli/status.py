@@ -76,6 +76,8 @@ def _measured(evaluations: list[dict[str, Any]]) -> str:
     """Return "last: clean 45.0, pgd20 12.5; best: ..."."""
     found: dict[str, list[str]] = {}
     for one in evaluations:
-        text = f"{one['protocol']} {100 * one['accuracy']:.1f}{' (stale)' if one['stale'] else ''}"
+        subset = f"n = {one['n']}" if one["n"] < one["total"] else ""
+        notes = ", ".join(filter(None, [one.get("threat"), subset, "stale" if one["stale"] else ""]))
+        text = f"{one['protocol']} {100 * one['accuracy']:.1f}" + (f" ({notes})" if notes else "")
         found.setdefault(one["checkpoint"], []).append(text)
     return "; ".join(f"{checkpoint}: {', '.join(texts)}" for checkpoint, texts in found.items())

@@ -13,17 +13,7 @@ from ardbench.data.extra import PREFIX, file_name
 from ardbench.recipes import flat
 
 SAME = {f"{section}.{name}" for section, kind in (("data", Data), ("precision", Precision)) for name in kind.SAME}
-UNTOLD = {
-    "name",
-    "title",
-    "family",
-    "seed",
-    "diagnostics",
-    *SAME,
-    "data.extra_sha256",
-    "start.kind",
-    "start.identity",
-} - {"data.extra"}
+UNTOLD = {*Recipe.WORDS, "seed", *SAME, "data.extra_sha256", "start.kind", "start.identity"} - {"data.extra"}
 """Keys that decide no result, and the seed."""
 OF_SECTION = ("name", "kind", "by", "source")
 """Keys that say little without their section: "schedule.kind" is called "schedule"."""

@@ -295,12 +295,10 @@ def _standing(side: Side, where: str, one: Difference) -> tuple[int, int, float]
 
 
 def _at(sides: tuple[Side, Side]) -> str:
-    """Return the words that measure what is no run under the threat of the one that is."""
-    run = next((one for side in sides for one in side.subjects if one.run), None)
-    other = next((one for side in sides for one in side.subjects if not one.run), None)
-    if run is None or other is None or run.threat == other.threat:
-        return ""
-    return f", {other.name} with --norm {run.threat.norm} --eps {run.threat.eps:.6g}"
+    """Return the words that measure what is no run under the threat of the first run, or else of the first."""
+    first, *others = sorted((one for side in sides for one in side.subjects), key=lambda one: one.run is None)
+    other = next((one for one in others if not one.run and one.threat != first.threat), None)
+    return f", {other.name} with --norm {first.threat.norm} --eps {first.threat.eps:.6g}" if other else ""
 
 
 def _differences(

@@ -13,6 +13,7 @@ from ardbench.engine.stopping import after, late
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.protocols import AutoAttack, Pgd, asked, fast_form
 from ardbench.exports import export_in
+from ardbench.models.names import OBJECT
 from ardbench.runs import Run
 from ardbench.subjects import Subject, Words, find, is_file, is_named, is_object, of_object, teaching
 from ardbench.teachers import locate
@@ -118,7 +119,8 @@ def gathered(sources: Sequence[str | Path], told: Words) -> tuple[list[Subject],
 
     Words for a file hold for the files among them, --checkpoint for the runs; a file of which no data set is said is measured
     on that of the first of the others.
-    What ardbench keeps beside runs is passed over, and so is a run that is not finished, unless it is named alone.
+    What ardbench keeps beside runs is passed over, and so is a run that is not finished or whose student is an object of
+    Python, unless it is named alone.
 
     Raises:
         ArdbenchError: one of the names is of no subject, or none is left.
@@ -131,8 +133,11 @@ def gathered(sources: Sequence[str | Path], told: Words) -> tuple[list[Subject],
     for source in map(Path, sources):
         if source.name in BESIDE or (source.suffix == ".json" and source.is_file()):
             continue
-        if (source / "config.json").is_file() and not export_in(source) and Run.open(source).done is None:
+        run = Run.open(source) if (source / "config.json").is_file() and not export_in(source) else None
+        if run is not None and run.done is None:
             left.append(f"{source} is not finished and is left out.")
+        elif run is not None and run.recipe.student.startswith(OBJECT):
+            left.append(f"{source} is of a network object, which has no name here, and is left out.")
         else:
             named.append(source)
     if not named:

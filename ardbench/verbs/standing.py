@@ -9,8 +9,9 @@ from typing import Any
 
 from ardbench.campaigns.suites import of_present_weights
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.verdicts import Verdicts
 from ardbench.models import zoo
-from ardbench.reports.evaluations import evaluations
+from ardbench.reports.evaluations import evaluations, threat_name
 from ardbench.runs import Run
 from ardbench.subjects import FILE, Subject
 
@@ -32,7 +33,7 @@ def standing_of_other(subject: Subject) -> dict[str, Any]:
     """Return what was measured of a network that is no run; its age is that of the last measurement."""
     kind = "zoo" if str(subject.path).startswith(zoo.PREFIX) else "export" if subject.path.is_dir() else "file"
     told = [
-        {"checkpoint": FILE, "protocol": one.protocol, "accuracy": one.accuracy, "n": one.n, "stale": False}
+        _told(FILE, one, stale=False) | ({} if one.protocol == "clean" else {"threat": threat_name(**one.threat)})
         for one, _ in subject.under_any_threat(FILE)
     ]
     return _blank(str(subject.path), kind, subject.folder) | {"evaluations": told}
@@ -69,16 +70,15 @@ def facts_of(run: Run) -> dict[str, Any]:
         "accuracy": {name: measured[f"{split}_{name}"] for name in HELD} if split else None,
         "split": split,
         "evaluations": [
-            {
-                "checkpoint": checkpoint,
-                "protocol": one.protocol,
-                "accuracy": one.accuracy,
-                "n": one.n,
-                "stale": not of_present_weights(run, checkpoint, one),
-            }
+            _told(checkpoint, one, stale=not of_present_weights(run, checkpoint, one))
             for checkpoint, _, one in evaluations(run)
         ],
     }
+
+
+def _told(checkpoint: str, one: Verdicts, stale: bool) -> dict[str, Any]:
+    facts = {"checkpoint": checkpoint, "protocol": one.protocol, "accuracy": one.accuracy, "n": one.n}
+    return facts | {"total": one.total, "stale": stale}
 
 
 def _splits(row: dict[str, Any]) -> list[str]:

@@ -70,6 +70,11 @@ class Subject:
         """How it is called in a sentence."""
         return self.path.name
 
+    @property
+    def seen(self) -> str:
+        """By what its inputs are normalised, where a file or somebody's words say it, else ""."""
+        return self.normalise or (self.teacher.seen if self.teacher else "")
+
     def sha256(self, checkpoint: str) -> str:
         """Return the sha256 of a checkpoint's weights, as they are now."""
         return sha256_of(self.run.weights(checkpoint)) if self.run else self._teacher.sha256

@@ -12,11 +12,11 @@ from cli_call import call
 from small import network, recipe
 
 from ardbench import data
-from ardbench.cli import costs
 from ardbench.evaluation.cost import flop
 from ardbench.planning import trial
 from ardbench.planning.counting import StepCounter
 from ardbench.runs import Run
+from ardbench.verbs import costing
 
 SETS = ["data.train_images=64", "data.validation=20", "attack.steps=1", "selection.protocol=fgsm"]
 SMALL = ["pgd-at-digits", "--epochs", 2, "--dataset", "fake", "--device", "cpu"]
@@ -109,8 +109,8 @@ def test_hours_of_autoattack_are_warned_of_with_an_n_that_takes_less(
     """64 images at a rate that needs four hours for each checkpoint, of which 16 need a quarter."""
     hours = flop("aa", 64, "resnet8-tiny", "fake") / 4 / 3600
     monkeypatch.setattr(trial, "attacking", lambda *words: hours)
-    monkeypatch.setattr(costs, "LARGE", 0.0)
-    monkeypatch.setattr(costs, "FEW", 16)
+    monkeypatch.setattr(costing, "LARGE", 0.0)
+    monkeypatch.setattr(costing, "FEW", 16)
     words = ["eval", run, "--runs", run.parent / "none", "--device", "cpu", "--checkpoint", "last"]
     warned = call(*words, "--protocol", "aa", "--time-limit", "0.001s").stderr
     assert (
@@ -121,5 +121,5 @@ def test_hours_of_autoattack_are_warned_of_with_an_n_that_takes_less(
 
 
 def test_small_attacks_are_not_tried_before_they_are_made() -> None:
-    assert flop("aa", data.info("digits").test_images, "resnet8-tiny", "digits") < costs.LARGE
-    assert flop("aa", data.info("cifar10").test_images, "resnet18", "cifar10") > costs.LARGE
+    assert flop("aa", data.info("digits").test_images, "resnet8-tiny", "digits") < costing.LARGE
+    assert flop("aa", data.info("cifar10").test_images, "resnet18", "cifar10") > costing.LARGE

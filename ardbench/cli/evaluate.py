@@ -82,9 +82,10 @@ def _evaluate(
 
     def named(device: torch.device) -> None:
         from ardbench.engine.device import describe
+        from ardbench.verbs.costing import warn_of_hours
 
         say(f"Device: {describe(device)}")
-        costs.warn_of_hours(jobs, device)
+        warn_of_hours(jobs, device)
 
     found = []
     for one in measured(jobs, device, data_root, deadline, listening, heard, named):
@@ -126,11 +127,9 @@ def _heading(found: Evaluation) -> str:
     from ardbench.reports.evaluations import threat_name
 
     subject = found.subject
-    seen = subject.normalise or (subject.teacher.seen if subject.teacher else "")
-    by = f", inputs normalised by{seen.replace('+', ' ')}" if seen else ""
-    threat = threat_name(found.threat.norm, found.threat.eps)
-    seeded = f", seed {found.seed}" if found.seed else ""
-    return f"{subject.path}: {subject.model} on {subject.dataset}, {threat}{seeded}{by}"
+    by = f", inputs normalised by{subject.seen.replace('+', ' ')}" if subject.seen else ""
+    under = threat_name(found.threat.norm, found.threat.eps) + (f", seed {found.seed}" if found.seed else "")
+    return f"{subject.path}: {subject.model} on {subject.dataset}, {under}{by}"
 
 
 def _table(found: Evaluation) -> Table:

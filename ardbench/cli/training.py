@@ -129,8 +129,7 @@ def _train(wanted: Wanted, training: Training, output: Output, log: Log, trackin
     from ardbench import processes
     from ardbench.engine.device import choose, describe
 
-    run = training.run
-    device, begun = choose(wanted.device), len(run.metrics)
+    run, device, begun = training.run, choose(wanted.device), len(training.run.metrics)
     with (
         processes.joined(),
         output.working(),

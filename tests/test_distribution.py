@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import pytest
 import small
 import torch
 from cli_call import call
+from forks import free_port, together
 from small import in_double
 from test_engine import loop_of, rows, weights
 from test_extra import extra_images
@@ -125,18 +125,12 @@ def as_one_of_two(folder: Path) -> None:
             said["refusal"] = str(error)
         ports = processes.once(lambda: [free_port() for _ in TYPED])
     said["typed"] = []
+    os.chdir(folder)
     for port, words in zip(ports, TYPED, strict=True):  # who meets at the old port reads where the others were
-        os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        os.environ["MASTER_PORT"] = str(port)
         result = call(*words)
         said["typed"].append((result.exit_code, result.stdout, result.stderr))
     (folder / f"{rank}.json").write_text(json.dumps(said))
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return int(found.getsockname()[1])
 
 
 def local_statistics() -> list[float]:
@@ -167,8 +161,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         load("fake", small.CPU, place="files")
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    done = torchrun(program, folder, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    together(2, str(program), str(folder))
     return folder
 
 

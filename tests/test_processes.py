@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import attacked
 import pytest
 from attacked import KEY, LINF, data, trained
 from cli_call import call
+from forks import together
 from safetensors.torch import load_file
 
 from ardbench import processes
@@ -97,11 +95,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program), str(folder)]
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    together(2, str(program), str(folder))
     return folder
 
 

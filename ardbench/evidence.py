@@ -9,7 +9,7 @@ from typing import Any
 
 from ardbench import data
 from ardbench.campaigns import copies
-from ardbench.campaigns.suites import expected_checkpoints
+from ardbench.campaigns.cells import expected_checkpoints
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
 from ardbench.evaluation.verdicts import Verdicts, file_name, load_verdicts

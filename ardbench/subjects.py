@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ardbench import data, models, plugins, teachers
-from ardbench.campaigns.suites import of_present_weights, planned, suite_names
+from ardbench.campaigns.cells import of_present_weights, planned
+from ardbench.campaigns.suites import suite_names
 from ardbench.config import Threat
 from ardbench.data import own
 from ardbench.errors import ArdbenchError, unknown

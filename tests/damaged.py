@@ -28,7 +28,8 @@ from test_data_files import jpeg
 from test_reports import make_run, recipe, verdict
 
 from ardbench import data, models
-from ardbench.campaigns.suites import benchmarks_folder, load_suite, plan
+from ardbench.campaigns.cells import plan
+from ardbench.campaigns.suites import benchmarks_folder, load_suite
 from ardbench.cli.status import _row
 from ardbench.data import tiny_imagenet
 from ardbench.data.cifar_batches import read_batch

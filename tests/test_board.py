@@ -16,8 +16,8 @@ from rich.console import Console
 from test_cli_reproduce import suite_file
 
 from ardbench.campaigns.board import Board, Row, Scribe, board_file
+from ardbench.campaigns.cells import Cell, planned
 from ardbench.campaigns.graph import Event, _Relay
-from ardbench.campaigns.suites import Cell, planned
 from ardbench.listeners.campaign import listening, shown
 
 

@@ -14,9 +14,9 @@ import pytest
 from cli_call import call
 
 from ardbench.campaigns import cluster, graph
+from ardbench.campaigns.cells import Cell, planned
 from ardbench.campaigns.graph import Event, Outcome, Settings
 from ardbench.campaigns.local import Processes
-from ardbench.campaigns.suites import Cell, planned
 from ardbench.evaluation.verdicts import load_verdicts
 from ardbench.runs import Run
 

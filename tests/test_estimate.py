@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ardbench import methods
 from ardbench.attacks.objectives import label_loss
-from ardbench.campaigns.suites import Cell
+from ardbench.campaigns.cells import Cell
 from ardbench.config import Recipe, Threat, WeightPerturbation
 from ardbench.data.batches import Split, TrainBatches
 from ardbench.data.load import load

@@ -252,7 +252,7 @@ def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
         'title = "Two"\nseeds = [0, 1, 2]\nprotocols = ["clean"]\n'
         'runs = [{ name = "a", recipe = "pgd-at-digits" }, { name = "b", recipe = "trades-digits" }]\n'
     )
-    from ardbench.campaigns.suites import planned
+    from ardbench.campaigns.cells import planned
 
     for one in planned(str(suite), tmp_path)[1]:
         run = make_run(tmp_path, one.recipe)

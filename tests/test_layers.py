@@ -26,7 +26,7 @@ LAYERS = (
     ("runs",),
     ("exports",),
     ("starts", "teachers", "evaluation"),
-    ("campaigns.copies", "campaigns.suites", "campaigns.varied", "evidence"),
+    ("campaigns.cells", "campaigns.copies", "campaigns.suites", "campaigns.varied", "evidence"),
     ("engine", "reports"),
     ("subjects",),
     ("campaigns",),
@@ -39,12 +39,13 @@ LAYERS = (
 """From below: a module imports from its own layer and those below it. A submodule may stand lower than its package."""
 
 TORCH_FREE = (
-    "ardbench", "campaigns", "campaigns.board", "campaigns.copies", "campaigns.suites", "campaigns.varied", "cli", "cli.*",
-    "config", "data", "data.epoch", "data.extra", "data.npz", "errors", "evaluation", "evaluation.derived", "evaluation.matrix",
-    "evaluation.protocols", "evaluation.statistics", "evaluation.trust", "evaluation.verdicts", "evidence", "exports",
-    "faults", "losses", "methods", "methods.*", "models", "models.normalisation", "models.sealed",
-    "models.zoo", "plugins", "progress", "recipes", "recipes.*", "reports", "reports.*", "runs", "starts", "teachers",
-    "subjects", "untrusted", "verbs", "verbs.*", "written", "__main__",
+    "ardbench", "campaigns", "campaigns.board", "campaigns.cells", "campaigns.copies", "campaigns.suites",
+    "campaigns.varied", "cli", "cli.*", "config", "data", "data.epoch", "data.extra", "data.npz", "errors",
+    "evaluation", "evaluation.derived", "evaluation.matrix", "evaluation.protocols", "evaluation.statistics",
+    "evaluation.trust", "evaluation.verdicts", "evidence", "exports", "faults", "losses", "methods", "methods.*",
+    "models", "models.normalisation", "models.sealed", "models.zoo", "plugins", "progress", "recipes", "recipes.*",
+    "reports", "reports.*", "runs", "starts", "teachers", "subjects", "untrusted", "verbs", "verbs.*", "written",
+    "__main__",
 )  # fmt: skip
 """Modules that are imported without torch."""
 

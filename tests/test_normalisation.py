@@ -161,7 +161,7 @@ def test_a_surrogate_and_a_matrix_normalise_as_typed(file: Path, tmp_path: Path)
 
 
 def test_a_suite_names_a_normalised_teacher_in_the_same_words(file: Path, tmp_path: Path) -> None:
-    from ardbench.campaigns.suites import planned
+    from ardbench.campaigns.cells import planned
 
     (tmp_path / "mine.toml").write_text(
         'title = "T"\nprotocols = ["clean"]\n[[runs]]\nname = "b"\nrecipe = "rslad-digits"\n'

@@ -313,7 +313,7 @@ runs = [
 
 
 def test_the_curves_of_a_suite_lie_beside_its_runs(tmp_path: Path) -> None:
-    from ardbench.campaigns.suites import planned
+    from ardbench.campaigns.cells import planned
 
     suite, runs = tmp_path / "small.toml", tmp_path / "runs"
     suite.write_text(SUITE)

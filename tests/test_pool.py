@@ -12,9 +12,9 @@ from cli_call import call
 from test_cli_reproduce import suite_file
 
 from ardbench.campaigns import graph, local
+from ardbench.campaigns.cells import Cell, planned
 from ardbench.campaigns.graph import Event, Outcome, Settings
 from ardbench.campaigns.local import Processes
-from ardbench.campaigns.suites import Cell, planned
 from ardbench.engine import device
 from ardbench.errors import ArdbenchError
 from ardbench.planning import forecast

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ardbench.campaigns.suites import benchmarks_folder, load_suite, plan, suite_names
+from ardbench.campaigns.cells import plan
+from ardbench.campaigns.suites import benchmarks_folder, load_suite, suite_names
 from ardbench.recipes import resolve
 from ardbench.reports import collect_suite
 from ardbench.reports.published import Number, numbers, published_beside

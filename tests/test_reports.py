@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
-from ardbench.campaigns.suites import Cell, state_of
+from ardbench.campaigns.cells import Cell, state_of
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust

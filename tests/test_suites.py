@@ -13,18 +13,10 @@ from typing import Any
 
 import pytest
 
-from ardbench.campaigns import suites
+from ardbench.campaigns import cells
+from ardbench.campaigns.cells import Cell, expected_checkpoints, plan, plan_table
 from ardbench.campaigns.graph import unfinished
-from ardbench.campaigns.suites import (
-    Cell,
-    Suite,
-    benchmarks_folder,
-    expected_checkpoints,
-    load_suite,
-    plan,
-    plan_table,
-    suite_names,
-)
+from ardbench.campaigns.suites import Suite, benchmarks_folder, load_suite, suite_names
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Verdicts, file_name
@@ -302,7 +294,7 @@ def test_a_network_that_its_library_has_not_is_refused_with_the_plan(suite_file:
     ):
         run = f'[[runs]]\nname = "odd"\nrecipe = "pgd-at-digits"\nstudent = "{student}"\n'
         with pytest.raises(ArdbenchError, match=re.escape(said)):
-            suites.planned(suite_file(HEAD + run), tmp_path)
+            cells.planned(suite_file(HEAD + run), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -425,9 +417,10 @@ def test_names_are_near_and_files_are_found() -> None:
 
 def test_plans_and_tables_need_no_torch() -> None:
     code = (
-        "import sys, pathlib, ardbench.reports, ardbench.campaigns.suites as s\n"
+        "import sys, pathlib, ardbench.reports\n"
+        "from ardbench.campaigns import cells, suites\n"
         "from ardbench.recipes import resolve\n"
-        "s.plan(s.load_suite('digits'), pathlib.Path('nowhere'), resolve)\n"
+        "cells.plan(suites.load_suite('digits'), pathlib.Path('nowhere'), resolve)\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,8 @@ from test_engine import equal, loop_of, rows, weights
 from torch import nn
 
 import ardbench
-from ardbench.campaigns.suites import Cell, Suite, load_suite, planned
+from ardbench.campaigns.cells import Cell, planned
+from ardbench.campaigns.suites import Suite, load_suite
 from ardbench.campaigns.varied import chosen
 from ardbench.config import Recipe, Selection
 from ardbench.engine.checkpoints import load_state

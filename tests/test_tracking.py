@@ -15,8 +15,8 @@ from cli_call import call
 from test_figures import PEER, made
 
 import ardbench
+from ardbench.campaigns.cells import Cell
 from ardbench.campaigns.graph import Event
-from ardbench.campaigns.suites import Cell
 from ardbench.errors import ArdbenchError
 from ardbench.listeners.tracking import Tracking
 from ardbench.progress import Progress

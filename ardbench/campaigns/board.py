@@ -17,8 +17,8 @@ from ardbench.progress import EPOCH, in_words
 from ardbench.runs import checked, read_json, write_json
 
 if TYPE_CHECKING:
+    from ardbench.campaigns.cells import Cell
     from ardbench.campaigns.graph import Event
-    from ardbench.campaigns.suites import Cell
 
 EVERY = 2.0
 """Seconds between two versions of the file that --status reads."""

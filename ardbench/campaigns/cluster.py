@@ -19,7 +19,7 @@ from ardbench.engine.stopping import stopping
 from ardbench.errors import ArdbenchError
 
 if TYPE_CHECKING:
-    from ardbench.campaigns.suites import Cell
+    from ardbench.campaigns.cells import Cell
     from ardbench.runs import Run
 
 PATIENCE = 15.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ardbench.campaigns.suites import Cell
+from ardbench.campaigns.cells import Cell
 from ardbench.engine.stopping import late, stopping
 from ardbench.errors import ArdbenchError
 from ardbench.faults import behind, raised
@@ -123,7 +123,7 @@ def reproduce(
     A cell that is refused, or whose code raises, is remembered and its students are left out; the others go on.
 
     Args:
-        cells: a plan, as `ardbench.campaigns.suites.plan` returns it.
+        cells: a plan, as `ardbench.campaigns.cells.plan` returns it.
         on_event: hears what every cell does, in this process.
         pool: works on several at once, and is closed at the end; None works in this process, one after the other.
         deadline: by `time.monotonic`, when everything is saved and stopped.

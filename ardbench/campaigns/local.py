@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ardbench.campaigns.graph import POLL, Event, Settings, attend
 
 if TYPE_CHECKING:
-    from ardbench.campaigns.suites import Cell
+    from ardbench.campaigns.cells import Cell
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from ardbench.errors import ArdbenchError
 from ardbench.listeners.drawn import digits, table
 
 if TYPE_CHECKING:
-    from ardbench.campaigns.suites import Cell, Suite
+    from ardbench.campaigns.cells import Cell
+    from ardbench.campaigns.suites import Suite
     from ardbench.planning.estimate import Estimate
 
 COSTS = ("M images", "PFLOP", "hours")
@@ -24,7 +25,7 @@ def show_plan(
     output: Output,
 ) -> None:  # fmt: skip
     """Print the plan of a suite and what it costs; without anything missing not even torch is imported."""
-    from ardbench.campaigns.suites import carried, planned
+    from ardbench.campaigns.cells import carried, planned
     from ardbench.listeners import say
     from ardbench.verbs import copying
 
@@ -37,8 +38,8 @@ def show_plan(
 
 
 def _print(suite: Suite, cells: Sequence[Cell], runs: Path, device: str, tflops: float | None, output: Output) -> None:
+    from ardbench.campaigns.cells import awaited, plan_table
     from ardbench.campaigns.graph import unfinished as missing
-    from ardbench.campaigns.suites import awaited, plan_table
     from ardbench.models import zoo
 
     every = ", ".join(suite.protocols)

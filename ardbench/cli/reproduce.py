@@ -19,7 +19,7 @@ from ardbench.listeners.log_file import Log
 from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
-    from ardbench.campaigns.suites import Cell
+    from ardbench.campaigns.cells import Cell
     from ardbench.reports.reference import Comparison
     from ardbench.verbs.reproducing import Made
 

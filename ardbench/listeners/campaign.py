@@ -16,8 +16,8 @@ from ardbench.listeners.drawn import clock, table
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
+    from ardbench.campaigns.cells import Cell
     from ardbench.campaigns.graph import Event
-    from ardbench.campaigns.suites import Cell
 
 COLUMNS = ("run", "state", "epoch", "images", "images/s", "left", "node", "numbers")
 

@@ -20,8 +20,8 @@ from ardbench.progress import EPOCH, Progress, Several
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ardbench.campaigns.cells import Cell
     from ardbench.campaigns.graph import Event
-    from ardbench.campaigns.suites import Cell
 
 EVERY = 1.0
 """Seconds between two lines on the progress of one task."""

@@ -15,8 +15,8 @@ from ardbench.listeners import say
 from ardbench.progress import Progress, Several
 
 if TYPE_CHECKING:
+    from ardbench.campaigns.cells import Cell
     from ardbench.campaigns.graph import Event
-    from ardbench.campaigns.suites import Cell
     from ardbench.runs import Run
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ardbench import data
-from ardbench.campaigns.suites import Cell
+from ardbench.campaigns.cells import Cell
 from ardbench.config import Recipe, epoch_at
 from ardbench.data.epoch import Epoch
 from ardbench.evaluation.cost import flop

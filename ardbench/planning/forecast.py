@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ardbench.campaigns.cells import Cell
 from ardbench.campaigns.graph import teaching, unfinished
-from ardbench.campaigns.suites import Cell
 from ardbench.evaluation.verdicts import file_name, load_verdicts
 from ardbench.planning.estimate import estimate
 

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 
 from ardbench import data, models
-from ardbench.campaigns.suites import Cell
+from ardbench.campaigns.cells import Cell
 from ardbench.config import Recipe
 from ardbench.engine.device import describe, hardware_name
 from ardbench.errors import ArdbenchError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ardbench import __version__, data
-from ardbench.campaigns.suites import of_present_weights
+from ardbench.campaigns.cells import of_present_weights
 from ardbench.data.extra import file_name
 from ardbench.errors import printable
 from ardbench.evaluation import trust

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ardbench.campaigns.suites import of_present_weights, state_of
+from ardbench.campaigns.cells import of_present_weights, state_of
 from ardbench.data import info
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.trust import FOR_CHECKS

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ardbench import data
-from ardbench.campaigns.suites import of_present_weights
+from ardbench.campaigns.cells import of_present_weights
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation import trust
 from ardbench.evaluation.protocols import PROTOCOLS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ardbench.campaigns.suites import Cell
+from ardbench.campaigns.cells import Cell
 from ardbench.errors import ArdbenchError
 from ardbench.reports import judging
 from ardbench.reports.published import Number

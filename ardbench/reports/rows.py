@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ardbench.campaigns.suites import Cell, of_present_weights
+from ardbench.campaigns.cells import Cell, of_present_weights
 from ardbench.config import Threat
 from ardbench.evaluation import trust
 from ardbench.evaluation.derived import WEIGHTED, WORST, numbers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ardbench.campaigns.suites import Cell, state_of
+from ardbench.campaigns.cells import Cell, state_of
 from ardbench.recipes.differences import differing
 from ardbench.runs import Run, Teacher
 

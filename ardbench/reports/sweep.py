@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ardbench.campaigns.suites import Cell
+from ardbench.campaigns.cells import Cell
 from ardbench.campaigns.varied import shortened, written
 from ardbench.evaluation.derived import WEIGHTED, WORST
 from ardbench.reports import footnotes

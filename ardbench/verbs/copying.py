@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from ardbench.campaigns.cells import Cell
 from ardbench.campaigns.copies import bring, check, differ, standing
-from ardbench.campaigns.suites import Cell
 from ardbench.errors import ArdbenchError
 from ardbench.listeners import say
 from ardbench.runs import Run, check_makeable

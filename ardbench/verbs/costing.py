@@ -32,7 +32,7 @@ FEW = 1000
 
 def of_trainings(trainings: Sequence[Training], device: torch.device, runs: Path) -> list[dict[str, Any]]:
     """Return what is missing of runs of one recipe, a row each: images, FLOP, hours, the rate in FLOP/s and who tells it."""
-    from ardbench.campaigns.suites import Cell, state_of
+    from ardbench.campaigns.cells import Cell, state_of
     from ardbench.engine.device import describe
     from ardbench.planning import trial
     from ardbench.planning.estimate import estimate

@@ -18,8 +18,8 @@ from ardbench.listeners.log_file import Log
 from ardbench.listeners.tracking import Tracking
 
 if TYPE_CHECKING:
+    from ardbench.campaigns.cells import Cell
     from ardbench.campaigns.graph import Outcome
-    from ardbench.campaigns.suites import Cell
     from ardbench.planning.forecast import Seconds
 
 RETRIES = 10

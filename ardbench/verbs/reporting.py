@@ -16,7 +16,7 @@ from ardbench.verbs import texts
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ardbench.campaigns.suites import Cell
+    from ardbench.campaigns.cells import Cell
     from ardbench.reports import Table, View
     from ardbench.reports.page import Kept
     from ardbench.reports.published import Number
@@ -232,7 +232,7 @@ def _chosen(what: Sequence[What], root: Path, dataset: str | None) -> _Chosen:
                     f"There is no run under {root}: train one first, or give --runs with the folder of runs."
                 )
         elif not path.is_dir():
-            from ardbench.campaigns.suites import planned
+            from ardbench.campaigns.cells import planned
 
             suite, cells = planned(str(first), root)
             return _Chosen(suite.name, cells, suite=True, derived=suite.derived)
@@ -305,7 +305,7 @@ def _frame(
 
 def _matrix(what: What | Sequence[What], runs: Path) -> Matrix | None:
     """Return how a suite's teachers transfer, if that was measured."""
-    from ardbench.campaigns.suites import planned
+    from ardbench.campaigns.cells import planned
     from ardbench.evaluation.matrix import load_transfer
     from ardbench.reports.transfer import Matrix
     from ardbench.verbs.transferring import ask, teachers_of
@@ -355,7 +355,7 @@ def _kept(run: Run, data_root: Path | None) -> Iterator[Kept]:
         return
     import torch
 
-    from ardbench.campaigns.suites import of_present_weights
+    from ardbench.campaigns.cells import of_present_weights
     from ardbench.data.load import load
     from ardbench.evaluation.adversarial import read_images
     from ardbench.reports.evaluations import verdicts_of

@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ardbench.campaigns.suites import Cell, Suite, carried, planned
+from ardbench.campaigns.cells import Cell, carried, planned
+from ardbench.campaigns.suites import Suite
 from ardbench.campaigns.varied import chosen, sweep_suite
 from ardbench.data import heeds_data_root
 from ardbench.engine.stopping import after, late

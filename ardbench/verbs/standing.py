@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ardbench.campaigns.suites import of_present_weights
+from ardbench.campaigns.cells import of_present_weights
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.models import zoo

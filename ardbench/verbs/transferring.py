@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ardbench import data
-from ardbench.campaigns.suites import planned, suite_names
+from ardbench.campaigns.cells import planned
+from ardbench.campaigns.suites import suite_names
 from ardbench.config import Threat
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.matrix import Question, load_transfer, save_transfer
@@ -24,7 +25,8 @@ from ardbench.verbs.evaluating import threat_of
 from ardbench.verbs.measuring import Norm
 
 if TYPE_CHECKING:
-    from ardbench.campaigns.suites import Cell, Suite
+    from ardbench.campaigns.cells import Cell
+    from ardbench.campaigns.suites import Suite
     from ardbench.evaluation.matrix import Transfer
     from ardbench.progress import Progress
 

@@ -33,7 +33,7 @@ half='
 import sys
 from pathlib import Path
 from safetensors.torch import load_file, save_file
-from ardbench.campaigns.suites import planned
+from ardbench.campaigns.cells import planned
 from ardbench.teachers import default_checkpoint
 suite, cells = planned(sys.argv[1], Path(sys.argv[2]))
 run, file = cells[0].run, Path(sys.argv[3]) / f"{cells[0].name}-{cells[0].recipe.student}-{cells[0].recipe.data.name}.safetensors"

@@ -252,6 +252,7 @@ def test_a_set_of_torchvision_is_read_below_the_folder_that_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ARDBENCH_DATA", raising=False)
     fashion(tmp_path / "one")
     name, images = "torchvision:FashionMNIST", fashion(tmp_path / "other")
     images["train"][0] ^= 255

@@ -210,11 +210,16 @@ def iad_i(script: Script, x: Tensor, y: Tensor) -> Tensor:
 
 
 def mtard(script: Script, x: Tensor, y: Tensor) -> Tensor:
-    """Return s/2 [KL(T_r(x') || S(x')) + KL(T_c(x) || S(x))], the first batch's; 2 T + 26 F [I]."""
-    student = script.student
+    """Return s/2 [KL(T_r(x') || S(x')) + KL(T_c(x) || S(x))], the first batch's, with log(p + 1e-5); 2 T + 26 F [I]."""
+    c, student = script.recipe.method, script.student
+
+    def apart(logits: Tensor, target: Tensor) -> Tensor:
+        p = F.softmax(target, dim=1)
+        return (p * (torch.log(p + c["offset"]) - F.log_softmax(logits, dim=1))).sum(dim=1).mean()
+
     x_adv = attack(script, x, lambda x_adv: F.cross_entropy(student(x_adv), y, reduction="sum"))
     robust, clean = (ask(teacher, seen) for teacher, seen in zip(script.teachers, (x_adv, x), strict=True))
-    loss: Tensor = script.recipe.method["scale"] / 2 * (kl(student(x_adv), robust) + kl(student(x), clean))
+    loss: Tensor = c["scale"] / 2 * (apart(student(x_adv), robust) + apart(student(x), clean))
     return loss
 
 

@@ -15,6 +15,7 @@ from ardbench import plugins
 
 settings.register_profile("ardbench", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ardbench")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that a test starts: two that wait for each other spin
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from ardbench.models import zoo
 from ardbench.models.names import OBJECT, split_source
 from ardbench.models.normalisation import Normalisation, split_normalisation
 from ardbench.models.sealed import facts_of
-from ardbench.runs import Run, Teacher, is_checkpoint, sha256_of
+from ardbench.runs import Run, Teacher, is_checkpoint, known_checkpoint, sha256_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,8 +118,19 @@ def split_model(what: str, text: str) -> tuple[str, Normalisation | None]:
 
 
 def split_checkpoint(text: str) -> tuple[str, str]:
-    """Return RUN and CHECKPOINT of RUN@CHECKPOINT, and "" for the second of anything else."""
-    name, _, checkpoint = text.rpartition("@")
+    """Return RUN and CHECKPOINT of RUN@CHECKPOINT, and "" for the second of anything else.
+
+    Raises:
+        ArdbenchError: a run stands before what is no checkpoint, or an export, which has no choice of them.
+    """
+    name, at, checkpoint = text.rpartition("@")
+    if at and not Path(text).exists() and (Path(name) / "config.json").is_file():
+        if export_in(Path(name)):
+            raise ArdbenchError(f"{name} is an exported network, which has one checkpoint: leave out @{checkpoint}.")
+        try:
+            known_checkpoint(checkpoint)
+        except ValueError as error:
+            raise ArdbenchError(f"{text}: {error}.") from None
     return (name, checkpoint) if is_checkpoint(checkpoint) else (text, "")
 
 

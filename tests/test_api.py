@@ -199,6 +199,10 @@ def test_an_export_is_never_called_a_broken_run(run: Run, tmp_path: Path) -> Non
     for words in (["show"], ["diff", run.path]):
         said = call(*words, tmp_path / "handed-on")
         assert "restore" not in said.output and "is an exported network and no run" in said.output, said.output
+    named = f"{tmp_path / 'handed-on'}@best"
+    for words in (["eval", named], ["distill", "rslad-digits", "--teacher", named]):
+        said = call(*words, "--runs", tmp_path / "runs")
+        assert said.exit_code == 2 and "which has one checkpoint: leave out @best" in said.output, said.output
 
 
 # Objects --------------------------------------------------------------------------------------------------------------

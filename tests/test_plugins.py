@@ -223,7 +223,7 @@ def test_nothing_that_is_read_runs_code(monkeypatch: pytest.MonkeyPatch) -> None
         ("MODELS = {'a:b': print}\n", "'a:b' in MODELS is no name"),
         ("MODELS = {'a': 3}\n", "a in MODELS is a int: give a class, or an import path"),
         ("DATASETS = {'a': len}\n", "a in DATASETS is a builtin_function_or_method: give an ardbench.data.Dataset"),
-        ("RECIPES = {'a': print}\n", "a in RECIPES is a builtin_function_or_method: give a dict, or the path"),
+        ("RECIPES = {'a': len}\n", "a in RECIPES is a builtin_function_or_method: give a dict, or the path"),
         ("METHODS = {'trades': print}\n", "its method trades has the name of one of ardbench itself"),
         ("MODELS = {'resnet18': print}\n", "its network resnet18 has the name of one of ardbench itself"),
         ("DATASETS = {'cifar10': 'a:b'}\n", "its data set cifar10 has the name of one of ardbench itself"),

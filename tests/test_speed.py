@@ -55,6 +55,8 @@ PASSES = {
     "kdiga": (9, 8),  # 3 T + 6 F, and 2 T + 6 F
     "saad": (33, 31),  # 4 T + 29 F, and 4 T + 27 F, of which 1 F for the statistics alone
     "adr": (24, 24),  # E + 23 F
+    "b-mtard": (28, 28),  # as MTARD
+    "absld": (27, 27),  # as RSLAD
     "mart": (26, 26),
     "pgd-at@awp": (36, 26),  # the base's search, and the outer pass twice
     "trades@awp": (42, 33),  # likewise; clean logits hoisted

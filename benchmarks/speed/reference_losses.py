@@ -119,6 +119,16 @@ def rslad(script: Script, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def absld(script: Script, x: Tensor, y: Tensor) -> Tensor:
+    """Return RSLAD's loss of the first epoch, whose temperatures by class are all 1; T + 26 F [C]."""
+    c, student, teacher = script.recipe.method, script.student, ask(script.teachers[0], x)
+    teacher = teacher / teacher.new_ones(teacher.shape[1])[y][:, None]
+    x_adv = attack(script, x, lambda x_adv: kl(student(x_adv), teacher, "sum"))
+    adversarial, clean = kl(student(x_adv), teacher), kl(student(x), teacher)
+    loss: Tensor = c["scale"] * (c["alpha"] * adversarial + (1 - c["alpha"]) * clean)
+    return loss
+
+
 def rslad_igdm(script: Script, x: Tensor, y: Tensor) -> Tensor:
     """Return RSLAD + w KL(T(x') - T(x-) || S(x') - S(x-)), x- = 2 x - x'; S(x') once for each, 3 T + 32 F [C].
 
@@ -400,6 +410,8 @@ METHODS: dict[str, tuple[Callable[[Script, Tensor, Tensor], Tensor], str]] = {
     "kdiga": (kdiga, "grad"),  # autograd.grad with create_graph [C]
     "saad": (saad, "grad"),  # likewise [I]
     "adr": (adr, "grad"),  # likewise [I]
+    "b-mtard": (mtard, "grad"),  # MTARD's first batch, at temperatures of 1 [I]
+    "absld": (absld, "grad"),  # as RSLAD [C]
     "mart": (mart, "grad"),  # after TRADES [I]
     "rslad": (rslad, "grad"),  # after TRADES [C]
     "rslad@igdm": (rslad_igdm, "grad"),  # as its base [C]

@@ -40,7 +40,7 @@ GRAPH = "graph"
 VARIANTS = {"fp32": "fp32", "bf16": "bf16", GRAPH: "bf16", "cold": "bf16", "warm": "bf16"}
 """Form of ours -> its precision. `CACHES` keep the teacher's logits: cold finds none of a step's views, warm all."""
 CACHES = ("cold", "warm")
-CACHED = ("rslad", "rslad@igdm", "ard", "iad-i", "crdnd", "mtard", "dgad")
+CACHED = ("rslad", "rslad@igdm", "ard", "iad-i", "crdnd", "mtard", "b-mtard", "absld", "dgad")
 """Methods that ask a teacher about each clean view, which `CACHES` save; AdaAD does with alpha < 1 alone, not as released."""
 WHOLE_FROM = {"iad-i": "begin", "iad-ii": "begin", "adaiad": "begin", "darht": "distill_from"}
 """Methods that begin with less than their whole loss -> the field that says where all of its terms are there."""

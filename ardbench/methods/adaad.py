@@ -9,9 +9,6 @@ from ardbench.losses import kl
 from ardbench.methods.base import Method, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ardbench.attacks.objectives import Net
     from ardbench.data.batches import Batch
 
 
@@ -46,7 +43,3 @@ class AdaAD(Method[AdaADConfig]):
         clean = kl(student["x"], self.teacher_logits(batch))  # (B,)
         loss = c.scale * (c.alpha * adversarial + (1 - c.alpha) * clean)
         return Step.over(loss, {"kl_adv": adversarial, "kl_clean": clean})
-
-    def disagreement(self, net: Net, x_adv: Tensor) -> Tensor:
-        """Return KL(T(x') || net(x')) (B,), with a gradient through both networks."""
-        return kl(net(x_adv), self.teachers[0](x_adv))

@@ -9,9 +9,6 @@ from ardbench.losses import cross_entropy, kl, trust
 from ardbench.methods.base import Method, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ardbench.attacks.objectives import Net
     from ardbench.data.batches import Batch
 
 
@@ -54,7 +51,3 @@ class AdaIAD(Method[AdaIADConfig]):
             label = cross_entropy(student["x"], batch.y).mean()
             loss, logs = loss + (1 - c.alpha) * label, logs | {"label": label}
         return Step(loss, logs)
-
-    def disagreement(self, net: Net, x_adv: Tensor) -> Tensor:
-        """Return KL(T(x') || net(x')) (B,), with a gradient through both networks."""
-        return kl(net(x_adv), self.teachers[0](x_adv))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ardbench import data
 from ardbench.config import MethodConfig, Point, Recipe, epoch_at
+from ardbench.losses import kl
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -235,6 +236,10 @@ class Method(ABC, Generic[Config]):
         if attacked is self.student:
             self._present.x_adv = x_adv
         return x_adv
+
+    def disagreement(self, net: Net, x_adv: Tensor) -> Tensor:
+        """Return KL(T(x') || net(x')) (B,), T the first teacher: an objective whose gradient goes through both networks."""
+        return kl(net(x_adv), self.teachers[0](x_adv))
 
     def logits(self, x: Tensor, net: Net | None = None) -> Tensor:
         """Return the student's (or `net`'s) logits (B, K) in the precision of the outer step, as fp32 numbers."""

@@ -11,7 +11,6 @@ from ardbench.methods.base import Method, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ardbench.attacks.objectives import Net
     from ardbench.data.batches import Batch
 
 
@@ -74,7 +73,3 @@ class DGAD(Method[DGADConfig]):
         whole = self.recipe.data.batch / batch.draws.rows if c.counted == "released" else 1.0
         natural, robust, right = natural / whole, robust / (1 - n), 1 - n / whole
         return (batch.mean(natural) + right) * robust if c.bracket == "released" else natural + right * robust
-
-    def disagreement(self, net: Net, x_adv: Tensor) -> Tensor:
-        """Return KL(T(x') || net(x')) (B,), with a gradient through both networks."""
-        return kl(net(x_adv), self.teachers[0](x_adv))

@@ -273,6 +273,16 @@ def test_a_rate_is_the_runs_own_or_that_of_its_like_or_of_all(tmp_path: Path) ->
     assert own.hours == pytest.approx((7 + final) * 8 / 3600)
 
 
+def test_epochs_beside_other_work_do_not_tell_the_rate(tmp_path: Path) -> None:
+    cell = planned(tmp_path)
+    epoch = of_one(cell, tmp_path).training / 8
+    begin(cell, 3, 2.0)
+    lines = (cell.run.path / "metrics.jsonl").read_text().splitlines()
+    slow = json.loads(lines[0]) | {"seconds": 2000.0}
+    (cell.run.path / "metrics.jsonl").write_text("\n".join([json.dumps(slow), *lines[1:]]) + "\n")
+    assert of_one(planned(tmp_path, state="partial"), tmp_path).rate == pytest.approx(epoch / 2)
+
+
 def test_images_of_one_size_never_price_another(tmp_path: Path) -> None:
     """Runs and evaluations on 8 x 8 pixels tell nothing of 32 x 32, for the same method and student."""
     small = planned(tmp_path, seed=1)

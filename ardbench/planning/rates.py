@@ -55,10 +55,10 @@ class Trained:
 
     @cached_property
     def rate(self) -> float:
-        """The FLOP/s that its epochs have reached; counted when it is asked for."""
+        """The FLOP/s of its median epoch, since some may have stood beside other work; counted when it is asked for."""
         rows = self.run.metrics
-        images, seconds = (sum(row[name] for row in rows) for name in ("images", "seconds"))
-        return float(images * self.counted.flop(self.run.recipe, self.run.teachers, range(len(rows))) / seconds)
+        speed = median(row["images"] / row["seconds"] for row in rows)
+        return float(speed * self.counted.flop(self.run.recipe, self.run.teachers, range(len(rows))))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""What is committed below results/: runs of which every number can be checked by who has the checkout alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ardbench
+from ardbench.runs import Run, all_runs
+
+RESULTS = Path(__file__).parents[1] / "results"
+RUNS = [run for folder in sorted(RESULTS.glob("*/runs")) for run in all_runs(folder)]
+FINISHED = [run for run in RUNS if run.done is not None]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.path.name)
+def test_a_committed_run_is_what_it_says(run: Run) -> None:
+    """Identity, checksums, epochs and counts; one under way is whole as far as it has come."""
+    (told,) = ardbench.verify(run.path)
+    assert told.state == ("verified" if run.done else "unfinished"), told.sentence
+
+
+@pytest.mark.parametrize("run", FINISHED, ids=lambda run: run.path.name)
+def test_a_finished_run_is_committed_without_what_only_training_wants(run: Run) -> None:
+    files = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    assert not [name for name in files if name.endswith((".state", ".lock", "lock", ".state.json"))]
+    assert sum((run.path / name).stat().st_size for name in files) < 4 * 2**20
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not FINISHED, reason="no committed run is finished yet")
+def test_a_committed_network_answers_again_as_its_verdicts_say(data_root: Path) -> None:
+    (told,) = ardbench.verify(FINISHED[0].path, again=100, device="cpu", data_root=data_root)
+    assert told.state == "verified", told.sentence
+    assert "measured again: clean" in told.sentence

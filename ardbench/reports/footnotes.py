@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -27,7 +27,11 @@ SINGLE_SEED = (
 
 
 def of_accuracies(
-    rows: pd.DataFrame, worst: Behind | None = None, checked: pd.DataFrame | None = None, intervals: bool = True
+    rows: pd.DataFrame,
+    worst: Behind | None = None,
+    checked: pd.DataFrame | None = None,
+    intervals: bool = True,
+    waiting: Sequence[str] = (),
 ) -> list[str]:
     """Return the footnotes of a table of accuracies.
 
@@ -36,6 +40,7 @@ def of_accuracies(
         worst: the attacks behind its worst cases; those of `rows` unless given.
         checked: rows of the same checkpoints, shown or not: what trust checks say holds of all; `rows` unless given.
         intervals: whether it shows them.
+        waiting: what would be lines of it, were there any number.
     """
     measured = rows[rows["value"].notna()]
     if measured.empty:
@@ -55,6 +60,8 @@ def of_accuracies(
         *_evaluations(measured),
         *_trust(measured if checked is None else checked),
     ]
+    if waiting:
+        notes.append(f"Planned, and without a number here so far: {', '.join(waiting)}.")
     return [*notes, "A blank cell was not measured."]
 
 

@@ -110,16 +110,26 @@ def _accuracies(rows: pd.DataFrame, dataset: str, threat: str, view: View) -> Ta
     protocols = protocol_order(rows.loc[rows["protocol"] != "", "protocol"])
     decimals = 2 if (rows["n"].max() if rows["n"].notna().any() else 0) >= 5000 else 1
     lines: list[Row] = []
-    called = names(rows)
+    waiting: list[str] = []
+    called, begun = names(rows), rows["value"].notna().any()
     for key, group in groups(rows):
-        lines += _block(group, called[key], protocols, decimals, worst)
+        block = _block(group, called[key], protocols, decimals, worst)
+        if begun and not any(map(_tells, block)):
+            waiting.append(called[key])
+        else:
+            lines += [row for row in block if row.opens or not begun or _tells(row)]
     return Table(
         f"Accuracy in % on {dataset}" + (f" ({threat})" if threat else ""),
         ("run", "student", "teachers", "checkpoint", *protocols),
         4,
         tuple(lines),
-        tuple(footnotes.of_accuracies(rows, worst, checked, view.intervals)),
+        tuple(footnotes.of_accuracies(rows, worst, checked, view.intervals, waiting)),
     )
+
+
+def _tells(row: Row) -> bool:
+    """Return whether a line of accuracies, whose words take four columns, has a number."""
+    return any(entry.text for entry in row.entries[4:])
 
 
 def groups(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:

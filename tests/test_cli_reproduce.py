@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ title = "Tiny"
 dataset = "fake"
 seeds = [0, 1]
 protocols = ["clean", "fgsm"]
+batch = 23
 [[runs]]
 name = "robust"
 recipe = "pgd-at-digits"
@@ -74,6 +76,9 @@ def test_reproduce_does_what_is_missing_and_then_nothing(tmp_path: Path, jobs: i
     assert (
         len(list((tmp_path / "runs").glob("*/eval/last/*.json"))) == 3 * 5
     )  # two verdicts, two for the checks, and the checks
+    assert {json.loads(path.read_text())["batch"] for path in (tmp_path / "runs").glob("*/eval/last/fgsm*.json")} == {
+        23
+    }
     assert "No prediction: nothing measured on this device yet." in result.stdout
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     again = call(*words)

@@ -271,6 +271,7 @@ def test_a_retrained_teacher_makes_its_students_stale(suite_file: Any, tmp_path:
         (('name = "baseline"', 'name = "teacher"'), "two runs are called 'teacher': rename one of them"),
         (('title = "A suite"', ""), "In suite suite: title is missing"),
         (('title = "A suite"', 'title = "A suite"\nn = { aa = 5 }'), "n names 'aa', and the protocols are clean, pgd20"),
+        (('title = "A suite"', 'title = "A suite"\nbatch = 0'), "In suite suite: batch = 0"),
         (("seeds = [0, 1, 2]", "seeds = []"), "In suite suite: seeds = []"),
         (('["clean", "pgd20"]', '["clean", "pgd2O"]'), "pgd20"),
         (('"best", "last", "averaged"', '"final"'), "In suite suite: checkpoints.0 = 'final'"),

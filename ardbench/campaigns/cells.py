@@ -45,6 +45,7 @@ class Cell:
         teachers: in the order of the method's roles; weights that are not there yet have no sha256.
         state: done, partial (begun), missing, or stale (a teacher has changed since: move or delete it to retrain).
         missing: the (checkpoint, protocol, n) that are still to be evaluated, on n test images; None: all.
+        batch: of its evaluations.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Cell:
     teachers: tuple[Teacher, ...]
     state: State
     missing: tuple[tuple[str, str, int | None], ...]
+    batch: int = 500
 
 
 def plan(
@@ -180,7 +182,7 @@ class _Planner:
 
         places = [Run.place(root, recipe, taught_by) for root in self.roots]
         place = max(places, key=lambda one: (standing(one), -len(missing(one)))) if places[1:] else places[0]
-        return Cell(run.name, place, recipe, taught_by, state_of(place), missing(place))
+        return Cell(run.name, place, recipe, taught_by, state_of(place), missing(place), self.suite.batch)
 
     def teacher(self, source: str, role: str) -> Teacher:
         """Return a run of the suite (its first seed) or an outside network as a teacher."""

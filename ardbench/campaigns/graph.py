@@ -66,13 +66,11 @@ class Settings:
         device: by name, as --device takes it.
         data_root: where data sets lie; None takes the default.
         threads: of each process on the CPU; None leaves torch's own.
-        batch: of evaluations, as `ardbench eval` has it; it decides the noise of the attacks.
     """
 
     device: str
     data_root: Path | None = None
     threads: int | None = None
-    batch: int = 500
 
 
 @dataclass
@@ -207,7 +205,7 @@ def _measure(
             try:
                 evaluate(
                     net, split, name, cell.recipe.evaluation,
-                    batch=settings.batch, n=n, store=store, key=key, twin=twin, progress=progress, stop=stop,
+                    batch=cell.batch, n=n, store=store, key=key, twin=twin, progress=progress, stop=stop,
                 )  # fmt: skip
             except Paused as paused:
                 progress.note(str(paused))

@@ -90,6 +90,8 @@ class Suite(Section):
     """Columns that its tables have besides, of `ardbench.evaluation.derived`."""
     n: Images | dict[str, Images] | None = None
     """Test images to measure on, the same class-balanced ones for every run, or so many by protocol; else all."""
+    batch: Images = 500
+    """Images that an evaluation works on at a time; it decides the noise of the attacks."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Changes to the recipe of every run; a run's own go over them."""
     transfer: Choice | None = None

@@ -86,6 +86,28 @@ def test_reproduce_does_what_is_missing_and_then_nothing(tmp_path: Path, jobs: i
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
+def test_checks_hold_numbers_on_more_and_on_fewer_images_against_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what only they need is measured on few images, once for all."""
+    monkeypatch.setattr("ardbench.evaluation.trust.ENOUGH", 25)
+    suite = suite_file(tmp_path)
+    text = (
+        suite.read_text().replace("[0, 1]", "[0]").replace('["clean", "fgsm"]', '["pgd20", "fgsm"]\nn = { fgsm = 30 }')
+    )
+    suite.write_text(text[: text.rindex("[[runs]]")])
+    assert call("reproduce", suite, "--runs", "runs", "--out", "out", "--device", "cpu", "--jobs", 1).exit_code == 0
+    (store,) = tmp_path.glob("runs/*/eval/last")
+    assert sorted(path.name for path in store.glob("*.json")) == [
+        "clean-n30.json", "clean.json", "fgsm-n30.json", "pgd20-scaled-n25.json", "pgd20.json", "trust-n30.json",
+        "trust.json", "unbounded-n25.json",
+    ]  # fmt: skip
+    for name in ("trust.json", "trust-n30.json"):
+        told = {one["check"]: one for one in json.loads((store / name).read_text())["findings"]}
+        assert "(n = 30)" in told["fgsm-under-pgd"]["reason"]
+        assert "(n = 25)" in told["scaled-under-pgd"]["reason"] and "(n = 25)" in told["unbounded"]["reason"]
+
+
 def test_a_forecast_is_printed_beside_what_it_took(tmp_path: Path) -> None:
     path = suite_file(tmp_path)
     words = ["reproduce", path, "--runs", tmp_path / "runs", "--jobs", "1", "--device", "cpu"]

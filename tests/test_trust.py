@@ -225,10 +225,37 @@ def test_verdicts_of_other_weights_images_or_versions_judge_nothing(tmp_path: Pa
     index = split.index.tolist()
     assert list(trust.measured_in(tmp_path, KEY, index)) == ["pgd20"]
     assert trust.measured_in(tmp_path, {"weights": "other"}, index) == {}
-    assert trust.measured_in(tmp_path, KEY, index[1:]) == {}
+    assert trust.measured_in(tmp_path, KEY, [41, 42]) == {}
+    assert trust.measured_in(tmp_path, KEY, index[1:])["pgd20"].index == index[1:]
     document = json.loads((tmp_path / "pgd20.json").read_text())
     (tmp_path / "pgd20.json").write_text(json.dumps(document | {"version": 99}))
     assert trust.measured_in(tmp_path, KEY, index) == {}
+
+
+def test_two_numbers_are_held_against_each_other_on_the_images_that_both_are_on(tmp_path: Path) -> None:
+    """PGD on all images and AutoAttack on some: the difference is that of these, and the file on the most images tells."""
+
+    def told(name: str, index: list[int], right: set[int], suffix: str = "") -> None:
+        said = [0 if position in right else 1 for position in index]
+        verdicts = Verdicts(
+            name, 1, {"norm": "linf", "eps": 0.1}, [0] * len(index), said, index, 1.0, 9, 0, 100, key=KEY
+        )
+        verdicts.save(tmp_path / f"{name}{suffix}.json")
+
+    told("pgd20", list(range(100)), set(range(60)))
+    told("pgd20", [0, 1], set(), "-n2")
+    told("aa", list(range(40, 80)), set(range(40, 56)), "-n40")
+    for index in (range(100), range(40, 80)):
+        found = {one.check: one for one in trust.judged(trust.measured_in(tmp_path, KEY, list(index)))}
+        assert found["pgd-minus-aa"].level == "warning"  # 20 of the 40 are right under pgd20, 16 under aa
+        assert "pgd20 minus aa is 10.0 points" in found["pgd-minus-aa"].reason
+        assert "(n = 40)" in found["pgd-minus-aa"].reason
+    apart = {one.check: one for one in trust.judged(trust.measured_in(tmp_path, KEY, [0, 1, 2]))}
+    assert apart["pgd-minus-aa"].reason.startswith("aa not measured")
+    told("fgsm", [90, 91], {90}, "-n2")
+    told("pgd20", list(range(50)), {1})
+    found = {one.check: one for one in trust.judged(trust.measured_in(tmp_path, KEY, list(range(100))))}
+    assert found["fgsm-under-pgd"].level == "unchecked" and "no image in common" in found["fgsm-under-pgd"].reason
 
 
 def test_a_damaged_file_of_findings_is_refused_by_name(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def _measure(
     from ardbench.engine.networks import of_run
     from ardbench.evaluation.measure import evaluate
     from ardbench.evaluation.network_checks import examine
-    from ardbench.evaluation.trust import FOR_CHECKS
+    from ardbench.evaluation.trust import ENOUGH, FOR_CHECKS, judged_in
     from ardbench.evaluation.verdicts import Paused
 
     if not cell.missing:
@@ -199,18 +199,21 @@ def _measure(
         store, key = place(checkpoint)
         twin = place(other) if (other := run.twin(checkpoint)) else None
         names = [protocol for where, protocol, count in cell.missing if (where, count) == (checkpoint, n)]
+        wanted = [(name, n) for name in names]
         if names != ["clean"]:  # what only the checks need costs little beside an attack
-            names = list(dict.fromkeys(("clean", *names, *FOR_CHECKS)))
-        for name in names:
+            some = n if (n or len(split)) <= ENOUGH else ENOUGH
+            wanted = list(dict.fromkeys([("clean", n), *wanted, *((name, some) for name in FOR_CHECKS)]))
+        for name, images in wanted:
             try:
                 evaluate(
                     net, split, name, cell.recipe.evaluation,
-                    batch=cell.batch, n=n, store=store, key=key, twin=twin, progress=progress, stop=stop,
+                    batch=cell.batch, n=images, store=store, key=key, twin=twin, progress=progress, stop=stop,
                 )  # fmt: skip
             except Paused as paused:
                 progress.note(str(paused))
                 return False
-        examine(net, split, store, n, key)
+        for images in dict.fromkeys((n, *judged_in(store))):  # what was measured now tells of the others as well
+            examine(net, split, store, images, key)
     return True
 
 

@@ -22,6 +22,8 @@ from ardbench.untrusted import Line
 Level = Literal["ok", "note", "warning", "unchecked"]
 FOR_CHECKS = ("pgd20-scaled", "unbounded")
 """Protocols that are measured for the checks alone: they stand in no table."""
+ENOUGH = 1000
+"""Images for them: of more `reproduce` takes a part, which tells a limit of a point or two as well at a tenth of the time."""
 NOT_NORMALISED = (
     "pixels are not normalised as in training (ardbench identify finds by what, --mean and --std of a file say it)"
 )
@@ -85,7 +87,7 @@ def judged(measured: Mapping[str, Verdicts]) -> list[Finding]:
     """Return one finding for each limit.
 
     Args:
-        measured: verdicts by protocol, all on the same images of the same network.
+        measured: verdicts by protocol, of the same network; two are compared on the images that both are on.
     """
     return [_judged(check, limit, measured) for check, limit in LIMITS.limits.items()]
 
@@ -104,25 +106,36 @@ def above_chance(clean: Verdicts | None, classes: int) -> Finding:
 
 
 def measured_in(store: Path, key: Mapping[str, Any], index: Sequence[int]) -> dict[str, Verdicts]:
-    """Return the verdicts in a folder by protocol, as far as they are of these images, and of `key` and protocol as they are.
+    """Return the verdicts in a folder by protocol, on these images and no others, of `key` and protocol as they are.
+
+    Where several files tell of a protocol, the one that tells of the most of these images.
 
     Raises:
         ArdbenchError: a file is damaged.
     """
-    found = {}
+    images, found = set(index), dict[str, Verdicts]()
     for path in sorted(store.glob("*.json")):
         if not path.name.endswith(".state.json") and not is_trust(path):
             verdicts = load_verdicts(path)
             rules = PROTOCOLS.get(verdicts.protocol)
             current = rules is None or rules.version == verdicts.version
-            if current and verdicts.matches(key) and verdicts.index == list(index):
-                found[verdicts.protocol] = verdicts
+            there = verdicts.among(images) if current and verdicts.matches(key) else None
+            if there and there.n > (found[there.protocol].n if there.protocol in found else 0):
+                found[there.protocol] = there
     return found
 
 
 def is_trust(path: Path) -> bool:
     """Return whether a file holds findings and no verdicts."""
     return path.name.startswith((f"{STEM}.", f"{STEM}-"))
+
+
+def judged_in(store: Path) -> list[int | None]:
+    """Return on how many images (None: all) there are findings in a folder."""
+    counts = [
+        path.stem.removeprefix(STEM).removeprefix("-n") for path in sorted(store.glob("*.json")) if is_trust(path)
+    ]
+    return [int(count) if count else None for count in counts]
 
 
 def save(path: Path, findings: Sequence[Finding], weights: str) -> None:
@@ -151,7 +164,11 @@ def _judged(check: str, limit: Limit, measured: Mapping[str, Verdicts]) -> Findi
     if absent:
         words = " ".join(f"--protocol {name}" for name in absent)
         return Finding(check, "unchecked", f"{' and '.join(absent)} not measured: add {words}.")
-    several = [measured[name] for name in limit.protocols]
+    several = _shared([measured[name] for name in limit.protocols])
+    if not several:
+        return Finding(
+            check, "unchecked", f"{' and '.join(limit.protocols)} have no image in common: give both one --n."
+        )
     if not all(verdicts.threat["eps"] for verdicts in several):
         return Finding(check, "unchecked", "nothing is searched at eps 0: evaluate under a larger one.")
     value, said = _value(limit, several)
@@ -164,6 +181,12 @@ def _judged(check: str, limit: Limit, measured: Mapping[str, Verdicts]) -> Findi
     beyond = {"ok": "within", "note": "not under", "warning": "over"}[level]
     meaning = "" if level == "ok" else f": {limit.meaning}"
     return Finding(check, level, f"{said}, {beyond} {100 * allowed:g} (n = {several[0].n}){meaning}.")
+
+
+def _shared(several: Sequence[Verdicts]) -> list[Verdicts]:
+    """Return verdicts on the images that all of them are on; none where there are no such images."""
+    images = set.intersection(*(set(verdicts.index) for verdicts in several))
+    return [there for verdicts in several if (there := verdicts.among(images))]
 
 
 def _value(limit: Limit, several: Sequence[Verdicts]) -> tuple[float, str]:

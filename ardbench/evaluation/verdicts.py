@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain, compress, pairwise
 from operator import eq
@@ -146,6 +146,19 @@ class Verdicts:
         """Whether the classes among these examples differ in number by at most one."""
         counts = Counter(self.labels).values()
         return max(counts) - min(counts) <= 1
+
+    def among(self, images: Set[int]) -> Verdicts | None:
+        """Return the verdicts on those of its examples whose positions these are; None where there are none.
+
+        Who took which point is not known of a part.
+        """
+        there = [position in images for position in self.index]
+        if all(there):
+            return self
+        if not any(there):
+            return None
+        lists = {name: list(compress(getattr(self, name), there)) for name in ("labels", "predictions", "index")}
+        return replace(self, **lists, taken={}, unconfirmed={})
 
     def document(self) -> dict[str, Any]:
         """Return the verdicts as they are written; n and class_balanced are for readers, derived anew on loading.

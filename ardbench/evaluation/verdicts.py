@@ -157,8 +157,10 @@ class Verdicts:
             return self
         if not any(there):
             return None
-        lists = {name: list(compress(getattr(self, name), there)) for name in ("labels", "predictions", "index")}
-        return replace(self, **lists, taken={}, unconfirmed={})
+        labels, predictions, index = (
+            list(compress(every, there)) for every in (self.labels, self.predictions, self.index)
+        )
+        return replace(self, labels=labels, predictions=predictions, index=index, taken={}, unconfirmed={})
 
     def document(self) -> dict[str, Any]:
         """Return the verdicts as they are written; n and class_balanced are for readers, derived anew on loading.

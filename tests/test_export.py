@@ -153,6 +153,12 @@ def test_trust_verdicts_are_told_one_by_one(tmp_path: Path) -> None:
         "Trust check fgsm (warning, trust-n40.json): FGSM is 3 points under PGD.",
         "Trust check unbounded (ok, trust-n40.json): 0 % are left at eps = 1.",
     ]
+    more = {"check": "fgsm", "level": "ok", "reason": "FGSM is over PGD."}
+    write_json(tmp_path / "trust.json", {"findings": [more, findings[1]]})
+    assert [told.partition(":")[0] for told in trust_findings(tmp_path)] == [
+        "Trust check fgsm (ok, trust.json)", "Trust check unbounded (ok, trust.json)",
+        "Trust check fgsm (warning, trust-n40.json)",
+    ], "what fewer images say alike is told once"  # fmt: skip
 
 
 @pytest.mark.parametrize("drop", [False, True])

@@ -228,9 +228,12 @@ def _cells(verdicts: Verdicts) -> tuple[str, ...]:
 
 
 def trust_findings(folder: Path) -> Iterator[str]:
-    """Yield what the trust checks said of the evaluations in a folder, if they were made."""
-    for path in sorted(folder.glob("trust*.json")):
-        for one in trust.load(path)[0]:
+    """Yield what the trust checks said in a folder, if they were made; what fewer images say alike is left out."""
+    told = set[tuple[str, str]]()
+    for path in sorted(folder.glob("trust*.json"), key=lambda path: (path.stem != trust.STEM, path.name)):
+        findings = [one for one in trust.load(path)[0] if (one.check, one.level) not in told]
+        told.update((one.check, one.level) for one in findings)
+        for one in findings:
             yield f"Trust check {one.check} ({one.level}, {path.name}): {one.reason}"
 
 

@@ -115,7 +115,7 @@ def _accuracies(rows: pd.DataFrame, dataset: str, threat: str, view: View) -> Ta
     for key, group in groups(rows):
         block = _block(group, called[key], protocols, decimals, worst)
         if begun and not any(map(_tells, block)):
-            waiting.append(called[key])
+            waiting.append(called[key].partition(f" {UNFINISHED}")[0])
         else:
             lines += [row for row in block if row.opens or not begun or _tells(row)]
     return Table(
@@ -123,7 +123,7 @@ def _accuracies(rows: pd.DataFrame, dataset: str, threat: str, view: View) -> Ta
         ("run", "student", "teachers", "checkpoint", *protocols),
         4,
         tuple(lines),
-        tuple(footnotes.of_accuracies(rows, worst, checked, view.intervals, waiting)),
+        tuple(footnotes.of_accuracies(rows, worst, checked, view.intervals, list(dict.fromkeys(waiting)))),
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import ardbench
+from ardbench.evaluation.verdicts import file_name, load_verdicts
+from ardbench.models import zoo
 from ardbench.runs import Run, all_runs
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -34,3 +39,18 @@ def test_a_committed_network_answers_again_as_its_verdicts_say(data_root: Path) 
     (told,) = ardbench.verify(FINISHED[0].path, again=100, device="cpu", data_root=data_root)
     assert told.state == "verified", told.sentence
     assert "measured again: clean" in told.sentence
+
+
+@pytest.mark.parametrize("entry", [e for e in zoo.ENTRIES.values() if e.package == "ardbench"], ids=lambda e: e.name)
+def test_a_carried_teacher_is_a_committed_network_and_has_the_accuracies_of_its_verdicts(entry: zoo.Entry) -> None:
+    ours, card = load_file(entry.path), entry.path.with_suffix(".md").read_text(encoding="utf-8")
+    (run,) = [run for run in FINISHED if f"# {run.path.name}, " in card]
+    checkpoint = next(name for name in ("best", "last") if f"# {run.path.name}, {name}\n" in card)
+    theirs = load_file(run.weights(checkpoint))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for told in entry.measured:
+        verdicts = load_verdicts(
+            run.path / "eval" / checkpoint / file_name(told.protocol, None if told.n == 10_000 else told.n)
+        )
+        assert (verdicts.version, verdicts.n, sum(verdicts.robust)) == (told.version, told.n, told.correct)
+        assert re.search(rf"\| {told.protocol} +\|.* {100 * verdicts.accuracy:.1f} \|.* {told.n} of 10000 \|", card)

@@ -219,6 +219,7 @@ def test_a_stopped_campaign_has_saved_and_goes_on_anywhere(machines: Machines, t
 def test_the_command_line_works_on_a_cluster(machines: Machines, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)  # relative paths must mean the same on every node
     Path("tiny.toml").write_text("[[runs]]".join(SUITE.format(epochs=1).split("[[runs]]")[:2]))
+    machines.cluster.wait_for_nodes(timeout=120)  # a busy machine takes its time to notice that a node was killed
     words = ["reproduce", "tiny.toml", "--engine", "ray", "--address", machines.address, "--device", "cpu"]
     result = call(*words)
     assert result.exit_code == 0, result.output

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli_call import call
 from safetensors.torch import load_file
 
 import ardbench
@@ -39,6 +40,19 @@ def test_a_committed_network_answers_again_as_its_verdicts_say(data_root: Path) 
     (told,) = ardbench.verify(FINISHED[0].path, again=100, device="cpu", data_root=data_root)
     assert told.state == "verified", told.sentence
     assert "measured again: clean" in told.sentence
+
+
+def test_tables_of_committed_runs_are_what_the_runs_make(tmp_path: Path) -> None:
+    """results/cifar10-small.* byte for byte, and the table in the README."""
+    words = ("report", "cifar10-small", "--runs", RESULTS / "cifar10-small" / "runs")
+    assert call(*words, "--out", tmp_path).exit_code == 0
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (RESULTS / path.name).read_bytes(), (
+            f"type: ardbench {' '.join(map(str, words))} --out results"
+        )
+    assert call(*words, "--out", tmp_path, "--columns", "run,student,checkpoint,clean,pgd20,aa").exit_code == 0
+    table = (tmp_path / "cifar10-small.md").read_text(encoding="utf-8").split("\n\n")[2]
+    assert table.startswith("| run ") and table in (RESULTS.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("entry", [e for e in zoo.ENTRIES.values() if e.package == "ardbench"], ids=lambda e: e.name)

@@ -244,7 +244,8 @@ def test_two_numbers_are_held_against_each_other_on_the_images_that_both_are_on(
 
     told("pgd20", list(range(100)), set(range(60)))
     told("pgd20", [0, 1], set(), "-n2")
-    told("aa", list(range(40, 80)), set(range(40, 56)), "-n40")
+    told("aa", list(range(79, 39, -1)), set(range(40, 56)), "-n40")  # in another order
+    assert trust.measured_in(tmp_path, KEY, range(100))["aa"].index == list(range(40, 80))
     for index in (range(100), range(40, 80)):
         found = {one.check: one for one in trust.judged(trust.measured_in(tmp_path, KEY, list(index)))}
         assert found["pgd-minus-aa"].level == "warning"  # 20 of the 40 are right under pgd20, 16 under aa

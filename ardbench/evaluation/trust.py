@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -132,10 +133,8 @@ def is_trust(path: Path) -> bool:
 
 def judged_in(store: Path) -> list[int | None]:
     """Return on how many images (None: all) there are findings in a folder."""
-    counts = [
-        path.stem.removeprefix(STEM).removeprefix("-n") for path in sorted(store.glob("*.json")) if is_trust(path)
-    ]
-    return [int(count) if count else None for count in counts]
+    named = [re.fullmatch(rf"{STEM}(?:-n([0-9]+))?", path.stem) for path in sorted(store.glob("*.json"))]
+    return [int(found[1]) if found[1] else None for found in named if found]
 
 
 def save(path: Path, findings: Sequence[Finding], weights: str) -> None:

@@ -148,19 +148,16 @@ class Verdicts:
         return max(counts) - min(counts) <= 1
 
     def among(self, images: Set[int]) -> Verdicts | None:
-        """Return the verdicts on those of its examples whose positions these are; None where there are none.
+        """Return the verdicts on those of its examples whose positions these are, in their order; None where there are none.
 
         Who took which point is not known of a part.
         """
-        there = [position in images for position in self.index]
-        if all(there):
-            return self
-        if not any(there):
+        rows = zip(self.index, self.labels, self.predictions, strict=True)
+        kept = sorted(row for row in rows if row[0] in images)
+        if not kept:
             return None
-        labels, predictions, index = (
-            list(compress(every, there)) for every in (self.labels, self.predictions, self.index)
-        )
-        return replace(self, labels=labels, predictions=predictions, index=index, taken={}, unconfirmed={})
+        index, labels, predictions = map(list, zip(*kept, strict=True))
+        return replace(self, index=index, labels=labels, predictions=predictions, taken={}, unconfirmed={})
 
     def document(self) -> dict[str, Any]:
         """Return the verdicts as they are written; n and class_balanced are for readers, derived anew on loading.

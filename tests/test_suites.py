@@ -16,7 +16,7 @@ import pytest
 from ardbench.campaigns import cells
 from ardbench.campaigns.cells import Cell, expected_checkpoints, plan, plan_table
 from ardbench.campaigns.graph import unfinished
-from ardbench.campaigns.suites import Suite, benchmarks_folder, load_suite, suite_names
+from ardbench.campaigns.suites import Suite, benchmarks_folder, load_suite, ordered, suite_names
 from ardbench.config import Recipe
 from ardbench.errors import ArdbenchError
 from ardbench.evaluation.verdicts import Verdicts, file_name
@@ -45,16 +45,16 @@ CHAIN = (
 seeds = [0, 1, 2]
 checkpoints = ["best", "last", "averaged"]
 [[runs]]
+name = "baseline"
+recipe = "standard"
+evaluate = false
+seeds = [4]
+[[runs]]
 name = "student"
 recipe = "rslad"
 student = "resnet8-tiny"
 teachers = ["teacher"]
 set = { "schedule.epochs" = 8, threat.eps = "4/255" }
-[[runs]]
-name = "baseline"
-recipe = "standard"
-evaluate = false
-seeds = [4]
 [[runs]]
 name = "teacher"
 recipe = "pgd-at"
@@ -162,6 +162,17 @@ def test_teachers_come_first_once_and_students_at_every_seed(suite_file: Any, tm
     assert cells[2].recipe.threat.eps == 4 / 255
 
 
+def test_a_suite_is_worked_in_its_order_and_a_teacher_comes_no_earlier_than_its_student_needs(suite_file: Any) -> None:
+    """A suite lists first what is wanted first: a later student's teachers wait, though nothing teaches them."""
+    runs = [("b", ["a"]), ("c", []), ("e", ["d"]), ("d", ["b"]), ("g", []), ("h", ["a", "g"])]
+    text = HEAD + "".join(
+        f'[[runs]]\nname = "{name}"\nrecipe = "x"\nteachers = {of}\n' for name, of in [*runs, ("a", [])]
+    )
+    assert [run.name for run in ordered(load_suite(suite_file(text)))] == ["a", "b", "c", "d", "e", "g", "h"]
+    for suite in map(load_suite, suite_names()):
+        assert ordered(suite) == list(suite.runs), f"{suite.name} lists a run before its teacher"
+
+
 def test_a_student_has_a_name_before_its_teacher_is_trained(suite_file: Any, tmp_path: Path) -> None:
     suite = load_suite(suite_file(CHAIN))
     before = planned(suite, tmp_path)
@@ -265,7 +276,7 @@ def test_a_retrained_teacher_makes_its_students_stale(suite_file: Any, tmp_path:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("evaluate = false", "evalute = false"), "runs.1.evalute: 'evalute': did you mean 'evaluate'?"),
+        (("evaluate = false", "evalute = false"), "runs.0.evalute: 'evalute': did you mean 'evaluate'?"),
         (('title = "A suite"', 'titel = "A suite"'), "'titel': did you mean 'title'?"),
         (('teachers = ["teacher"]', 'teachers = ["techer"]'), "'techer': did you mean 'teacher'?"),
         (('name = "baseline"', 'name = "teacher"'), "two runs are called 'teacher': rename one of them"),

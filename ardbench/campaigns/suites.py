@@ -209,7 +209,11 @@ def _beside(suite: Suite, folder: Path) -> Suite:
 
 
 def ordered(suite: Suite) -> list[SuiteRun]:
-    """Return the runs with teachers first, or refuse unknown teachers and circles."""
+    """Return the runs in the suite's order, each teacher no later than just before its student.
+
+    Raises:
+        ArdbenchError: a teacher is unknown, or runs teach each other in a circle.
+    """
     named = {run.name: run for run in suite.runs}
     graph: dict[str, list[str]] = {}
     for run in suite.runs:
@@ -226,12 +230,17 @@ def ordered(suite: Suite) -> list[SuiteRun]:
         raise ArdbenchError(
             f"Suite {suite.name}: runs teach each other in a circle ({circle}); remove one of these teachers."
         ) from None
-    order: list[SuiteRun] = []
-    while sorter.is_active():
-        ready = sorter.get_ready()
-        order += [run for run in suite.runs if run.name in ready]
-        sorter.done(*ready)
-    return order
+    order: dict[str, SuiteRun] = {}
+
+    def put(name: str) -> None:
+        if name not in order:
+            for teacher in graph[name]:
+                put(teacher)
+            order[name] = named[name]
+
+    for name in named:
+        put(name)
+    return list(order.values())
 
 
 def is_outside(teacher: str) -> bool:

@@ -54,7 +54,7 @@ def _print(suite: Suite, cells: Sequence[Cell], runs: Path, device: str, tflops:
     to_measure = sum(len(cell.missing) for cell in cells)
     output.line(
         f"{len(cells)} runs: {to_train} to train, {to_measure} evaluations missing (all: {every}); "
-        "rows stand in working order."
+        "from top to bottom, the first seed of every run before the second."
     )
     for line in [*words, *(zoo.entry(source).absence for source in awaited(cells))]:
         output.line(line)

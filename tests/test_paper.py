@@ -71,7 +71,7 @@ def test_a_further_attack_on_one_run_takes_no_worst_case_away(tmp_path: Path, fu
     assert found == {"rslad-digits": "10.0¶" if n == 10 else "40.0", "trades-digits": "40.0", "mart-digits": "40.0"}
     notes = notes_of(frame)
     assert "none of pgd20, aa fooled the network; blank where one is missing. Left out" in notes
-    assert f"on the same images: {further}." in notes
+    assert f"for most runs lack it: {further}." in notes
     assert (f"¶ Over further attacks, so it can only be lower: {runs[0].path.name} ({further})." in notes) == (n == 10)
 
 

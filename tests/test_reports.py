@@ -273,7 +273,8 @@ def test_footnotes_say_what_the_table_cannot(tmp_path: Path) -> None:
     verdict(stale, "pgd20", 5)
     text = markdown_of([whole, part, stale], tmp_path / "out")
     rows = lines_of(text)
-    assert rows[2] == ["rslad-digits", "resnet8", "robust-conv", "last", "50.0 [23.7, 76.3]", "62.5† [30.6, 86.3]"]
+    both = ["62.5† [30.6, 86.3]"] * 2  # aa, and the worst case of both on its 8 images
+    assert rows[2] == ["rslad-digits", "resnet8", "robust-conv", "last", "50.0 [23.7, 76.3]", *both]
     assert [row[0] for row in rows[3:5]] == ["rslad-digits ‡ (partial)", "rslad-digits ‡ (stale)"]
     assert "n = 10: two accuracies closer than 43.8 points cannot be told apart" in text  # 1.96 sqrt(2 / 4 / 10)
     assert "±" not in text  # no cell is a mean, so nothing is explained
@@ -425,11 +426,26 @@ def test_the_worst_case_is_per_image(tmp_path: Path) -> None:
     assert header[4:] == ["clean", "pgd20", "cw20", "worst"]
     assert row[-1] == "20.0 [5.7, 51.0]"
     assert "none of the table's attacks fooled the network; blank" in (tmp_path / "out" / "t.md").read_text()
-    verdict(run, "aa", 3, n=5)  # other images: it is no part of the worst case
+
+
+def test_a_worst_case_is_over_every_attack_on_the_images_that_all_are_on(tmp_path: Path) -> None:
+    """AutoAttack on a part of the images is the usual thing: leaving it out, a worst case would lie above it."""
+    run = make_run(tmp_path, recipe())
+    verdict(run, "clean", 10)
+    verdict(run, "pgd20", 7)  # images 0 to 6 withstand it
+    verdict(run, "cw20", 6, predictions=[1 - i % 2 if i in (0, 2, 8, 9) else i % 2 for i in range(10)])
+    verdict(run, "aa", 4, n=5)  # images 0 to 3
+    frame = collect([run])
+    found = {row.n: row.value for row in frame[frame["protocol"] == "worst"].itertuples()}
+    assert found == {10: 0.5, 5: 0.4}  # images 1, 3, 4, 5 and 6; of the first five 1 and 3
     text = markdown_of([run], tmp_path / "out")
     header, _, row = lines_of(text)[:3]
-    assert (header[-2:], row[-2:]) == (["aa", "worst"], ["60.0† [23.1, 88.2]", "20.0 [5.7, 51.0]"])
-    assert "none of pgd20, cw20 fooled the network" in text and "on the same images: aa." in text
+    assert (header[-3:], row[-1]) == (["aa", "weighted", "worst"], "40.0† [11.8, 76.9]")
+    assert "none of the table's attacks fooled the network" in text and "Left out" not in text
+    others = [5, 6, 7, 8, 9]  # as many
+    verdict(run, "square", 5, n=5, index=others, labels=[i % 2 for i in others], predictions=[i % 2 for i in others])
+    frame = collect([run])
+    assert list(frame.loc[frame["protocol"] == "worst", "n"]) == [10]
 
 
 def test_weighted_is_the_mean_of_clean_and_aa_on_the_same_images(tmp_path: Path) -> None:
@@ -437,9 +453,11 @@ def test_weighted_is_the_mean_of_clean_and_aa_on_the_same_images(tmp_path: Path)
     run = make_run(tmp_path, recipe())
     verdict(run, "clean", 6)
     verdict(run, "aa", 3, n=5)
-    assert "weighted" not in set(collect([run])["protocol"])
+    part = collect([run]).set_index("protocol").loc["weighted"]
+    assert (part["value"], part["n"], part["subset"]) == (pytest.approx((5 + 3) / 10), 5, True)  # images 0 to 4 of both
     verdict(run, "aa", 3)
-    row = collect([run]).set_index("protocol").loc["weighted"]
+    frame = collect([run])
+    (row,) = frame[(frame["protocol"] == "weighted") & (frame["n"] == 10)].to_dict("records")
     assert (row["value"], row["n"], row["total"], row["eps"]) == (pytest.approx(0.45), 10, 10, 8 / 255)
     clean, aa = (binomtest(k, 10).proportion_ci(method="wilson") for k in (6, 3))
     phi = (3 * 4 - 0 * 3) / math.sqrt(6 * 4 * 3 * 7)

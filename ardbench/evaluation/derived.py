@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.statistics import LIMITS, paired_interval
-from ardbench.evaluation.verdicts import Verdicts
+from ardbench.evaluation.verdicts import Verdicts, paired
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -164,19 +164,18 @@ def check_measured(columns: Iterable[str], measured: Collection[tuple[str, str]]
 def numbers(column: str, measured: Sequence[tuple[str, Verdicts]]) -> Iterator[tuple[str, Verdicts, Number]]:
     """Yield (checkpoint, the verdicts that it is of, number) of a derived column, wherever what it needs was measured.
 
+    Where one of two was measured on more images than the other, the number is of those that both are on.
+
     Args:
         measured: (checkpoint, verdicts) of one run, on its present weights.
     """
     name, of = parsed(column)
-    for checkpoint, one in measured:
-        place = DERIVED[name].beside(checkpoint, of) if one.protocol == of else None
-        for at, other in measured:
-            if (at, other.protocol) == place and _same_images(one, other):
-                yield checkpoint, one, DERIVED[name].number(one, other)
-
-
-def _same_images(one: Verdicts, other: Verdicts) -> bool:
-    return one is other or (one.index, one.labels) == (other.index, other.labels)
+    for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in measured):
+        place = DERIVED[name].beside(checkpoint, of)
+        ones = [one for at, one in measured if (at, one.protocol) == (checkpoint, of)]
+        others = [other for at, other in measured if (at, other.protocol) == place]
+        for one, other in paired(ones, others):
+            yield checkpoint, one, DERIVED[name].number(one, other)
 
 
 def _by_class(counts: Counts, of: Callable[[Floats], Floats]) -> Number:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import chain, compress, pairwise
+from itertools import chain, compress, pairwise, product
 from operator import eq
 from pathlib import Path
 from typing import Annotated, Any
@@ -209,6 +209,27 @@ def file_name(protocol: str, n: int | None = None) -> str:
     """
     stem = protocol.replace(":", "-").replace(",", "+")
     return f"{stem}.json" if n is None else f"{stem}-n{n}.json"
+
+
+def shared(one: Verdicts, other: Verdicts) -> tuple[Verdicts, Verdicts] | None:
+    """Return both on the images of the one that has fewer; None where the other lacks one of these."""
+    if (one.index, one.labels) == (other.index, other.labels):
+        return one, other
+    fewest = min(one, other, key=lambda verdicts: verdicts.n)
+    parts = [verdicts.among(set(fewest.index)) for verdicts in (one, other)]
+    first, second = parts
+    if first is None or second is None or (first.index, first.labels) != (second.index, second.labels):
+        return None
+    return first, second
+
+
+def paired(ones: Iterable[Verdicts], others: Iterable[Verdicts]) -> list[tuple[Verdicts, Verdicts]]:
+    """Return one of each on the same images, once for each number of them; rather those that were measured so."""
+    found = dict[int, tuple[Verdicts, Verdicts]]()
+    for one, other in sorted(product(ones, others), key=lambda pair: abs(pair[0].n - pair[1].n)):
+        if pair := shared(one, other):
+            found.setdefault(pair[0].n, pair)
+    return list(found.values())
 
 
 def worst_case(several: Sequence[Verdicts]) -> list[bool]:

@@ -192,9 +192,9 @@ def _worst(rows: pd.DataFrame, worst: Behind) -> list[str]:
     attacks = "the table's attacks" if whole else ", ".join(protocol_order(worst.common))
     text = f"{WORST}: an image counts only if none of {attacks} fooled the network; blank where one is missing."
     if worst.others:
-        text += f" Left out, for most runs were not measured so on the same images: {', '.join(sorted(worst.others))}."
-    more = [f"{run} ({', '.join(attacks)})" for run, attacks in worst.over_more.items() if run in set(rows["run"])]
-    if more:
+        text += f" Left out, for most runs lack it: {', '.join(sorted(worst.others))}."
+    over = {run: attacks for (run, _), attacks in worst.over_more.items() if run in set(rows["run"])}
+    if more := [f"{run} ({', '.join(sorted(attacks))})" for run, attacks in over.items()]:
         text += f" ¶ Over further attacks, so it can only be lower: {_named(more)}."
     return [text]
 

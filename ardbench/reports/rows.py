@@ -12,7 +12,7 @@ from ardbench.config import Threat
 from ardbench.evaluation import trust
 from ardbench.evaluation.derived import WEIGHTED, WORST, numbers
 from ardbench.evaluation.statistics import paired_interval, wilson
-from ardbench.evaluation.verdicts import Verdicts, file_name, worst_case
+from ardbench.evaluation.verdicts import Verdicts, file_name, paired, shared, worst_case
 from ardbench.reports import judging
 from ardbench.reports.evaluations import evaluations, training_seconds
 from ardbench.reports.published import Number, published_beside
@@ -185,27 +185,31 @@ def _trusted(folder: Path, verdicts: Verdicts, by_teachers: Sequence[str]) -> li
 
 
 def _worst(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:
-    """Yield the columns of worst cases, each over all attacks on the same images under the same threat."""
-    alike: dict[tuple[Any, ...], list[Verdicts]] = {}
+    """Yield the columns of worst cases under the same threat: on n images over every attack on as many or more of them."""
+    threats: dict[tuple[Any, ...], list[Verdicts]] = {}
     for verdicts in several:
         if verdicts.protocol != "clean":
-            key = (verdicts.threat["norm"], verdicts.threat["eps"], tuple(verdicts.index), tuple(verdicts.labels))
-            alike.setdefault(key, []).append(verdicts)
-    for group in alike.values():
-        if len(group) > 1:
-            attacks = [verdicts.protocol for verdicts in group]
-            yield _derived(WORST, group[0]) | _counted(worst_case(group), group[0], attacks)
+            threats.setdefault((verdicts.threat["norm"], verdicts.threat["eps"]), []).append(verdicts)
+    for attacked in threats.values():
+        for n in sorted({verdicts.n for verdicts in attacked}, reverse=True):
+            over: dict[str, Verdicts] = {}  # by attack, the one on the fewest of them
+            for verdicts in sorted(attacked, key=lambda one: one.n):
+                if verdicts.n >= n:
+                    over.setdefault(verdicts.protocol, verdicts)
+            first = next(iter(over.values()))
+            pairs = [shared(first, other) for other in over.values()]
+            group = [pair[1] for pair in pairs if pair]
+            if len(over) == len(group) > 1:
+                yield _derived(WORST, group[0]) | _counted(worst_case(group), group[0], list(over))
 
 
 def _weighted(several: Sequence[Verdicts]) -> Iterator[dict[str, Any]]:
     """Yield the columns of (clean + aa) / 2 = (1 + clean - (1 - aa)) / 2, whose interval is that of a paired difference."""
-    cleans = [verdicts for verdicts in several if verdicts.protocol == "clean"]
-    for aa in (verdicts for verdicts in several if verdicts.protocol == "aa"):
-        for clean in cleans:
-            if (clean.index, clean.labels) == (aa.index, aa.labels):
-                low, high = paired_interval(clean.robust, [not robust for robust in aa.robust])
-                about = {"value": (clean.accuracy + aa.accuracy) / 2, "n": aa.n}
-                yield _derived(WEIGHTED, aa) | about | {"low": (1 + low) / 2, "high": (1 + high) / 2}
+    cleans, robust = ([one for one in several if one.protocol == protocol] for protocol in ("clean", "aa"))
+    for clean, aa in paired(cleans, robust):
+        low, high = paired_interval(clean.robust, [not robust for robust in aa.robust])
+        about = {"value": (clean.accuracy + aa.accuracy) / 2, "n": aa.n}
+        yield _derived(WEIGHTED, aa) | about | {"low": (1 + low) / 2, "high": (1 + high) / 2}
 
 
 def _asked_for(column: str, measured: Sequence[tuple[str, Verdicts]]) -> Iterator[dict[str, Any]]:

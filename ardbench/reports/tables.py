@@ -106,7 +106,8 @@ def parts(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _accuracies(rows: pd.DataFrame, dataset: str, threat: str, view: View) -> Table:
-    worst, checked, rows = behind(rows), replace(view, protocols=(), columns=()).of(rows), view.of(rows)
+    worst, checked = behind(rows), replace(view, protocols=(), columns=()).of(rows)
+    rows = worst.shown(view.of(rows))
     protocols = protocol_order(rows.loc[rows["protocol"] != "", "protocol"])
     decimals = 2 if (rows["n"].max() if rows["n"].notna().any() else 0) >= 5000 else 1
     lines: list[Row] = []
@@ -176,15 +177,11 @@ def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int, 
 
 
 def _entries(rows: pd.DataFrame, protocols: list[str], decimals: int, worst: Behind) -> list[Entry]:
-    """Return the cells of a line; its worst case is blank where it lacks an attack that most lines have."""
+    """Return the cells of a line; its worst case is marked where it is over more attacks than those of most lines."""
     cells = [entry(rows[rows["protocol"] == protocol], decimals) for protocol in protocols]
-    if WORST in protocols and cells[place := protocols.index(WORST)].text:
-        shown = rows[(rows["protocol"] == WORST) & rows["value"].notna()]
-        over = {worst.of(run, checkpoint) for run, checkpoint in zip(shown["run"], shown["checkpoint"], strict=True)}
-        if not all(attacks >= worst.common for attacks in over):
-            cells[place] = Entry()
-        elif over != {worst.common}:
-            cells[place] = replace(cells[place], mark=cells[place].mark + FURTHER)
+    lines = set(zip(rows["run"], rows["checkpoint"], strict=True))
+    if WORST in protocols and lines & worst.over_more.keys() and cells[place := protocols.index(WORST)].text:
+        cells[place] = replace(cells[place], mark=cells[place].mark + FURTHER)
     return cells
 
 

@@ -358,6 +358,13 @@ def test_clean_against_aa_has_the_intervals_of_the_table(tmp_path: Path) -> None
         assert found[name][:2] == (pytest.approx(x), pytest.approx(y))
         assert found[name][2] == pytest.approx(across) and found[name][3] == pytest.approx(up)
     assert next(iter(tradeoffs(collect(runs), View(protocols=("clean", "pgd20")))))[0] == "pgd20"
+    for protocol, correct in {"clean": 9, "aa": 4}.items():
+        verdict(runs[2], protocol, correct, checkpoint="best")
+    figure = tradeoffs(collect(runs[2:]))[key]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "trades-digits, resnet8, best and last", "trades-digits, resnet18, last",
+    ]  # fmt: skip
+    assert figure.legends[0].get_title().get_text() == "bars of aa: 95 % of 10 images"
     made = call("report", runs[2].path, "--tradeoff").stdout.splitlines()
     assert made == [str(runs[2].path / f"clean-aa.{ending}") for ending in ("png", "svg", "pdf")]
 

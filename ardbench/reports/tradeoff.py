@@ -73,8 +73,8 @@ def _telling(rows: pd.DataFrame, view: View) -> str:
 
 
 def _points(rows: pd.DataFrame, attack: str, view: View) -> Iterator[tuple[str, tuple[Share, Share]]]:
-    """Yield name and (clean, attacked) of every line that has both."""
-    measured, found = rows[rows["value"].notna()], []
+    """Yield name and (clean, attacked) of every line that has both; checkpoints of one run in one place are one point."""
+    measured, found = rows[rows["value"].notna()], dict[tuple[str, str, tuple[Share, Share]], list[str]]()
     called = names(measured)
     for key, group in groups(measured):
         first = group.iloc[0]
@@ -83,11 +83,11 @@ def _points(rows: pd.DataFrame, attack: str, view: View) -> Iterator[tuple[str, 
             line = group[group["checkpoint"] == checkpoint]
             clean, robust = _share(line, "clean"), _share(line, attack)
             if clean and robust:
-                found.append((called[key], below, checkpoint, (clean, robust)))
-    labels, checkpoints = [name for name, *_ in found], {checkpoint for _, _, checkpoint, _ in found}
-    alike = {name: len({below for other, below, *_ in found if other == name}) for name in labels}
-    for name, below, checkpoint, shares in found:
-        words = (name, below if alike[name] > 1 else "", checkpoint if len(checkpoints) > 1 else "", shares[1].told)
+                found.setdefault((called[key], below, (clean, robust)), []).append(checkpoint)
+    alike = {name: len({below for other, below, _ in found if other == name}) for name, *_ in found}
+    several = len({checkpoint for some in found.values() for checkpoint in some}) > 1
+    for (name, below, shares), some in found.items():
+        words = (name, below if alike[name] > 1 else "", " and ".join(some) if several else "")
         yield ", ".join(filter(None, words)), shares
 
 
@@ -110,14 +110,17 @@ def _share(line: pd.DataFrame, protocol: str) -> Share | None:
 def _drawn(points: dict[str, tuple[Share, Share]], attack: str, about: str) -> Figure:
     drawn = figure(6.4, 3.6 + 0.2 * len(points))
     axes = drawn.subplots()
+    told = {robust.told for _, robust in points.values()}
     for place, (name, shares) in enumerate(points.items()):
         (x, left, right), (y, low, high) = ((100 * share for share in one[:3]) for one in shares)
         axes.errorbar(
-            x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], label=name, capsize=2, linewidth=1,
+            x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], capsize=2, linewidth=1,
+            label=name if len(told) == 1 else f"{name}, {shares[1].told}",
             color=PALETTE[place % len(PALETTE)], marker=MARKERS[place // len(PALETTE) % len(MARKERS)], linestyle="none",
         )  # fmt: skip
     axes.set(xlabel="clean accuracy in %", ylabel=f"accuracy under {attack} in %", title=about)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    drawn.legend(loc="outside lower center", fontsize=9, frameon=False)
+    title = f"bars of {attack}: {told.pop()}" if len(told) == 1 else None
+    drawn.legend(loc="outside lower center", fontsize=9, frameon=False, title=title, title_fontsize=9)
     return drawn

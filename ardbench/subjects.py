@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ardbench import data, models, plugins, teachers
-from ardbench.campaigns.cells import of_present_weights, planned
+from ardbench.campaigns.cells import Cell, of_present_weights, planned
 from ardbench.campaigns.suites import suite_names
 from ardbench.config import Threat
 from ardbench.data import own
@@ -190,7 +190,7 @@ class Words:
 
 
 def find(what: str | Path | Run, words: Words = Words()) -> list[Subject]:
-    """Return what a name stands for: one subject, or of SUITE:NAME one a seed.
+    """Return what a name stands for: one subject, or of SUITE:NAME one for each seed that is finished.
 
     Args:
         what: RUN, RUN@CHECKPOINT, an exported folder, FILE, FILE:ARCH, FILE#PART:ARCH, FILE:ARCH+mean=NUMBERS+std=NUMBERS,
@@ -215,7 +215,13 @@ def find(what: str | Path | Run, words: Words = Words()) -> list[Subject]:
         raise ArdbenchError(f"{text} teaches and is transferred: to measure it, give its downloaded file as FILE:ARCH.")
     if named := suite_runs(text, words.runs):
         words.refuse(f"{text} is a suite's run and", out=True)
-        return [of_run(run.path, words.checkpoints, words.weights, words.like) for run in named]
+        trained = [cell.run for cell in named if cell.state in ("done", "stale")]
+        if not trained:
+            raise ArdbenchError(
+                f"No run of {text} is finished below {words.runs}: type ardbench reproduce {text.rpartition(':')[0]} "
+                f"--runs {words.runs} first, or say with --runs where it lies."
+            )
+        return [of_run(run.path, words.checkpoints, words.weights, words.like) for run in trained]
     _no_checkpoint(text, words)
     if Path(text).is_dir():
         words.refuse(f"{text} is an exported network and")
@@ -223,8 +229,8 @@ def find(what: str | Path | Run, words: Words = Words()) -> list[Subject]:
     return [of_file(text, words)]
 
 
-def suite_runs(text: str, runs: Path) -> list[Run]:
-    """Return the runs that SUITE:NAME stands for, one a seed, or none where a text has another form.
+def suite_runs(text: str, runs: Path) -> list[Cell]:
+    """Return the planned runs that SUITE:NAME stands for, one a seed, or none where a text has another form.
 
     Raises:
         ArdbenchError: no such suite, or none of its runs has the name.
@@ -234,7 +240,7 @@ def suite_runs(text: str, runs: Path) -> list[Run]:
     if not suite or Path(text).exists() or (file and not _is_suite(suite)):
         return []
     _, cells = planned(suite, runs)
-    named = [cell.run for cell in cells if cell.name == name]
+    named = [cell for cell in cells if cell.name == name]
     if not named:
         raise unknown(f"run of suite {suite}:", name, [cell.name for cell in cells])
     return named
@@ -373,6 +379,6 @@ def expanded(source: str, runs: Path) -> str:
         return source
     found = suite_runs(place, runs)
     if len(found) > 1:
-        names = ", ".join(str(run.path) for run in found)
+        names = ", ".join(str(cell.run.path) for cell in found)
         raise ArdbenchError(f"{place} has {len(found)} seeds, and one network is wanted: name one of {names}.")
-    return f"{role}{equals}{found[0].path}"
+    return f"{role}{equals}{found[0].run.path}"

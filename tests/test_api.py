@@ -184,7 +184,7 @@ def test_a_suites_run_is_a_subject(tmp_path: Path, run: Run) -> None:
     suite.write_text(
         'title = "One"\nseeds = [0, 1]\nprotocols = ["clean"]\nruns = [{ name = "a", recipe = "pgd-at-digits" }]\n'
     )
-    with pytest.raises(ardbench.ArdbenchError, match="is not a run directory"):
+    with pytest.raises(ardbench.ArdbenchError, match=r"one\.toml:a is finished below"):
         find(f"{suite}:a", Words(runs=tmp_path))
     with pytest.raises(
         ardbench.ArdbenchError, match=r"one\.toml:a has 2 seeds, and one network is wanted: name one of"

@@ -266,6 +266,17 @@ def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
         "Welch's p"
     )
     assert "85.0 ± 5.0 (3)" in text
+    for path in tmp_path.glob("*-s[12]-*/done"):
+        path.unlink()
+    made = call("compare", f"{suite}:a", f"{suite}:b", "--runs", tmp_path)
+    assert made.stdout.startswith("A (a) is better than B (b) on clean images by 60.0 points")
+    assert f"Of the 3 seeds of {suite}:a those that are finished: 0.\n" in made.stderr
+    for path in tmp_path.glob("*-s0-*/done"):
+        path.unlink()
+    refused = call("compare", f"{suite}:a", f"{suite}:b", "--runs", tmp_path)
+    assert (
+        refused.exit_code == 2 and f"No run of {suite}:a is finished below {tmp_path}: type ardbench" in refused.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -480,6 +480,7 @@ TORCH_FREE = (
     ("compare run odd-done", "odd-done/done holds no done marker"),
     ("compare run odd-verdicts", "holds no verdicts of ardbench"),
     ("compare nobodys:x run", "Unknown suite 'nobodys'"),
+    ("compare digits:rslad run", "No run of digits:rslad is finished below runs: type ardbench reproduce digits --runs runs"),
     ("compare digits:nobody run", "Unknown run of suite digits: 'nobody'"),
     ("compare digits: run", "Unknown run of suite digits: ''"),
     ("compare run run --n 7", "run and run have no evaluation of one protocol on 7 images: evaluate both alike"),

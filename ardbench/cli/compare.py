@@ -53,7 +53,7 @@ def compare(
     """Say whether A is better than B on the same test images, and by how much; of more than two, every pair.
 
     A and B are run directories, RUN@CHECKPOINT, exported folders, FILE:ARCH, zoo:NAME, or SUITE:NAME for a run of a suite
-    with all of its seeds. One seed each is compared image by image (McNemar's exact test, bootstrap interval), several by
+    with its finished seeds. One seed each is compared image by image (McNemar's exact test, bootstrap interval), several by
     their means (Welch). The p-values of several pairs are corrected for their number (Holm).
     """
     from ardbench.verbs.comparing import compare_all

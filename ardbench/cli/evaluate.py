@@ -39,7 +39,7 @@ def evaluate(sources: tuple[Path, ...], **words: Any) -> None:
 
     SOURCE is a run directory, RUN@CHECKPOINT, an exported folder, a file of weights with --model and --dataset or FILE:ARCH
     (pixels in [0, 1] go in; where its code normalises them, --mean and --std say by what, and `ardbench identify` finds
-    out), zoo:NAME, or SUITE:NAME for a run of a suite with all of its seeds; several are measured one after the other.
+    out), zoo:NAME, or SUITE:NAME for a run of a suite with its finished seeds; several are measured one after the other.
     Verdicts are kept beside the run, and what is kept already is not measured again. At another --eps, --norm or --seed
     than the run's own they are kept in eval-other/, out of the tables. Trust checks follow: signs that an attack has failed.
 

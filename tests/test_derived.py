@@ -103,6 +103,25 @@ def test_other_images_and_other_weights_have_no_number(tmp_path: Path) -> None:
     assert not {("last", "nrr"), ("last", "nsd"), ("best", "overfitting")} & found
 
 
+def test_numbers_are_of_the_images_that_both_are_on(tmp_path: Path) -> None:
+    """AutoAttack on the first six: 2 of 6 there, 5 of 6 clean, 3 of 6 under PGD-20."""
+    run = make_run(tmp_path, recipe())
+    weaker = [0, 0, *ATTACKED[2:4], 3, *ATTACKED[5:]]  # one more than ATTACKED
+    verdict(run, "clean", 0, labels=LABELS, predictions=CLEAN)
+    verdict(run, "pgd20", 0, labels=LABELS, predictions=weaker)
+    verdict(run, "aa", 0, n=6, labels=LABELS[:6], predictions=ATTACKED[:6])
+    frame = collect([run], derived=["nrr", "minus-aa", "minus-aa:clean"]).set_index("protocol")
+    assert list(frame.loc[["nrr", "minus-aa", "minus-aa:clean"], "n"]) == [6, 6, 6]
+    assert frame.loc["nrr", "value"] == pytest.approx(2 * (5 / 6) * (2 / 6) / (7 / 6))
+    right = [[a == b for a, b in zip(LABELS[:6], said, strict=False)] for said in (weaker, ATTACKED, CLEAN)]
+    assert tuple(frame.loc["minus-aa", ["value", "low", "high"]]) == (1 / 6, *paired_interval(*right[:2]))
+    assert frame.loc["minus-aa:clean", "value"] == 3 / 6
+    verdict(run, "aa", 0, labels=LABELS, predictions=ATTACKED, threat={"norm": "linf", "eps": 0.5})
+    assert list(collect([run], derived=["minus-aa"]).set_index("protocol").loc[["minus-aa"], "n"]) == [6], (
+        "another threat"
+    )
+
+
 def test_tables_explain_them_and_nothing_else_changes(tmp_path: Path) -> None:
     runs = [evaluated(tmp_path, seed=seed) for seed in (0, 1)]
     plain, asked = (tables(collect(runs, derived=names))[0] for names in ((), ALL))

@@ -20,8 +20,6 @@ WORST = "worst"
 """The column of a worst case: robust against every attack that was measured on the same images."""
 WEIGHTED = "weighted"
 """The column of (clean + aa) / 2, both measured on the same images."""
-USUAL = "aa"
-"""What a column is of that names no protocol: nsd is nsd:aa."""
 Number = tuple[float, float, float]
 """Value, low and high, as fractions."""
 Counts = Mapping[int, tuple[int, int]]
@@ -37,12 +35,14 @@ class Column:
         needs: what has to be measured, in words; {of} is the protocol.
         note: what a reader has to know.
         beside: from checkpoint and protocol to those of the verdicts beside; None where there is no such number at all.
+        usual: the protocol where none is named: nsd is nsd:aa.
     """
 
     number: Callable[[Verdicts, Verdicts], Number]
     needs: str
     note: str
     beside: Callable[[str, str], tuple[str, str] | None] = lambda checkpoint, of: (checkpoint, of)
+    usual: str = "aa"
 
 
 def worst_class(counts: Counts) -> Number:
@@ -83,9 +83,9 @@ def nrr(clean: Sequence[bool], robust: Sequence[bool]) -> Number:
     return float(of(shares)[0]), *_middle(of(draws / n))
 
 
-def overfitting(best: Sequence[bool], last: Sequence[bool]) -> Number:
-    """Return the accuracy of best minus that of last, on the same images, with Newcombe's paired interval."""
-    return (sum(best) - sum(last)) / len(best), *paired_interval(best, last)
+def excess(one: Sequence[bool], other: Sequence[bool]) -> Number:
+    """Return an accuracy minus another, on the same images, with Newcombe's paired interval."""
+    return (sum(one) - sum(other)) / len(one), *paired_interval(one, other)
 
 
 DERIVED = {
@@ -108,11 +108,19 @@ DERIVED = {
         lambda checkpoint, of: (checkpoint, "clean"),
     ),
     "overfitting": Column(
-        lambda best, last: overfitting(best.robust, last.robust),
+        lambda best, last: excess(best.robust, last.robust),
         "{of} of best and last",
         "the robust overfitting gap, the accuracy of best minus that of last of the same run under {of}, in points, on the "
         "same images, with Newcombe's paired interval.",
         lambda checkpoint, of: ("last", of) if checkpoint == "best" else None,
+    ),
+    "minus-aa": Column(
+        lambda one, aa: excess(one.robust, aa.robust),
+        "{of} and aa",
+        "the accuracy under {of} minus that under aa, in points, on the same images, with Newcombe's paired interval: how far "
+        "{of} alone flatters.",
+        lambda checkpoint, of: (checkpoint, "aa") if of != "aa" else None,
+        usual="pgd20",
     ),
 }
 """By the name of a column, which may say of what: nsd, nsd:pgd20, worst-class:clean."""
@@ -139,7 +147,7 @@ def parsed(column: str) -> tuple[str, str]:
     name, _, of = column.partition(":")
     if name not in DERIVED:
         raise unknown("derived column", name, DERIVED)
-    return name, of or USUAL
+    return name, of or DERIVED[name].usual
 
 
 def check_measured(columns: Iterable[str], measured: Collection[tuple[str, str]]) -> None:

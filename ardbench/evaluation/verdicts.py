@@ -224,10 +224,14 @@ def shared(one: Verdicts, other: Verdicts) -> tuple[Verdicts, Verdicts] | None:
 
 
 def paired(ones: Iterable[Verdicts], others: Iterable[Verdicts]) -> list[tuple[Verdicts, Verdicts]]:
-    """Return one of each on the same images, once for each number of them; rather those that were measured so."""
+    """Return one of each on the same images, under the same threat if under any, once for each number of images.
+
+    Those that were measured on the same images come before those that are cut to them.
+    """
     found = dict[int, tuple[Verdicts, Verdicts]]()
     for one, other in sorted(product(ones, others), key=lambda pair: abs(pair[0].n - pair[1].n)):
-        if pair := shared(one, other):
+        alike = one.threat == other.threat or "clean" in (one.protocol, other.protocol)
+        if alike and (pair := shared(one, other)):
             found.setdefault(pair[0].n, pair)
     return list(found.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ardbench.runs import Run, all_runs
 RESULTS = Path(__file__).parents[1] / "results"
 RUNS = [run for folder in sorted(RESULTS.glob("*/runs")) for run in all_runs(folder)]
 FINISHED = [run for run in RUNS if run.done is not None]
+pytestmark = pytest.mark.skipif(not RUNS, reason="the runs are no part of the source distribution")
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.path.name)
@@ -35,7 +37,6 @@ def test_a_finished_run_is_committed_without_what_only_training_wants(run: Run) 
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not FINISHED, reason="no committed run is finished yet")
 def test_a_committed_network_answers_again_as_its_verdicts_say(data_root: Path) -> None:
     (told,) = ardbench.verify(FINISHED[0].path, again=100, device="cpu", data_root=data_root)
     assert told.state == "verified", told.sentence
@@ -68,3 +69,11 @@ def test_a_carried_teacher_is_a_committed_network_and_has_the_accuracies_of_its_
         )
         assert (verdicts.version, verdicts.n, sum(verdicts.robust)) == (told.version, told.n, told.correct)
         assert re.search(rf"\| {told.protocol} +\|.* {100 * verdicts.accuracy:.1f} \|.* {told.n} of 10000 \|", card)
+
+
+def test_findings_are_what_the_committed_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/findings.md typed again, line by line."""
+    monkeypatch.chdir(RESULTS.parent)
+    page, wrapped = RESULTS.parent / "docs" / "findings.md", doctest.NORMALIZE_WHITESPACE
+    told = doctest.testfile(str(page), module_relative=False, optionflags=wrapped, encoding="utf-8")
+    assert told.attempted > 2 and not told.failed

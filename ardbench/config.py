@@ -313,7 +313,7 @@ class Trainable(Section):
 class Selection(Section):
     """What picks the `best` checkpoint. The last one is always kept and reported too."""
 
-    LATER = frozenset({"threat", "patience"})
+    LATER = frozenset({"threat", "patience", "score"})
     by: Literal["last", "best-val", "best-test"]
     protocol: str
     """The protocol whose accuracy is compared; also the robust accuracy in metrics.jsonl."""
@@ -321,6 +321,8 @@ class Selection(Section):
     start: Share = 0.0
     threat: Threat | None = None
     """In place of [evaluation]."""
+    score: Literal["robust", "weighted"] = "robust"
+    """What is highest at `best`: that accuracy, or its mean with the clean one."""
     patience: AtLeastOne | None = None
     """End the run after so many validations in a row that were no better than the best before; [schedule] does not change."""
 
@@ -330,14 +332,17 @@ class Selection(Section):
             raise ValueError("patience waits for a better checkpoint: by = 'best-val' or 'best-test' goes with it")
         return self
 
-    @property
-    def measured(self) -> str:
-        """The column of metrics.jsonl that holds the robust accuracies which are compared."""
-        return "test_robust" if self.by == "best-test" else "val_robust"
+    def scored(self, row: Mapping[str, Any]) -> float | None:
+        """Return what of a row of metrics.jsonl is compared, or None where that was not measured."""
+        where = "test" if self.by == "best-test" else "val"
+        robust: float | None = row.get(f"{where}_robust")
+        if robust is None or self.score == "robust":
+            return robust
+        return float(row[f"{where}_clean"] + robust) / 2
 
     def exhausted(self, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether a run of these rows of metrics.jsonl ends by its `patience`."""
-        found = [row[self.measured] for row in rows if self.measured in row]
+        found = [score for row in rows if (score := self.scored(row)) is not None]
         return self.patience is not None and bool(found) and len(found) - 1 - found.index(max(found)) >= self.patience
 
 

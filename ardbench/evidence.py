@@ -124,10 +124,9 @@ def _check_epochs(run: Run, done: dict[str, Any]) -> None:
             f"{run.path / 'metrics.jsonl'} has {len(rows)} rows, `done` says {done['epochs']} epochs and the recipe "
             f"{ended}: restore what was changed."
         )
-    key = recipe.selection.measured
-    looked = [row["epoch"] for row in rows if key in row]
+    scores = {row["epoch"]: score for row in rows if (score := recipe.selection.scored(row)) is not None}
     if recipe.selection.by != "last" and "best_epoch" in done:
-        best = max(looked, key=lambda epoch: rows[epoch][key], default=-1)
+        best = max(scores, key=scores.__getitem__, default=-1)
         if best != done["best_epoch"]:
             raise ArdbenchError(
                 f"{run.path / 'metrics.jsonl'} is highest in epoch {best + 1}, and the selected one is "

@@ -181,6 +181,24 @@ def test_seeds_are_averaged_and_runs_of_other_settings_are_not(tmp_path: Path) -
     assert "a ± b (k) is the mean and the standard deviation over k seeds" in (tmp_path / "out" / "t.md").read_text()
 
 
+def test_what_best_is_the_best_of_is_said(tmp_path: Path) -> None:
+    selections = [
+        {"by": by, "protocol": "pgd20"} | more
+        for by in ("best-test", "best-val")
+        for more in ({}, {"score": "weighted"})
+    ]
+    runs = [make_run(tmp_path, recipe(family="as-released", selection=one)) for one in selections]
+    for run in runs:
+        verdict(run, "clean", 6, checkpoint="best")
+    text = markdown_of(runs, tmp_path / "out")
+    assert [row[3] for row in lines_of(text)[2:6]] == ["best (by test!)"] * 2 + ["best"] * 2
+    assert (
+        f"best, by the mean of robust and clean accuracy: {', '.join(sorted(run.path.name for run in runs[1::2]))}."
+        in text
+    )
+    assert "the highest robust accuracy on validation" in text and "chosen on the test set itself" in text
+
+
 @pytest.mark.usefixtures("published_file")
 def test_published_numbers_stand_below_with_their_kind_and_teacher(tmp_path: Path) -> None:
     by_test = {"family": "as-released", "selection": {"by": "best-test", "protocol": "pgd20"}}

@@ -230,17 +230,17 @@ def ordered(suite: Suite) -> list[SuiteRun]:
         raise ArdbenchError(
             f"Suite {suite.name}: runs teach each other in a circle ({circle}); remove one of these teachers."
         ) from None
-    order: dict[str, SuiteRun] = {}
+    order: list[SuiteRun] = []
 
     def put(name: str) -> None:
-        if name not in order:
+        if name not in {run.name for run in order}:
             for teacher in graph[name]:
                 put(teacher)
-            order[name] = named[name]
+            order.extend(run for run in suite.runs if run.name == name)
 
     for name in named:
         put(name)
-    return list(order.values())
+    return order
 
 
 def is_outside(teacher: str) -> bool:

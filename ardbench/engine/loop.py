@@ -241,12 +241,13 @@ class Loop:
         }
         for note in (note for verdicts in measured.values() for note in verdicts.notes):
             self.progress.note(note)
-        robust = measured[selection.protocol].accuracy
-        if selection.by != "last" and robust > self.at.best:
-            self.at.best, self.at.best_epoch = robust, epoch
-            self._export("best", net)
         where = "test" if split is self.splits.test else "val"
-        return {f"{where}_clean": measured["clean"].accuracy, f"{where}_robust": robust}
+        row = {f"{where}_clean": measured["clean"].accuracy, f"{where}_robust": measured[selection.protocol].accuracy}
+        score = selection.scored(row)
+        if selection.by != "last" and score is not None and score > self.at.best:
+            self.at.best, self.at.best_epoch = score, epoch
+            self._export("best", net)
+        return row
 
     def _cost(self) -> dict[str, float]:
         earlier = sum(row["seconds"] for row in self.rows)

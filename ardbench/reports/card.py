@@ -170,9 +170,12 @@ def _about(run: Run, checkpoint: str) -> str:
     if recipe.data.extra and recipe.data.extra_share and recipe.data.extra_sha256:
         file = f"{_code(file_name(recipe.data.extra))} with sha256 `{recipe.data.extra_sha256[:16]}`"
         extra = f" and, {100 * recipe.data.extra_share:g} % of each batch, the images of {file}"
+    compared = f"accuracy under {recipe.selection.protocol}"
+    if recipe.selection.score == "weighted":
+        compared = f"mean of clean accuracy and {compared}"
     judged = "test images" if recipe.selection.by == "best-test" else "validation images"
     selected = {
-        "best": f"the epoch with the highest accuracy under {recipe.selection.protocol} on {judged}",
+        "best": f"the epoch with the highest {compared} on {judged}",
         "last": "the last epoch",
         "averaged": f"an average over training ({recipe.average.kind})",
     }

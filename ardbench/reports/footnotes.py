@@ -221,11 +221,14 @@ def _derived(rows: pd.DataFrame) -> list[str]:
 def _selection(rows: pd.DataFrame) -> list[str]:
     notes = []
     best = rows[rows["checkpoint"] == "best"]
-    if (best["selection"] == "best-val").any():
+    by = best["selection"]
+    if by.str.startswith("best-val").any():
         notes.append(
             "best: the epoch with the highest robust accuracy on validation images held out of the training set."
         )
-    if (best["selection"] == "best-test").any():
+    if weighted := set(best.loc[by.str.endswith("(weighted)"), "run"]):
+        notes.append(f"best, by the mean of robust and clean accuracy: {_named(weighted)}.")
+    if by.str.startswith("best-test").any():
         notes.append(
             "best (by test!): the epoch was chosen on the test set itself, so its accuracy is flattered; it is there "
             "only to reproduce published numbers."

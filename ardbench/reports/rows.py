@@ -133,7 +133,7 @@ def _about(cell: Cell) -> dict[str, Any]:
         "student": recipe.student,
         "teachers": teachers_in_words(cell.teachers),
         "seed": recipe.seed,
-        "selection": recipe.selection.by,
+        "selection": recipe.selection.by + " (weighted)" * (recipe.selection.score == "weighted"),
         "images_per_second": images / seconds if images and seconds else None,
         "hours": seconds / 3600 if seconds else None,
         "device_kind": done.get("device") or known.get("device", ""),

@@ -168,7 +168,7 @@ def _block(group: pd.DataFrame, name: str, protocols: list[str], decimals: int, 
     for checkpoint in checkpoints:
         rows = measured[measured["checkpoint"] == checkpoint]
         shown = labels if not lines else ("", "", "")
-        tested = checkpoint == "best" and (rows["selection"] == "best-test").any()
+        tested = checkpoint == "best" and rows["selection"].str.startswith("best-test").any()
         cells = _entries(rows, protocols, decimals, worst)
         words = (*shown, f"{checkpoint} (by test!)" if tested else checkpoint)
         lines.append(Row((*(Entry(word) for word in words), *cells), opens=not lines))

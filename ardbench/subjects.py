@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,13 +189,16 @@ class Words:
             raise ArdbenchError(f"{what} knows its model and data set: leave out {KNOWN}{end}.")
 
 
-def find(what: str | Path | Run, words: Words = Words()) -> list[Subject]:
+def find(
+    what: str | Path | Run, words: Words = Words(), say: Callable[[str], None] = lambda text: None
+) -> list[Subject]:
     """Return what a name stands for: one subject, or of SUITE:NAME one for each seed that is finished.
 
     Args:
         what: RUN, RUN@CHECKPOINT, an exported folder, FILE, FILE:ARCH, FILE#PART:ARCH, FILE:ARCH+mean=NUMBERS+std=NUMBERS,
             zoo:NAME, or SUITE:NAME.
         words: told beside it.
+        say: hears in a sentence which seeds of SUITE:NAME there are, where some are missing.
 
     Raises:
         ArdbenchError: there is nothing of that name, it is not finished, or the words do not fit it.
@@ -221,6 +224,9 @@ def find(what: str | Path | Run, words: Words = Words()) -> list[Subject]:
                 f"No run of {text} is finished below {words.runs}: type ardbench reproduce {text.rpartition(':')[0]} "
                 f"--runs {words.runs} first, or say with --runs where it lies."
             )
+        if len(trained) < len(named):
+            seeds = " and ".join(str(run.recipe.seed) for run in trained)
+            say(f"Of the {len(named)} seeds of {text} those that are finished: {seeds}.")
         return [of_run(run.path, words.checkpoints, words.weights, words.like) for run in trained]
     _no_checkpoint(text, words)
     if Path(text).is_dir():

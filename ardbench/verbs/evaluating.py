@@ -16,7 +16,7 @@ from ardbench.exports import export_in
 from ardbench.listeners import say
 from ardbench.models.names import OBJECT
 from ardbench.runs import Run
-from ardbench.subjects import Subject, Words, find, is_file, is_named, is_object, of_object, suite_runs, teaching
+from ardbench.subjects import Subject, Words, find, is_file, is_named, is_object, of_object, teaching
 from ardbench.teachers import locate
 from ardbench.verbs import FULL_TABLE, texts
 from ardbench.verbs.measuring import Evaluation, Measuring, Norm, Question, measured
@@ -109,16 +109,10 @@ def the_one(what: str | Path | Run | Subject | nn.Module, told: Words) -> Subjec
 
 
 def subjects_of(what: str | Path | Run | Subject | nn.Module, told: Words) -> list[Subject]:
-    """Return the subjects that are named, as `ardbench.subjects.find`, or an object; say where seeds of a run are missing."""
+    """Return the subjects that are named: as `ardbench.subjects.find`, or an object."""
     if isinstance(what, Subject):
         return [what]
-    if is_object(what):
-        return [of_object(what, told)]
-    found = find(what, told)
-    if (planned := len(suite_runs(str(what), told.runs))) > len(found):
-        seeds = " and ".join(str(subject.run.recipe.seed) for subject in found if subject.run)
-        say(f"Of the {planned} seeds of {what} those that are finished: {seeds}.")
-    return found
+    return [of_object(what, told)] if is_object(what) else find(what, told, say)
 
 
 def gathered(sources: Sequence[str | Path], told: Words) -> tuple[list[Subject], list[str]]:

@@ -12,6 +12,7 @@ from cli_call import call
 from safetensors.torch import load_file
 
 import ardbench
+from ardbench.evaluation.extended import extended
 from ardbench.evaluation.verdicts import file_name, load_verdicts
 from ardbench.models import zoo
 from ardbench.runs import Run, all_runs
@@ -51,9 +52,27 @@ def test_tables_of_committed_runs_are_what_the_runs_make(tmp_path: Path) -> None
         assert path.read_bytes() == (RESULTS / path.name).read_bytes(), (
             f"type: ardbench {' '.join(map(str, words))} --out results"
         )
-    assert call(*words, "--out", tmp_path, "--columns", "run,student,checkpoint,clean,pgd20,aa").exit_code == 0
+    assert (
+        call(*words, "--out", tmp_path, "--columns", "run,student,checkpoint,clean,pgd20,aa,aa-estimated").exit_code
+        == 0
+    )
     table = (tmp_path / "cifar10-small.md").read_text(encoding="utf-8").split("\n\n")[2]
     assert table.startswith("| run ") and table in (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_attack_on_a_part_says_what_it_says_on_all() -> None:
+    """CW-20 and PGD-20 are known on all images, so that what their part and FGSM say of them can be held against it."""
+    held = []
+    for path in sorted(path for run in FINISHED for path in run.path.glob("eval/*/aa-n1000.json")):
+        part = set(load_verdicts(path).index)
+        fgsm, *stronger = (load_verdicts(path.with_name(f"{name}.json")) for name in ("fgsm", "pgd20", "cw20"))
+        for one in stronger:
+            there = one.among(part)
+            found = there and extended(there, [fgsm])
+            assert found is not None
+            _, low, high = found.number
+            held.append(low <= one.accuracy <= high)
+    assert sum(held) >= 0.85 * len(held)
 
 
 @pytest.mark.parametrize("entry", [e for e in zoo.ENTRIES.values() if e.package == "ardbench"], ids=lambda e: e.name)

@@ -35,7 +35,7 @@ OF_TABLES = ("columns", "no_intervals", "fit_width", "published")
     "--columns",
     metavar="NAME,NAME...",
     help="Show these columns alone, in this order, such as run,clean,aa; tables without their numbers are left out. Made where "
-    "they are named: worst-class, nsd, nrr, overfitting (of aa, or nsd:PROTOCOL), minus-aa (of pgd20).",
+    "they are named: worst-class, nsd, nrr, overfitting (of aa, or nsd:PROTOCOL), aa-estimated, minus-aa (of pgd20).",
 )
 @click.option("--no-intervals", is_flag=True, help="Show numbers without [low, high]; a note says how wide these are.")
 @click.option(

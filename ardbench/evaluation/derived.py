@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.evaluation.extended import extended
 from ardbench.evaluation.statistics import LIMITS, paired_interval
 from ardbench.evaluation.verdicts import Verdicts, paired
 
@@ -20,6 +21,8 @@ WORST = "worst"
 """The column of a worst case: robust against every attack that was measured on the same images."""
 WEIGHTED = "weighted"
 """The column of (clean + aa) / 2, both measured on the same images."""
+ESTIMATED = "aa-estimated"
+"""The column of an accuracy on all images, of which a part alone was attacked so."""
 Number = tuple[float, float, float]
 """Value, low and high, as fractions."""
 Counts = Mapping[int, tuple[int, int]]
@@ -31,14 +34,14 @@ class Column:
     """A number that is made of the verdicts on one checkpoint under one protocol.
 
     Args:
-        number: from the verdicts, and from those beside them on the same images.
+        number: from the verdicts, and from those beside them on the same images; None carries those of a part to all images.
         needs: what has to be measured, in words; {of} is the protocol.
         note: what a reader has to know.
         beside: from checkpoint and protocol to those of the verdicts beside; None where there is no such number at all.
         usual: the protocol where none is named: nsd is nsd:aa.
     """
 
-    number: Callable[[Verdicts, Verdicts], Number]
+    number: Callable[[Verdicts, Verdicts], Number] | None
     needs: str
     note: str
     beside: Callable[[str, str], tuple[str, str] | None] = lambda checkpoint, of: (checkpoint, of)
@@ -114,6 +117,12 @@ DERIVED = {
         "same images, with Newcombe's paired interval.",
         lambda checkpoint, of: ("last", of) if checkpoint == "best" else None,
     ),
+    ESTIMATED: Column(
+        None,
+        "{of}, and another attack on more images,",
+        "the accuracy under {of} on all images, estimated: what stands there under weaker attacks, less what {of} takes beyond "
+        "them on its part of the images.",
+    ),
     "minus-aa": Column(
         lambda one, aa: excess(one.robust, aa.robust),
         "{of} and aa",
@@ -178,12 +187,18 @@ def numbers(column: str, measured: Sequence[tuple[str, Verdicts]]) -> Iterator[t
         measured: (checkpoint, verdicts) of one run, on its present weights.
     """
     name, of = parsed(column)
+    number = DERIVED[name].number
     for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in measured):
         place = DERIVED[name].beside(checkpoint, of)
         ones = [one for at, one in measured if (at, one.protocol) == (checkpoint, of)]
-        others = [other for at, other in measured if (at, other.protocol) == place]
-        for one, other in paired(ones, others):
-            yield checkpoint, one, DERIVED[name].number(one, other)
+        if number is None:
+            attacks = [one for at, one in measured if at == checkpoint and one.protocol != of]
+            for found in filter(None, (extended(one, attacks) for one in ones)):
+                yield checkpoint, found.whole, found.number
+        else:
+            others = [other for at, other in measured if (at, other.protocol) == place]
+            for one, other in paired(ones, others):
+                yield checkpoint, one, number(one, other)
 
 
 def _by_class(counts: Counts, of: Callable[[Floats], Floats]) -> Number:

@@ -22,7 +22,7 @@ FILE = ".toml:"
 """What stands between a file of the user's and the name of a protocol in it."""
 OWN_NAME = re.compile(r"(?!aa-|trust-|.*-n\d+$)[a-z0-9][a-z0-9-]*")
 """What a user's protocol may be called: its files must not look like those of others."""
-TAKEN = ("trust", "weighted", "worst", "worst-class", "nsd", "nrr", "overfitting", "minus-aa")
+TAKEN = ("trust", "weighted", "worst", "worst-class", "nsd", "nrr", "overfitting", "minus-aa", "aa-estimated")
 """Names of files and columns that are no protocols."""
 FAST = "-fast"
 """Ends the name of an AutoAttack protocol whose attacks run in bf16: aa-fast, aa-fast:apgd-ce,square."""

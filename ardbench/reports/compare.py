@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ardbench.errors import ArdbenchError
+from ardbench.evaluation.extended import Extended, difference
 from ardbench.evaluation.statistics import LIMITS, bootstrap_difference, mcnemar, welch
 from ardbench.evaluation.verdicts import Verdicts
 
@@ -26,6 +27,7 @@ class Difference:
         p: of no difference.
         alone: images that one side alone gets right; None over several seeds.
         pairs: for how many comparisons p is corrected.
+        part: of how many of the images an estimate was attacked itself; 0 for what is none.
     """
 
     protocol: str
@@ -40,6 +42,7 @@ class Difference:
     p: float
     alone: tuple[int, int] | None
     pairs: int = 1
+    part: int = 0
 
     @property
     def difference(self) -> float:
@@ -54,9 +57,12 @@ class Difference:
     def sentence(self, a: str, b: str) -> str:
         """Return which of the two is better, by how much, and why that is said."""
         under = "on clean images" if self.protocol == "clean" else f"under {self.protocol}"
-        if self.alone is None:
+        if self.deviations is not None:
             count = f"n = {self.n} over {self.seeds[0]} and {self.seeds[1]} seeds"
             why = f"Welch's p = {self.p:.2g}"
+        elif self.alone is None:
+            count = f"n = {self.n}, of which {self.part} were attacked so"
+            why = f"both on the same images, normal p = {self.p:.2g}"
         else:
             count = f"n = {self.n}"
             why = f"A alone is right on {self.alone[0]} images, B alone on {self.alone[1]}, McNemar's exact p = {self.p:.2g}"
@@ -104,11 +110,30 @@ def compare(first: Sequence[Verdicts], second: Sequence[Verdicts], threat: str) 
         pairs = list(zip(one.robust, second[0].robust, strict=True))
         alone = (pairs.count((True, False)), pairs.count((False, True)))
         return Difference(*about, None, *bootstrap_difference(*alone, one.n), mcnemar(*alone), alone)
-    if 1 in (len(a), len(b)):
-        raise ArdbenchError(
-            f"A has {len(a)} seeds and B {len(b)}: compare one run with one, or two seeds or more with two or more."
-        )
+    _check_seeds(first, second)
     return Difference(*about, (stdev(a), stdev(b)), *welch(a, b), None)
+
+
+def compare_extended(name: str, first: Sequence[Extended], second: Sequence[Extended], threat: str) -> Difference:
+    """Return how two sides differ on all images by an attack on a part of them; everything else is as in `compare`.
+
+    Args:
+        name: of the difference.
+    """
+    _check_seeds(first, second)
+    values = a, b = [one.value for one in first], [one.value for one in second]
+    whole, part = first[0].whole.n, first[0].part.n
+    about = (name, threat, whole, fmean(a), fmean(b), (len(a), len(b)))
+    if len(a) == 1:
+        return Difference(*about, None, *difference(first[0], second[0]), None, part=part)
+    return Difference(*about, (stdev(a), stdev(b)), *welch(*values), None, part=part)
+
+
+def _check_seeds(first: Sequence[Any], second: Sequence[Any]) -> None:
+    if 1 in (len(first), len(second)) and len(first) != len(second):
+        raise ArdbenchError(
+            f"A has {len(first)} seeds and B {len(second)}: compare one run with one, or two seeds or more with two or more."
+        )
 
 
 def _points(share: float) -> str:

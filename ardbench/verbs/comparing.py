@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ardbench.config import Threat
 from ardbench.errors import ArdbenchError, unknown
+from ardbench.evaluation.derived import ESTIMATED
+from ardbench.evaluation.extended import Extended, extended
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import holm
 from ardbench.evaluation.verdicts import Verdicts
-from ardbench.reports.compare import Difference
+from ardbench.reports.compare import Difference, compare_extended
 from ardbench.reports.compare import compare as difference_of
 from ardbench.reports.evaluations import protocol_order, threat_name
 from ardbench.runs import Run
@@ -84,7 +86,8 @@ def compare_all(
     found = [_compared(pair, protocol, checkpoint, n) for pair in combinations(sides, 2)]
     if protocol is None and (common := set[str].intersection(*({*one.differences} for one in found))):
         about = max(
-            common, key=lambda name: min(_standing(one.a, one.checkpoint, one.differences[name]) for one in found)
+            common - {ESTIMATED},
+            key=lambda name: min(_standing(one.a, one.checkpoint, one.differences[name]) for one in found),
         )
         found = [replace(one, about=about) for one in found]
     for name in {name for one in found for name in one.differences}:
@@ -236,7 +239,7 @@ def _measured(what: Any, name: str, subjects: tuple[Subject, ...], asked: Threat
 
 def _compared(sides: tuple[Side, Side], protocol: str | None, checkpoint: str | None, n: int | None) -> Comparison:
     first, second = sides
-    where, shared = _shared(sides, protocol, checkpoint, n)
+    where, shared = _shared(sides, "aa" if protocol == ESTIMATED else protocol, checkpoint, n)
     if _same(first, second):
         raise ArdbenchError(
             f"{first.typed} and {second.typed} are the same: name two runs, or two runs of a suite, that differ."
@@ -244,7 +247,12 @@ def _compared(sides: tuple[Side, Side], protocol: str | None, checkpoint: str | 
     differences, refused = _differences(sides, where, shared)
     if protocol in refused or not differences:
         raise refused.get(protocol or "", next(iter(refused.values())))
-    about = protocol or max(differences, key=lambda name: _standing(first, where, differences[name]))
+    if protocol == ESTIMATED and protocol not in differences:
+        raise ArdbenchError(
+            f"{first.name} and {second.name} were not both measured under aa on the same part of the images, and under another "
+            "attack on more of them: compare by --protocol aa."
+        )
+    about = protocol or max(shared.keys() & differences, key=lambda name: _standing(first, where, differences[name]))
     return Comparison(first, second, where, about, differences, refused)
 
 
@@ -312,4 +320,19 @@ def _differences(
             differences[name] = difference_of(first, second, threat_name(**first[0].threat))
         except ArdbenchError as error:
             refused[name] = error
+    a, b = (_estimates(side, where, shared) for side in sides)
+    if a and b:
+        try:
+            differences[ESTIMATED] = compare_extended(ESTIMATED, a, b, threat_name(**a[0].part.threat))
+        except ArdbenchError as error:
+            refused[ESTIMATED] = error
     return differences, refused
+
+
+def _estimates(side: Side, where: str, shared: dict[str, int]) -> list[Extended]:
+    """Return AutoAttack on a part of the images carried to all of them, one a seed; none where it cannot be for all seeds."""
+    found = []
+    for several in zip(*(side.found[where, name, count] for name, count in shared.items()), strict=True):
+        part = next((one for one in several if one.protocol == "aa"), None)
+        found.append(extended(part, several) if part else None)
+    return [one for one in found if one] if all(found) else []

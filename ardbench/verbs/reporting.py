@@ -94,7 +94,7 @@ def results(
         runs: the folder in which a suite's runs lie, and the verdicts of files.
         published: a CSV of numbers like benchmarks/published.csv, which stand beside runs as well.
         derived: columns of numbers that are made on demand: nsd, worst-class, nrr, overfitting, each of aa unless it says
-            of what (`nsd:pgd20`), and minus-aa, of pgd20.
+            of what (`nsd:pgd20`), aa-estimated, and minus-aa, of pgd20.
         dataset: of files, which do not say it.
         named: for each network that is no run, in order, what published numbers stand beside it: "METHOD, STUDENT".
 

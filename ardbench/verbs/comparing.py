@@ -84,10 +84,9 @@ def compare_all(
         raise ArdbenchError("There is nothing to compare with: name two or more.")
     sides = _sides(several, dataset, Path(runs), norm, eps)
     found = [_compared(pair, protocol, checkpoint, n) for pair in combinations(sides, 2)]
-    if protocol is None and (common := set[str].intersection(*({*one.differences} for one in found))):
+    if protocol is None and (common := set[str].intersection(*({*one.differences} - {ESTIMATED} for one in found))):
         about = max(
-            common - {ESTIMATED},
-            key=lambda name: min(_standing(one.a, one.checkpoint, one.differences[name]) for one in found),
+            common, key=lambda name: min(_standing(one.a, one.checkpoint, one.differences[name]) for one in found)
         )
         found = [replace(one, about=about) for one in found]
     for name in {name for one in found for name in one.differences}:

@@ -14,6 +14,7 @@ from ardbench.evaluation.extended import Extended, difference, extended
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports import collect
+from ardbench.reports.tradeoff import tradeoffs
 from ardbench.runs import Run
 
 THREAT = {"norm": "linf", "eps": 0.1}
@@ -104,6 +105,10 @@ def test_compare_and_tables_have_it(tmp_path: Path) -> None:
     frame = collect([a], derived=["aa-estimated"]).set_index("protocol")
     assert frame.loc["aa-estimated", ["n", "value"]].tolist() == [200, pytest.approx(150 / 200 - 10 / 40)]
     assert "aa-estimated" not in set(collect([a])["protocol"])
+    drawn = {
+        name: [attack for attack, _ in tradeoffs(collect([a, b], derived=name))] for name in ((), ("aa-estimated",))
+    }
+    assert drawn == {(): ["aa"], ("aa-estimated",): ["aa-estimated"]}
     text = call("compare", a.path, b.path).stdout
     assert "cannot be told apart under aa at n = 40" in text
     (line,) = [line.split() for line in text.splitlines() if "aa-estimated" in line]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation.derived import is_derived
+from ardbench.evaluation.derived import ESTIMATED, is_derived
 from ardbench.reports.evaluations import protocol_order
 from ardbench.reports.figures import MARKERS, PALETTE, figure
 from ardbench.reports.tables import groups, names, parts
@@ -35,8 +35,8 @@ class Share(NamedTuple):
 def tradeoffs(frame: pd.DataFrame, view: View = WHOLE, least: int = 1) -> dict[tuple[str, str], Figure]:
     """Return a figure for each data set and threat by (attack, "data set (threat)").
 
-    The attack is AutoAttack where it was measured, else the last of the table's columns; of the protocols and checkpoints
-    of a view alone, if it names any.
+    The attack is AutoAttack where it was measured, estimated on all images where that was asked for, else the last of the
+    table's columns; of the protocols and checkpoints of a view alone, if it names any.
 
     Args:
         frame: the tidy results.
@@ -68,8 +68,8 @@ def required(frame: pd.DataFrame, view: View = WHOLE) -> dict[tuple[str, str], F
 
 def _telling(rows: pd.DataFrame, view: View) -> str:
     measured = protocol_order(rows.loc[rows["value"].notna() & (rows["protocol"] != "clean"), "protocol"])
-    attacks = [name for name in measured if not is_derived(name) and view.shows(name, "")]
-    return "aa" if "aa" in attacks else attacks[-1] if attacks else ""
+    attacks = [name for name in measured if (name == ESTIMATED or not is_derived(name)) and view.shows(name, "")]
+    return next((name for name in (ESTIMATED, "aa") if name in attacks), attacks[-1] if attacks else "")
 
 
 def _points(rows: pd.DataFrame, attack: str, view: View) -> Iterator[tuple[str, tuple[Share, Share]]]:

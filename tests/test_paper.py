@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from cli_call import call
 from rich.console import Console
@@ -365,6 +366,14 @@ def test_clean_against_aa_has_the_intervals_of_the_table(tmp_path: Path) -> None
         "trades-digits, resnet8, best and last", "trades-digits, resnet18, last",
     ]  # fmt: skip
     assert figure.legends[0].get_title().get_text() == "bars of aa: 95 % of 10 images"
+    one = tmp_path / "one"
+    words = ("report", *(run.path for run in runs), "--student", "resnet18", "--out", one)
+    assert call(*words).exit_code == 0 and call(*words, "--tradeoff").exit_code == 0
+    assert [line.split("|")[2].strip() for line in (one / "report.md").read_text().splitlines()[4:7]][-1] == "resnet18"
+    assert set(pd.read_csv(one / "report.csv")["student"]) == {"resnet18"}
+    assert call("report", one / "report.csv", "--student", "resnet18").exit_code == 0
+    refused = call("report", one / "report.csv", "--student", "resnet8")
+    assert refused.exit_code == 2 and "Unknown student among these networks: 'resnet8'" in refused.stderr
     made = call("report", runs[2].path, "--tradeoff").stdout.splitlines()
     assert made == [str(runs[2].path / f"clean-aa.{ending}") for ending in ("png", "svg", "pdf")]
 

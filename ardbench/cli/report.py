@@ -32,6 +32,9 @@ OF_TABLES = ("columns", "no_intervals", "fit_width", "published")
     "--checkpoint", "checkpoints", multiple=True, metavar="NAME", help="Show this checkpoint; may be repeated."
 )
 @click.option(
+    "--student", "students", multiple=True, metavar="NAME", help="Take networks of this architecture; may be repeated."
+)
+@click.option(
     "--columns",
     metavar="NAME,NAME...",
     help="Show these columns alone, in this order, such as run,clean,aa; tables without their numbers are left out. Made where "
@@ -79,7 +82,7 @@ OF_TABLES = ("columns", "no_intervals", "fit_width", "published")
 def report(
     what: tuple[str, ...], runs: Path, out: Path | None, protocols: tuple[str, ...], checkpoints: tuple[str, ...],
     columns: str | None, no_intervals: bool, fit_width: bool, published: Path | None, curves: bool, tradeoff: bool,
-    html: Path | None, named: tuple[str, ...], dataset: str | None, data_root: Path | None,
+    html: Path | None, named: tuple[str, ...], dataset: str | None, data_root: Path | None, students: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Make tables of what was measured: of one suite, of the runs named, of all runs under --runs, or of a report's CSV.
 
@@ -105,11 +108,11 @@ def report(
         given = (columns is not None, no_intervals, fit_width, published is not None)
         if of_tables := next((name for name, one in zip(OF_TABLES, given, strict=True) if one), None):
             raise ArdbenchError(f"--{of_tables.replace('_', '-')} is for tables, and {flag} draws: leave one out.")
-        paths = reporting.draw(what, runs=runs, out=out, curves=curves, tradeoff=tradeoff, view=view)
+        paths = reporting.draw(what, runs=runs, out=out, curves=curves, tradeoff=tradeoff, view=view, students=students)
     else:
         made = reporting.report(
             what, runs=runs, out=out, html=html, view=view, published=published, data_root=data_root,
-            dataset=dataset, named=named,
+            dataset=dataset, named=named, students=students,
         )  # fmt: skip
         paths = list(made.paths)
         for remark in made.remarks:

@@ -76,6 +76,26 @@ class _Chosen:
     def runs(self) -> list[Run]:
         return [cell.run for cell in self.cells]
 
+    def of(self, students: Sequence[str]) -> _Chosen:
+        """Return what of it are networks of these architectures; of none named all.
+
+        Raises:
+            ArdbenchError: one of them is of no network there.
+        """
+        if not students:
+            return self
+        there = {cell.recipe.student for cell in self.cells} | {one.student or one.model for one in self.others}
+        there |= set() if self.frame is None else set(self.frame["student"])
+        for name in students:
+            if name not in there:
+                raise unknown("student among these networks:", name, there)
+        return replace(
+            self,
+            cells=[cell for cell in self.cells if cell.recipe.student in students],
+            others=[one for one in self.others if (one.student or one.model) in students],
+            frame=None if self.frame is None else self.frame[self.frame["student"].isin(students)],
+        )
+
 
 def results(
     what: What | Sequence[What] = "runs",
@@ -116,6 +136,7 @@ def report(
     data_root: str | Path | None = None,
     dataset: str | None = None,
     named: str | Sequence[str] = (),
+    students: str | Sequence[str] = (),
 ) -> Report:
     """Return tables of what was measured, and write them where told.
 
@@ -125,6 +146,7 @@ def report(
         html: a file for one page that needs no other; of a suite with the matrix of its teachers' transfer, if measured.
         view: what tables show (`ardbench.reports.View`).
         data_root: where the page finds clean images beside those that an evaluation has kept.
+        students: architectures; () takes the networks of all.
 
     Raises:
         ArdbenchError: as `results`; or the view names what there is not.
@@ -133,7 +155,7 @@ def report(
     from ardbench.reports import View, write
 
     shown = view or View()
-    chosen = _several(what, Path(runs), dataset)
+    chosen = _several(what, Path(runs), dataset).of(texts(students))
     frame = _frame(chosen, published, tuple(filter(is_asked_for, shown.columns)), texts(named))
     shown.check(frame)
     paths, remarks = list[Path](), list[str]()
@@ -154,11 +176,12 @@ def draw(
     curves: bool = False,
     tradeoff: bool = False,
     view: View | None = None,
+    students: str | Sequence[str] = (),
 ) -> list[Path]:
     """Write figures as PNG, SVG and PDF: in `out`, else in a single run's directory or beside the runs of a suite.
 
     Args:
-        what, runs: as in `report`.
+        what, runs, students: as in `report`.
         out: the folder.
         curves: what runs told over their epochs; runs that differ in the seed alone are a mean in a band.
         tradeoff: clean accuracy against accuracy under attack, with intervals.
@@ -173,7 +196,7 @@ def draw(
     from ardbench.reports.settings import by_setting
     from ardbench.reports.tradeoff import required
 
-    chosen, shown = _several(what, Path(runs)), view or View()
+    chosen, shown = _several(what, Path(runs)).of(texts(students)), view or View()
     stem = f"{chosen.name}-" if chosen.suite else ""
     if chosen.frame is not None and (curves or out is None):
         what_to_do = "name runs or a suite for --curves" if curves else "say where with --out FOLDER"

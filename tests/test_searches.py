@@ -21,16 +21,16 @@ def test_each_search_finds_most_of_what_it_looks_for(tmp_path: Path, capsys: pyt
     run, teacher = (
         ardbench.train("pgd-at-digits", student=net, set=changes, runs=tmp_path) for net in ("resnet8-tiny", "resnet8")
     )
-    searches.main([str(run.path), "--teacher", str(teacher.path), "--n", "150", "--out", str(tmp_path / "out")])
+    searches.main([str(run.path), "--teacher", str(teacher.path), "--n", "1000", "--out", str(tmp_path / "out")])
     frame = pd.read_csv(tmp_path / "out" / "searches.csv")
-    assert len(frame) == 6 and set(frame["n"]) == {150}
+    assert len(frame) == 6 and set(frame["n"]) == {360}
     for precision, found in frame.groupby("precision"):
         rows = found.set_index("search")
         for objective in searches.SEARCHES:
             assert rows[objective].idxmax() == objective, (precision, objective)
         assert (rows["itself"] >= 0).all() and rows["accuracy"].idxmin() == "labels"
     text = (tmp_path / "out" / "searches.md").read_text(encoding="utf-8")
-    assert text in capsys.readouterr().out and "KL(S(x) \\|\\| S(x'))" in text and "the first 150 test images" in text
+    assert text in capsys.readouterr().out and "KL(S(x) \\|\\| S(x'))" in text and "the first 360 test images" in text
     with pytest.raises(SystemExit):
         searches.main([str(tmp_path / "out"), "--teacher", str(teacher.path)])
     assert "out is not a run directory" in capsys.readouterr().err

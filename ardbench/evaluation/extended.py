@@ -72,7 +72,7 @@ def extended(part: Verdicts, attacks: Sequence[Verdicts]) -> Extended | None:
     if not larger or part.n < 2:
         return None
     whole = max(larger, key=lambda one: one.n)
-    alike = [one for one in larger if (one.index, one.labels) == (whole.index, whole.labels)]
+    alike = [one for one in larger if one.images == whole.images]
     pairs = [shared(part, one) for one in alike]
     behind = [pair[1] for pair in pairs if pair]
     if not pairs[0] or len(behind) < len(alike):
@@ -88,7 +88,7 @@ def difference(a: Extended, b: Extended, confidence: float = 0.95) -> tuple[floa
     Raises:
         ArdbenchError: they were measured on other images, or other parts of them.
     """
-    if (a.whole.index, a.whole.labels, a.part.index) != (b.whole.index, b.whole.labels, b.part.index):
+    if (a.whole.images, a.part.images) != (b.whole.images, b.part.images):
         raise ArdbenchError(
             f"{a.part.protocol} was measured on other parts of the images: evaluate both with the same --n."
         )

@@ -110,6 +110,11 @@ class Verdicts:
         """The number of examples."""
         return len(self.labels)
 
+    @property
+    def images(self) -> tuple[list[int], list[int]]:
+        """Which examples these are: positions and classes. What was measured on the same ones has the same."""
+        return self.index, self.labels
+
     @cached_property
     def robust(self) -> list[bool]:
         """Whether each example is classified right under the protocol."""
@@ -213,14 +218,11 @@ def file_name(protocol: str, n: int | None = None) -> str:
 
 def shared(one: Verdicts, other: Verdicts) -> tuple[Verdicts, Verdicts] | None:
     """Return both on the images of the one that has fewer; None where the other lacks one of these."""
-    if (one.index, one.labels) == (other.index, other.labels):
+    if one.images == other.images:
         return one, other
-    fewest = min(one, other, key=lambda verdicts: verdicts.n)
-    parts = [verdicts.among(set(fewest.index)) for verdicts in (one, other)]
-    first, second = parts
-    if first is None or second is None or (first.index, first.labels) != (second.index, second.labels):
-        return None
-    return first, second
+    fewest = set(min(one, other, key=lambda verdicts: verdicts.n).index)
+    first, second = one.among(fewest), other.among(fewest)
+    return (first, second) if first and second and first.images == second.images else None
 
 
 def paired(ones: Iterable[Verdicts], others: Iterable[Verdicts]) -> list[tuple[Verdicts, Verdicts]]:
@@ -244,7 +246,7 @@ def worst_case(several: Sequence[Verdicts]) -> list[bool]:
     """
     first = several[0]
     for other in several[1:]:
-        if (other.index, other.labels) != (first.index, first.labels):
+        if other.images != first.images:
             raise ArdbenchError(
                 f"{first.protocol} and {other.protocol} were measured on different images: give both the same --n."
             )

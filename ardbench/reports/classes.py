@@ -244,7 +244,7 @@ def _gaps(one: Evaluated) -> dict[str, Entry]:
     found = {}
     for (checkpoint, name), best in one.verdicts.items():
         last = one.verdicts.get(("last", name))
-        if checkpoint == "best" and last is not None and (best.index, best.labels) == (last.index, last.labels):
+        if checkpoint == "best" and last is not None and best.images == last.images:
             low, high = paired_interval(best.robust, last.robust)
             gap = 100 * (best.accuracy - last.accuracy)
             found[name] = Entry(f"{gap:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]")

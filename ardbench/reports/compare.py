@@ -94,7 +94,7 @@ def compare(first: Sequence[Verdicts], second: Sequence[Verdicts], threat: str) 
     """
     one = first[0]
     for other in (*first[1:], *second):
-        if (other.index, other.labels) != (one.index, one.labels):
+        if other.images != one.images:
             raise ArdbenchError(
                 f"{one.protocol} was measured on {one.n} and on {other.n} images that are not the same ones: "
                 "evaluate both with the same --n."

@@ -55,6 +55,7 @@ def rows_of(run: Run, teacher: str, n: int, device: torch.device) -> Iterator[Ro
     if recipe.attack is None:
         raise ArdbenchError(f"{run.path} was trained without a search: give runs that have an [attack].")
     net, split = networks.of_run(run, "last", device), load(recipe.data.name, device).test
+    n = min(n, len(split))
     taught = networks.of_teacher(locate(teacher), recipe.data.name, device)
     for search in SEARCHES:
         for precision in ("fp32", "bf16"):
@@ -62,8 +63,8 @@ def rows_of(run: Run, teacher: str, n: int, device: torch.device) -> Iterator[Ro
             found = []
             for first in range(0, n, BATCH):
                 rows = slice(first, min(first + BATCH, n))
-                draws = partial(maximise, draws=Draws(0, 0, first, rows.stop - first))
-                found.append(judged(search, draws, net, taught, split.pixels(rows), split.labels[rows]))
+                here = partial(maximise, draws=Draws(0, 0, first, rows.stop - first))
+                found.append(judged(search, here, net, taught, split.pixels(rows), split.labels[rows]))
             yield Row(run.path.name, search, precision, n, *torch.cat(found, 1).mean(1).tolist())
 
 
@@ -125,7 +126,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if told.out:
         told.out.mkdir(parents=True, exist_ok=True)
         write_atomic(told.out / "searches.md", text.encode())
-        pd.DataFrame(rows).to_csv(told.out / "searches.csv", index=False)
+        write_atomic(told.out / "searches.csv", pd.DataFrame(rows).to_csv(index=False).encode())
 
 
 if __name__ == "__main__":

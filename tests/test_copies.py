@@ -89,6 +89,13 @@ def test_runs_are_taken_once_and_give_the_same_tables(made: Path, there: Path) -
     assert "Took" not in again.stderr and contents(there / "runs") == before
 
 
+def test_runs_that_would_be_taken_tell_how_fast_the_device_is(there: Path) -> None:
+    shutil.rmtree(next((there / "kept").glob("rslad-*-s0-*")))
+    plan = call(*words(there, "--dry-run")).stdout
+    shutil.copytree(there / "kept", there / "runs")
+    assert "reached by the same method and student" in plan and plan == call(*words(there, "--dry-run")).stdout
+
+
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_a_damaged_run_is_refused_before_anything_is_done(dry: tuple[str, ...], there: Path) -> None:
     weights = next((there / "kept").glob("rslad-*")) / "best.safetensors"

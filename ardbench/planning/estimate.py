@@ -20,6 +20,7 @@ from ardbench.data.epoch import Epoch
 from ardbench.evaluation.cost import flop
 from ardbench.planning.counting import StepCounter
 from ardbench.planning.rates import TABLES, Rates, measured
+from ardbench.runs import all_runs
 from ardbench.starts import parent_of
 
 
@@ -72,7 +73,7 @@ def estimate(
     """Return what is missing of each cell.
 
     Args:
-        root: the folder of runs; those made on `device` tell how fast it is.
+        root: the folder of runs; those made on `device` tell how fast it is, beside those of the cells, wherever these lie.
         tflops: TFLOP/s to believe instead.
         tables: the folder of speed tables, which tell where no run does.
 
@@ -82,7 +83,8 @@ def estimate(
     counted = StepCounter()
     measures = [_measures(cell) for cell in cells]
     wanted = {name for one in measures for name, images in one.items() if images}
-    rates = Rates() if tflops else measured(root, device, sorted(wanted), counted, tables)
+    runs = {run.path.name: run for run in (*all_runs(root), *(cell.run for cell in cells if cell.state != "missing"))}
+    rates = Rates() if tflops else measured(runs.values(), device, sorted(wanted), counted, tables)
     return [_estimate(cell, one, rates, tflops, counted) for cell, one in zip(cells, measures, strict=True)]
 
 

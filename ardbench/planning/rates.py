@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from io import StringIO
@@ -26,7 +26,7 @@ from ardbench.evaluation.cost import flop
 from ardbench.evaluation.verdicts import file_name, load_verdicts
 from ardbench.methods import available, available_modules
 from ardbench.planning.counting import StepCounter
-from ardbench.runs import Run, all_runs
+from ardbench.runs import Run
 
 TABLES = Path("results/speed")
 """Where the speed tables lie, <device>.csv and scaling-<device>.csv: below the working directory, beside those of suites."""
@@ -137,12 +137,12 @@ class Rates:
 
 
 def measured(
-    root: Path, device: torch.device, protocols: Collection[str], counted: StepCounter, tables: Path = TABLES
+    runs: Iterable[Run], device: torch.device, protocols: Collection[str], counted: StepCounter, tables: Path = TABLES
 ) -> Rates:
     """Return how fast this device is.
 
     Args:
-        root: the folder of runs.
+        runs: that tell it, where they were made on this device.
         protocols: of which evaluations are wanted.
         tables: the folder of speed tables.
 
@@ -151,7 +151,7 @@ def measured(
     """
     trained: list[Trained] = []
     evaluated: list[Evaluated] = []
-    for run in all_runs(root):
+    for run in runs:
         if run.metrics and _countable(run):
             trained += [Trained(run, counted)] if _made_on(run, device) else []
             evaluated += _evaluations(run, device, protocols, evaluated)

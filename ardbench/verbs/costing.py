@@ -141,12 +141,13 @@ def rates_of(asked: Sequence[Planned], device: torch.device, seconds: float) -> 
     from ardbench.planning import trial
     from ardbench.planning.counting import StepCounter
     from ardbench.planning.rates import measured
+    from ardbench.runs import all_runs
 
     names = sorted({one.rules.name for one in asked if one.flop})
     if not names:
         return {}
     subject, runs = asked[0].job.subject, asked[0].job.runs
-    known = measured(runs, device, names, StepCounter())
+    known = measured(all_runs(runs), device, names, StepCounter())
     found = {name: known.evaluation(name, subject.model, data.info(subject.dataset).size) for name in names}
     if None in found.values():
         say(f"No evaluation below {runs} tells how fast this is: trying {seconds:.0f} s of forwards and backwards.")

@@ -10,10 +10,11 @@ from cli_call import call
 from test_reports import make_run, recipe, verdict
 
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation.extended import Extended, difference, extended
+from ardbench.evaluation.extended import Extended, covariance_of_estimates, difference, extended
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts
 from ardbench.reports import collect
+from ardbench.reports.compare import compare_extended
 from ardbench.reports.tradeoff import tradeoffs
 from ardbench.runs import Run
 
@@ -87,8 +88,27 @@ def test_two_alike_are_told_apart_as_seldom_as_promised() -> None:
         wrong += p < 0.05
     assert 0.02 < wrong / 500 < 0.08
     assert difference(sides[0], sides[0]) == (0, 0, 1)
-    with pytest.raises(ArdbenchError, match="other parts of the images"):
-        difference(sides[0], known(weaker, weaker, np.arange(200)))
+    for first in (sides[:1], sides):
+        with pytest.raises(ArdbenchError, match="other parts of the images"):
+            compare_extended("aa-estimated", first, [known(weaker, weaker, np.arange(200))] * len(first), "")
+
+
+def test_the_covariance_of_estimates_is_that_of_the_networks_drawn_again() -> None:
+    """Of two networks drawn 4,000 times estimates have the covariance that each draw foretells."""
+    draw, values, told = np.random.default_rng(2), [], []
+    for campaign in range(4000):
+        hard, frail, part = (
+            draw.random(400),
+            draw.random(400),
+            np.arange(400) % 5 == 0,
+        )  # independent draws: any part will do
+        sides = [
+            known(weaker := hard < 0.5 + 0.1 * side, weaker & (frail < 0.7), np.flatnonzero(part)) for side in (0, 1)
+        ]
+        values.append([side.value for side in sides])
+        if campaign < 200:
+            told.append([covariance_of_estimates(sides[0], side) for side in sides])
+    assert np.mean(told, axis=0) == pytest.approx(np.cov(np.transpose(values))[0], rel=0.08)  # 3.5 deviations
 
 
 def evaluated(root: Path, aa: int, pgd: int, **changes: object) -> Run:
@@ -121,7 +141,10 @@ def test_compare_and_tables_have_it(tmp_path: Path) -> None:
     from ardbench import compare
 
     told = compare(*seeds, protocol="aa-estimated")
-    assert "by 25.0 points" in told.sentence and "at n = 200 over 2 and 2 seeds; Welch's p" in told.sentence
+    assert (
+        "by 25.0 points" in told.sentence
+        and "at n = 200 over 2 and 2 seeds; Welch's p over seeds and images = " in told.sentence
+    )
     whole = make_run(tmp_path, recipe(method={"name": "adaad"}))
     verdict(whole, "aa", 3, n=40, total=200)
     refused = call("compare", a.path, whole.path, "--protocol", "aa-estimated")

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_ind
 
-from ardbench.evaluation.statistics import bootstrap_difference, mcnemar, paired_interval, tolerance, welch, wilson
+from ardbench.evaluation.statistics import (
+    bootstrap_difference,
+    covariance_of_shares,
+    image_variance,
+    mcnemar,
+    paired_interval,
+    tolerance,
+    welch,
+    wilson,
+)
 
 
 def test_the_interval_of_one_half_is_the_closed_form() -> None:
@@ -68,6 +77,43 @@ def test_welch_is_scipys(first: list[float], second: list[float], confidence: fl
 @pytest.mark.parametrize("second", [[0.9, 0.9], [0.8, 0.8, 0.8]])
 def test_seeds_without_a_spread_tell_nothing_about_it(second: list[float]) -> None:
     assert welch([0.9, 0.9], second) == (-1, 1, 1)
+
+
+def seeds(draw: np.random.Generator, n: int, count: int = 3, method: float = 0.0) -> list[np.ndarray]:
+    """Return which of n images each seed of two alike methods gets right, as (2, seeds, n) in a list by method.
+
+    Args:
+        method: how much images differ from method to method, beside 1 from image to image and 0.4 from seed to seed.
+    """
+    hard = draw.normal(size=n)
+    own = [hard + method * draw.normal(size=n) for _ in "ab"]
+    return [one + 0.4 * draw.normal(size=(count, n)) + 0.02 * draw.normal(size=(count, 1)) > 0.6 for one in own]
+
+
+def test_the_variance_of_the_images_is_that_of_the_two_way_analysis() -> None:
+    """Mean squares: (images - residual) / seeds of each side, less twice the covariance of the sides' means, over n."""
+    n, count = 200, 3
+    first, second = sides = seeds(np.random.default_rng(3), n, count, method=1.0)
+    within = 0.0
+    for side in sides:
+        by_image, by_seed = side.mean(0), side.mean(1, keepdims=True)
+        images = count * ((by_image - side.mean()) ** 2).sum() / (n - 1)
+        residual = ((side - by_image - by_seed + side.mean()) ** 2).sum() / ((n - 1) * (count - 1))
+        within += (images - residual) / count
+    across = np.cov(first.mean(0), second.mean(0))[0, 1]
+    found = image_variance(covariance_of_shares, *([one.tobytes() for one in side] for side in sides))
+    assert found == pytest.approx((within - 2 * across) / n, rel=1e-12) and found > 0
+
+
+def test_alike_methods_are_told_apart_as_seldom_as_promised_on_other_images_too() -> None:
+    """Two methods that differ from image to image and not on the whole: seeds alone see a difference three times too often."""
+    draw, wrong = np.random.default_rng(4), np.zeros(2)
+    for _ in range(500):
+        sides = seeds(draw, 500, 5, method=0.3)
+        images = image_variance(covariance_of_shares, *([one.tobytes() for one in side] for side in sides))
+        means = [side.mean(1).tolist() for side in sides]
+        wrong += [welch(*means)[2] < 0.05, welch(*means, images=images)[2] < 0.05]
+    assert wrong[0] / 500 > 0.09 and 0.02 < wrong[1] / 500 < 0.08
 
 
 def test_the_tolerance_worked_out_by_hand() -> None:

@@ -54,7 +54,7 @@ def compare(
 
     A and B are run directories, RUN@CHECKPOINT, exported folders, FILE:ARCH, zoo:NAME, or SUITE:NAME for a run of a suite
     with its finished seeds. One seed each is compared image by image (McNemar's exact test, bootstrap interval), several by
-    their means (Welch). The p-values of several pairs are corrected for their number (Holm).
+    their means, over other seeds and other images (Welch). The p-values of several pairs are corrected for their number (Holm).
     """
     from ardbench.verbs.comparing import compare_all
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
-from statistics import NormalDist, covariance, variance
+from statistics import NormalDist, covariance
 
-from ardbench.errors import ArdbenchError
 from ardbench.evaluation.statistics import paired_interval, wilson
 from ardbench.evaluation.verdicts import Verdicts, shared, worst_case
 
@@ -35,10 +35,15 @@ class Extended:
     part: Verdicts
     before: list[bool]
 
+    @cached_property
+    def taken(self) -> list[int]:
+        """(n) 1 for images of the part that stand under weaker attacks and not under the attack, -1 for the reverse."""
+        return [before - after for before, after in zip(self.before, self.part.robust, strict=True)]
+
     @property
     def lost(self) -> float:
         """The share of the part that the attack takes beyond weaker ones."""
-        return (sum(self.before) - sum(self.part.robust)) / self.part.n
+        return sum(self.taken) / self.part.n
 
     @property
     def value(self) -> float:
@@ -80,24 +85,26 @@ def extended(part: Verdicts, attacks: Sequence[Verdicts]) -> Extended | None:
     return Extended(whole, worst_case(alike), pairs[0][0], worst_case(behind))
 
 
+def covariance_of_estimates(a: Extended, b: Extended) -> float:
+    """Return the covariance of two estimates, of one network or of two, over other choices of the images and of the part.
+
+    Args:
+        a, b: on the same images, and attacked on the same part of them.
+    """
+    crossed = covariance(a.before, b.taken) + covariance(a.taken, b.before)
+    return (covariance(a.weaker, b.weaker) - crossed) / a.whole.n + covariance(a.taken, b.taken) / a.part.n
+
+
 def difference(a: Extended, b: Extended, confidence: float = 0.95) -> tuple[float, float, float]:
     """Return the interval (low, high) of the accuracy of a minus that of b, and the p-value of no difference.
 
     The normal approximation, with the answers of both to the same images taken as pairs.
 
-    Raises:
-        ArdbenchError: they were measured on other images, or other parts of them.
+    Args:
+        a, b: as in `covariance_of_estimates`.
     """
-    if (a.whole.images, a.part.images) != (b.whole.images, b.part.images):
-        raise ArdbenchError(
-            f"{a.part.protocol} was measured on other parts of the images: evaluate both with the same --n."
-        )
-    n, whole = a.part.n, a.whole.n
-    weaker = [float(x) - y for x, y in zip(a.weaker, b.weaker, strict=True)]
-    before = [float(x) - y for x, y in zip(a.before, b.before, strict=True)]
-    strong = [float(x) - y for x, y in zip(a.part.robust, b.part.robust, strict=True)]
-    lost = [x - y for x, y in zip(before, strong, strict=True)]
-    error = sqrt(max((variance(weaker) - 2 * covariance(before, lost)) / whole + variance(lost) / n, 0.0))
+    alone = covariance_of_estimates(a, a) + covariance_of_estimates(b, b)
+    error = sqrt(max(alone - 2 * covariance_of_estimates(a, b), 0.0))
     gap, normal = a.value - b.value, NormalDist()
     half = normal.inv_cdf((1 + confidence) / 2) * error
     p = 2 * normal.cdf(-abs(gap) / error) if error else float(gap == 0)

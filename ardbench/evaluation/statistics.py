@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
+from itertools import combinations, product
 from math import sqrt
 from statistics import NormalDist, fmean, variance
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
 from ardbench.config import Section, Share
+
+T = TypeVar("T")
 
 
 class Bootstrap(Section):
@@ -132,24 +135,55 @@ def bootstrap_difference(first_alone: int, second_alone: int, n: int, confidence
     return float(low), float(high)
 
 
-def welch(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+def welch(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95, images: float = 0.0
+) -> tuple[float, float, float]:
     """Return the interval (low, high) of the difference of two means over seeds, first minus second, and its p-value.
 
     Args:
         first, second: one accuracy a seed, two or more each; their spreads may differ. Where there is no spread at all
             nothing is known of it: the interval is [-1, 1] and p is 1.
+        images: the variance that the images add (`image_variance`); with 0 the answer is about these images alone.
 
-    Source: B. L. Welch, Biometrika, 1947.
+    Source: B. L. Welch, Biometrika, 1947; with images the degrees of freedom of S. L. Hillis, Statistics in Medicine, 2007,
+    who takes those of the images as so many that they do not count.
     """
     from scipy.special import stdtr, stdtrit
 
     a, b = (variance(side) / len(side) for side in (first, second))
     if a + b == 0:
         return -1.0, 1.0, 1.0
-    freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
-    gap, error = fmean(first) - fmean(second), sqrt(a + b)
+    freedom = (a + b + images) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
+    gap, error = fmean(first) - fmean(second), sqrt(a + b + images)
     half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
     return gap - half, gap + half, 2 * float(stdtr(freedom, -abs(gap) / error))
+
+
+def image_variance(covariance: Callable[[T, T], float], first: Sequence[T], second: Sequence[T]) -> float:
+    """Return the variance that the choice of the test images adds to the difference of two means over seeds, at least 0.
+
+    C(A, A) + C(B, B) - 2 C(A, B), C the mean covariance of two different networks of these sides: what all seeds of a side
+    get right alike, and those of the other do not. What images add to a single network is in the spread of its seeds.
+
+    Args:
+        covariance: of the accuracies of two networks, over other choices of as many images.
+        first, second: what was measured, one a seed, two or more each, all on the same images.
+
+    Source: N. A. Obuchowski and H. E. Rockette, Communications in Statistics, 1995, whose readers are the seeds here, whose
+    cases are the images and whose tests are the sides.
+    """
+    within = (fmean(covariance(*pair) for pair in combinations(side, 2)) for side in (first, second))
+    return max(sum(within) - 2 * fmean(covariance(a, b) for a, b in product(first, second)), 0.0)
+
+
+def covariance_of_shares(first: bytes, second: bytes) -> float:
+    """Return the covariance of two accuracies on the same images, over other choices of as many.
+
+    Args:
+        first, second: (n) whether each image is classified right, a byte of 0 or 1 each.
+    """
+    n, both = len(first), (int.from_bytes(first) & int.from_bytes(second)).bit_count()
+    return (both / n - first.count(1) * second.count(1) / n**2) / max(n - 1, 1)
 
 
 def tolerance(accuracy: float, n: int, deviation: float, seeds: int) -> float:

@@ -8,8 +8,15 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ardbench.errors import ArdbenchError
-from ardbench.evaluation.extended import Extended, difference
-from ardbench.evaluation.statistics import LIMITS, bootstrap_difference, mcnemar, welch
+from ardbench.evaluation.extended import Extended, covariance_of_estimates, difference
+from ardbench.evaluation.statistics import (
+    LIMITS,
+    bootstrap_difference,
+    covariance_of_shares,
+    image_variance,
+    mcnemar,
+    welch,
+)
 from ardbench.evaluation.verdicts import Verdicts
 
 
@@ -59,7 +66,7 @@ class Difference:
         under = "on clean images" if self.protocol == "clean" else f"under {self.protocol}"
         if self.deviations is not None:
             count = f"n = {self.n} over {self.seeds[0]} and {self.seeds[1]} seeds"
-            why = f"Welch's p = {self.p:.2g}"
+            why = f"Welch's p over seeds and images = {self.p:.2g}"
         elif self.alone is None:
             count = f"n = {self.n}, of which {self.part} were attacked so"
             why = f"both on the same images, normal p = {self.p:.2g}"
@@ -111,7 +118,8 @@ def compare(first: Sequence[Verdicts], second: Sequence[Verdicts], threat: str) 
         alone = (pairs.count((True, False)), pairs.count((False, True)))
         return Difference(*about, None, *bootstrap_difference(*alone, one.n), mcnemar(*alone), alone)
     _check_seeds(first, second)
-    return Difference(*about, (stdev(a), stdev(b)), *welch(a, b), None)
+    images = image_variance(covariance_of_shares, *([bytes(one.robust) for one in side] for side in (first, second)))
+    return Difference(*about, (stdev(a), stdev(b)), *welch(a, b, images=images), None)
 
 
 def compare_extended(name: str, first: Sequence[Extended], second: Sequence[Extended], threat: str) -> Difference:
@@ -119,14 +127,25 @@ def compare_extended(name: str, first: Sequence[Extended], second: Sequence[Exte
 
     Args:
         name: of the difference.
+
+    Raises:
+        ArdbenchError: other images, other parts of them, or one seed against several.
     """
+    if any(
+        (one.whole.images, one.part.images) != (first[0].whole.images, first[0].part.images)
+        for one in (*first, *second)
+    ):
+        raise ArdbenchError(
+            f"{first[0].part.protocol} was measured on other parts of the images: evaluate both with the same --n."
+        )
     _check_seeds(first, second)
-    values = a, b = [one.value for one in first], [one.value for one in second]
+    a, b = [one.value for one in first], [one.value for one in second]
     whole, part = first[0].whole.n, first[0].part.n
     about = (name, threat, whole, fmean(a), fmean(b), (len(a), len(b)))
     if len(a) == 1:
         return Difference(*about, None, *difference(first[0], second[0]), None, part=part)
-    return Difference(*about, (stdev(a), stdev(b)), *welch(*values), None, part=part)
+    images = image_variance(covariance_of_estimates, first, second)
+    return Difference(*about, (stdev(a), stdev(b)), *welch(a, b, images=images), None, part=part)
 
 
 def _check_seeds(first: Sequence[Any], second: Sequence[Any]) -> None:

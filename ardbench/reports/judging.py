@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from ardbench.evaluation.statistics import LIMITS, holm, mcnemar, tolerance, welch
+from ardbench.evaluation.statistics import LIMITS, covariance_of_shares, holm, image_variance, mcnemar, tolerance, welch
 
 Result = dict[str, Any]
 """A row of the tidy results."""
@@ -44,7 +44,7 @@ def winners(results: Iterable[tuple[Result, Answers]]) -> list[Result]:
     """Return the results that are significantly best: better than every other setting that was measured alike.
 
     Alike: same data set, threat, protocol, checkpoint (selected in the same way), images and architecture. One seed each is
-    compared by McNemar's exact test on the images, two or more by Welch's test of the means; the p-values against all
+    compared by McNemar's exact test on the images, two or more by Welch's test over seeds and images; the p-values against all
     others are corrected by Holm. Where some have one seed and some have several nothing is best.
 
     Args:
@@ -71,7 +71,9 @@ def _winner(column: Sequence[Sequence[tuple[Result, Answers]]]) -> list[Result]:
 
 def _p(first: Sequence[tuple[Result, Answers]], second: Sequence[tuple[Result, Answers]]) -> float:
     if len(first) > 1:
-        return welch([result["value"] for result, _ in first], [result["value"] for result, _ in second])[2]
+        a, b = ([result["value"] for result, _ in side] for side in (first, second))
+        robust = ([answers.robust for _, answers in side] for side in (first, second))
+        return welch(a, b, images=image_variance(covariance_of_shares, *robust))[2]
     pairs = list(zip(first[0][1].robust, second[0][1].robust, strict=True))
     return mcnemar(pairs.count((1, 0)), pairs.count((0, 1)))
 

@@ -47,7 +47,7 @@ def compare(
 
     Args:
         a, b: as `ardbench.evaluate` takes them; SUITE:NAME or a list of runs stands for its seeds. One seed each is compared
-            image by image (McNemar's exact test, bootstrap interval), several by their means (Welch).
+            image by image (McNemar's exact test, bootstrap interval), several by their means, over seeds and images (Welch).
         protocol: what the sentence is about; None is AutoAttack, or else another attack, or else clean, on the most images
             that both have.
         checkpoint: of both; None is the one where the sentence's protocol was measured, best before last.

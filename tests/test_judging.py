@@ -12,6 +12,7 @@ from cli_call import call
 from test_reports import cell, lines_of, make_run, recipe, verdict
 from test_reports import published_file as published_file
 
+from ardbench.campaigns.cells import planned
 from ardbench.reports import collect, collect_suite, read, tables, write
 from ardbench.reports.judging import Answers, judgement, winners
 from ardbench.runs import Run
@@ -246,32 +247,57 @@ def test_clean_accuracies_are_compared_whatever_the_threat(tmp_path: Path) -> No
     assert refused.exit_code == 2 and "under another threat" in refused.stderr
 
 
-def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
-    suite = tmp_path / "two.toml"
+def two_settings(root: Path) -> Path:
+    """Write a suite of a and b with three seeds each, of 20 images 16, 17 and 18 right in a and 4, 5 and 6 in b."""
+    suite = root / "two.toml"
     suite.write_text(
         'title = "Two"\nseeds = [0, 1, 2]\nprotocols = ["clean"]\n'
         'runs = [{ name = "a", recipe = "pgd-at-digits" }, { name = "b", recipe = "trades-digits" }]\n'
     )
-    from ardbench.campaigns.cells import planned
-
-    for one in planned(str(suite), tmp_path)[1]:
-        run = make_run(tmp_path, one.recipe)
+    for one in planned(str(suite), root)[1]:
+        run, correct = make_run(root, one.recipe), (16 if one.name == "a" else 4) + one.recipe.seed
         for checkpoint in ("last", "best"):
-            verdict(
-                run, "clean", (16 if one.name == "a" else 4) + one.recipe.seed, n=20, total=20, checkpoint=checkpoint
-            )
+            verdict(run, "clean", correct, n=20, total=20, checkpoint=checkpoint)
+    return suite
+
+
+def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
+    suite = two_settings(tmp_path)
     text = call("compare", f"{suite}:a", f"{suite}:b", "--runs", tmp_path).stdout
     assert text.startswith(
         "A (a) is better than B (b) on clean images by 60.0 points (95 % interval 39.4 to 80.6) at n = 20 over 3 and 3 seeds; "
         "Welch's p over seeds and images = "
     )
     assert "85.0 ± 5.0 (3)" in text
-    for path in tmp_path.glob("*-s[12]-*/done"):
+
+
+@pytest.mark.parametrize(
+    ("lost", "seeds", "said"),
+    [
+        ("*-s[12]-*/done", "1 and 1", "a finished 0; b finished 0"),
+        ("trades-*-s2-*/done", "3 and 2", "b finished 0 and 1"),
+        ("trades-*-s[02]-*/done", "1 and 1", "b finished 1; a shared 1"),
+        ("trades-*-s2-*/eval/*/*.json", "3 and 2", "b measured 0 and 1"),
+        ("trades-*-s[12]-*/eval/last/*.json", "1 and 1", "b measured 0; a shared 0"),
+    ],
+)
+def test_compare_takes_what_there_is_of_a_suite_under_way(lost: str, seeds: str, said: str, tmp_path: Path) -> None:
+    suite = two_settings(tmp_path)
+    for path in tmp_path.glob(lost):
         path.unlink()
     made = call("compare", f"{suite}:a", f"{suite}:b", "--runs", tmp_path)
-    assert made.stdout.startswith("A (a) is better than B (b) on clean images by 60.0 points")
-    assert f"Of the 3 seeds of {suite}:a those that are finished: 0.\n" in made.stderr
-    for path in tmp_path.glob("*-s0-*/done"):
+    told = (words.split(maxsplit=2) for words in said.split("; "))
+    lines = [f"Of the 3 seeds of {suite}:{name} those that are {how}: {which}." for name, how, which in told]
+    assert made.stderr.splitlines() == lines
+    assert ("McNemar's exact p" if seeds == "1 and 1" else f"over {seeds} seeds") in made.stdout
+    assert "A (a) is better than B (b) on clean images by 6" in made.stdout
+
+
+def test_nothing_of_a_suite_is_compared_before_it_is_finished_or_with_a_run_of_several(tmp_path: Path) -> None:
+    suite = two_settings(tmp_path)
+    one = call("compare", f"{suite}:a", next(tmp_path.glob("trades-*")), "--runs", tmp_path)
+    assert one.exit_code == 2 and "A has 3 seeds and B 1" in one.stderr
+    for path in tmp_path.glob("pgd-at-*/done"):
         path.unlink()
     refused = call("compare", f"{suite}:a", f"{suite}:b", "--runs", tmp_path)
     assert (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -16,6 +16,7 @@ from ardbench.evaluation.extended import Extended, extended
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import holm
 from ardbench.evaluation.verdicts import Verdicts
+from ardbench.listeners import say
 from ardbench.reports.compare import Difference, compare_extended
 from ardbench.reports.compare import compare as difference_of
 from ardbench.reports.evaluations import protocol_order, threat_name
@@ -197,10 +198,39 @@ def _sides(several: Sequence[Any], dataset: str | None, root: Path, norm: Norm |
     asked = threat_of(own, norm, eps) if (norm, eps) != (None, None) else None
     names = [_name(one) for one in several]
     names = [str(one) if names.count(name) > 1 else name for one, name in zip(several, names, strict=True)]
-    return [
-        _measured(one, name, tuple(known[place]), asked, own)
-        for place, (one, name) in enumerate(zip(several, names, strict=True))
-    ]
+    seeds = [[(subject, _found(subject, asked, own)) for subject in known[place]] for place in range(len(several))]
+    suites = {place: str(one) for place, one in enumerate(several) if _is_of_suite(one, known[place])}
+    for place, typed in suites.items():
+        most = max((found for _, found in seeds[place]), key=len)
+        measured = {_seed(subject) for subject, found in seeds[place] if found.keys() >= most.keys()}
+        seeds[place] = _cut(seeds[place], typed, "measured", measured)
+    if {1} < {len(seeds[place]) for place in suites}:
+        shared = set.intersection(*({_seed(subject) for subject, _ in seeds[place]} for place in suites))
+        for place, typed in suites.items() if shared else ():
+            seeds[place] = _cut(seeds[place], typed, "shared", shared)
+    return [_side(*about) for about in zip(names, map(str, several), seeds, strict=True)]
+
+
+Found = dict[tuple[str, str, int], Verdicts]
+"""Evaluations of one network by (checkpoint, protocol, n)."""
+
+
+def _seed(subject: Subject) -> int:
+    assert subject.run is not None  # of a suite
+    return subject.run.recipe.seed
+
+
+def _cut(seeds: list[tuple[Subject, Found]], typed: str, how: str, kept: Set[int]) -> list[tuple[Subject, Found]]:
+    """Return those of a suite's run that are kept, and say which where that are not all."""
+    left = [(subject, found) for subject, found in seeds if _seed(subject) in kept]
+    if len(left) < len(seeds):
+        say(f"Of the {len(seeds)} seeds of {typed} those that are {how}: {' and '.join(map(str, sorted(kept)))}.")
+    return left
+
+
+def _is_of_suite(what: Any, subjects: Sequence[Subject]) -> bool:
+    """Return whether something is SUITE:NAME, whose seeds may be under way."""
+    return isinstance(what, str) and ":" in what and not Path(what).exists() and all(one.run for one in subjects)
 
 
 def _is_file(what: Any) -> bool:
@@ -217,23 +247,27 @@ def _name(what: Any) -> str:
     return Path(text).name if Path(text).exists() or ":" not in text or is_file(text) else text.rpartition(":")[2]
 
 
-def _measured(what: Any, name: str, subjects: tuple[Subject, ...], asked: Threat | None, own: Threat) -> Side:
-    """Return the evaluations that all seeds have, of the weights that they have now.
+def _found(subject: Subject, asked: Threat | None, own: Threat) -> Found:
+    """Return the evaluations of the weights that a subject has now.
 
     Args:
-        name: what the side is called in sentences.
         asked: the threat that was named; without it a run's is its own, and that of everything else `own`.
     """
-    found: dict[tuple[str, str, int], list[Verdicts]] = {}
-    for subject in subjects:
-        fixed = subject.checkpoints if subject.chosen else CHECKPOINTS
-        threat = asked or (subject.threat if subject.run else own)
-        for checkpoint in fixed:
-            for one in subject.measured(checkpoint, threat):
-                for place in CHECKPOINTS if subject.chosen else (checkpoint,):
-                    found.setdefault((place, one.protocol, one.n), []).append(one)
-    whole = {key: several for key, several in found.items() if len(several) == len(subjects)}
-    return Side(name, str(what), subjects, whole)
+    fixed = subject.checkpoints if subject.chosen else CHECKPOINTS
+    threat = asked or (subject.threat if subject.run else own)
+    return {
+        (place, one.protocol, one.n): one
+        for checkpoint in fixed
+        for one in subject.measured(checkpoint, threat)
+        for place in (CHECKPOINTS if subject.chosen else (checkpoint,))
+    }
+
+
+def _side(name: str, typed: str, seeds: Sequence[tuple[Subject, Found]]) -> Side:
+    """Return what was named so, with the evaluations that all seeds have."""
+    subjects, found = zip(*seeds, strict=True)
+    shared = [key for key in found[0] if all(key in one for one in found)]
+    return Side(name, typed, subjects, {key: [one[key] for one in found] for key in shared})
 
 
 def _compared(sides: tuple[Side, Side], protocol: str | None, checkpoint: str | None, n: int | None) -> Comparison:

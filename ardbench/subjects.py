@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,7 +163,9 @@ class Words:
         out: where the verdicts of what is no run lie; None is a folder below `runs`.
         runs: the folder of runs.
         weights: whether those of a run have to be at hand.
+        measured: of a suite's run the seeds on which nothing is missing, where there are any, and not all that are finished.
         like: of a run whose student was an object, a network of its class.
+        plans: of suites, by their name, once they were read.
     """
 
     checkpoints: tuple[str, ...] = ()
@@ -175,7 +177,21 @@ class Words:
     out: Path | None = None
     runs: Path = Path("runs")
     weights: bool = True
+    measured: bool = False
     like: nn.Module | None = None
+    plans: dict[str, list[Cell]] = field(default_factory=dict, compare=False)
+
+    def plan(self, suite: str) -> list[Cell]:
+        """Return the plan of a suite."""
+        if suite not in self.plans:
+            self.plans[suite] = planned(suite, self.runs)[1]
+        return self.plans[suite]
+
+    def taken(self, cells: Sequence[Cell]) -> tuple[list[Cell], str]:
+        """Return which cells of a suite stand for what is there of it, and what all of them are."""
+        finished = [cell for cell in cells if cell.state in ("done", "stale")]
+        measured = [cell for cell in finished if not cell.missing]
+        return (measured, "measured") if self.measured and measured else (finished, "finished")
 
     @property
     def seen(self) -> Normalisation | None:
@@ -216,18 +232,15 @@ def find(
         return [of_run(Path(name), (checkpoint,) if checkpoint else words.checkpoints, words.weights, words.like)]
     if text.startswith(teachers.ROBUSTBENCH):
         raise ArdbenchError(f"{text} teaches and is transferred: to measure it, give its downloaded file as FILE:ARCH.")
-    if named := suite_runs(text, words.runs):
+    if named := suite_runs(text, words):
         words.refuse(f"{text} is a suite's run and", out=True)
-        trained = [cell.run for cell in named if cell.state in ("done", "stale")]
-        if not trained:
-            raise ArdbenchError(
-                f"No run of {text} is finished below {words.runs}: type ardbench reproduce {text.rpartition(':')[0]} "
-                f"--runs {words.runs} first, or say with --runs where it lies."
-            )
-        if len(trained) < len(named):
-            seeds = " and ".join(str(run.recipe.seed) for run in trained)
-            say(f"Of the {len(named)} seeds of {text} those that are finished: {seeds}.")
-        return [of_run(run.path, words.checkpoints, words.weights, words.like) for run in trained]
+        taken, how = words.taken(named)
+        if not taken:
+            raise _nothing(text, text.rpartition(":")[0], words.runs)
+        if len(taken) < len(named):
+            seeds = " and ".join(str(cell.recipe.seed) for cell in taken)
+            say(f"Of the {len(named)} seeds of {text} those that are {how}: {seeds}.")
+        return [of_run(cell.run.path, words.checkpoints, words.weights, words.like) for cell in taken]
     _no_checkpoint(text, words)
     if Path(text).is_dir():
         words.refuse(f"{text} is an exported network and")
@@ -235,7 +248,35 @@ def find(
     return [of_file(text, words)]
 
 
-def suite_runs(text: str, runs: Path) -> list[Cell]:
+def spread(text: str, words: Words, say: Callable[[str], None]) -> list[str]:
+    """Return SUITE:NAME for every run of a suite of which a seed is there, where a text is a suite, or else the text alone.
+
+    Args:
+        say: hears which runs these are, where some are missing.
+
+    Raises:
+        ArdbenchError: there is none.
+    """
+    if not _is_suite(text) or Path(text).is_dir():
+        return [text]
+    cells = words.plan(text)
+    taken, how = words.taken(cells)
+    if not taken:
+        raise _nothing(text, text, words.runs)
+    every, names = ({cell.name: None for cell in some} for some in (cells, taken))
+    if len(names) < len(every):
+        say(f"Of the {len(every)} runs of {text} those that are {how}: {', '.join(names)}.")
+    return [f"{text}:{name}" for name in names]
+
+
+def _nothing(text: str, suite: str, runs: Path) -> ArdbenchError:
+    return ArdbenchError(
+        f"No run of {text} is finished below {runs}: type ardbench reproduce {suite} --runs {runs} first, or say with --runs "
+        "where it lies."
+    )
+
+
+def suite_runs(text: str, words: Words) -> list[Cell]:
     """Return the planned runs that SUITE:NAME stands for, one a seed, or none where a text has another form.
 
     Raises:
@@ -245,7 +286,7 @@ def suite_runs(text: str, runs: Path) -> list[Cell]:
     file = models.known(name.partition("+")[0].partition("@")[0]) or split_part(suite)[0].is_file()
     if not suite or Path(text).exists() or (file and not _is_suite(suite)):
         return []
-    _, cells = planned(suite, runs)
+    cells = words.plan(suite)
     named = [cell for cell in cells if cell.name == name]
     if not named:
         raise unknown(f"run of suite {suite}:", name, [cell.name for cell in cells])
@@ -383,7 +424,7 @@ def expanded(source: str, runs: Path) -> str:
     role, equals, place = source.rpartition("=")
     if not _is_suite(place.rpartition(":")[0]):
         return source
-    found = suite_runs(place, runs)
+    found = suite_runs(place, Words(runs=runs))
     if len(found) > 1:
         names = ", ".join(str(cell.run.path) for cell in found)
         raise ArdbenchError(f"{place} has {len(found)} seeds, and one network is wanted: name one of {names}.")

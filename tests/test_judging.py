@@ -16,6 +16,7 @@ from ardbench.campaigns.cells import planned
 from ardbench.reports import collect, collect_suite, read, tables, write
 from ardbench.reports.judging import Answers, judgement, winners
 from ardbench.runs import Run
+from ardbench.verbs.comparing import ranking
 
 
 def result(robust: Sequence[int], setting: str, question: int = 0, **changes: Any) -> tuple[dict[str, Any], Answers]:
@@ -274,9 +275,9 @@ def test_compare_takes_a_suites_run_with_its_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lost", "seeds", "said"),
     [
-        ("*-s[12]-*/done", "1 and 1", "a finished 0; b finished 0"),
-        ("trades-*-s2-*/done", "3 and 2", "b finished 0 and 1"),
-        ("trades-*-s[02]-*/done", "1 and 1", "b finished 1; a shared 1"),
+        ("*-s[12]-*/done", "1 and 1", "a measured 0; b measured 0"),
+        ("trades-*-s2-*/done", "3 and 2", "b measured 0 and 1"),
+        ("trades-*-s[02]-*/done", "1 and 1", "b measured 1; a shared 1"),
         ("trades-*-s2-*/eval/*/*.json", "3 and 2", "b measured 0 and 1"),
         ("trades-*-s[12]-*/eval/last/*.json", "1 and 1", "b measured 0; a shared 0"),
     ],
@@ -291,6 +292,37 @@ def test_compare_takes_what_there_is_of_a_suite_under_way(lost: str, seeds: str,
     assert made.stderr.splitlines() == lines
     assert ("McNemar's exact p" if seeds == "1 and 1" else f"over {seeds} seeds") in made.stdout
     assert "A (a) is better than B (b) on clean images by 6" in made.stdout
+
+
+def test_a_suite_stands_for_all_of_its_runs_and_a_table_ranks_them(tmp_path: Path) -> None:
+    """Right of 20: 10 in a, 19 in b, 16 in c, and d, which has another network, is not measured."""
+    suite = tmp_path / "four.toml"
+    suite.write_text(
+        'title = "Four"\nprotocols = ["clean"]\ncheckpoints = ["last"]\nruns = [{ name = "a", recipe = "pgd-at-digits" }, '
+        '{ name = "b", recipe = "trades-digits" }, { name = "c", recipe = "mart-digits" }, '
+        '{ name = "d", recipe = "pgd-at-digits", student = "resnet18" }]\n'
+    )
+    for one, correct in zip(planned(str(suite), tmp_path)[1], (10, 19, 16, None), strict=True):
+        run = make_run(tmp_path, one.recipe)
+        if correct:
+            verdict(run, "clean", correct, n=20, total=20)
+    made = call("compare", suite, "--runs", tmp_path)
+    assert made.stderr == f"Of the 4 runs of {suite} those that are measured: a, b, c.\n"
+    assert made.stdout.count("Holm-corrected for 3 pairs") == 3
+    assert "clean at last, n = 20: row minus column in points, * told apart." in made.stdout
+    assert "\n b   95.0   +15.0   +45.0*\n c   80.0            +30.0\n a   50.0\n" in made.stdout
+    from ardbench import compare_all
+
+    assert ranking(compare_all([suite], runs=tmp_path)) == [
+        ["", "%", "c", "a"],
+        ["b", "95.0", "+15.0", "+45.0*"],
+        ["c", "80.0", "", "+30.0"],
+        ["a", "50.0", "", ""],
+    ]
+    alone = call("compare", suite, "--student", "resnet18", "--runs", tmp_path)
+    assert alone.exit_code == 2 and "Unknown student among these networks: 'resnet18'" in alone.stderr
+    one = call("compare", f"{suite}:a", "--runs", tmp_path)
+    assert one.exit_code == 2 and "name two or more, or a suite with several runs" in one.stderr
 
 
 def test_nothing_of_a_suite_is_compared_before_it_is_finished_or_with_a_run_of_several(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,9 +20,7 @@ COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "o
 
 
 @click.command()
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
-@click.argument("others", metavar="[C...]", nargs=-1)
+@click.argument("named", metavar="A B [C...]", nargs=-1, required=True)
 @click.option(
     "--protocol",
     metavar="NAME",
@@ -40,6 +39,9 @@ COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "o
     type=click.IntRange(min=1),
     help="Compare evaluations of so many test images; without it the most that both have.",
 )
+@click.option(
+    "--student", "students", multiple=True, metavar="NAME", help="Take networks of this architecture; may be repeated."
+)
 @options.eps
 @options.norm
 @options.measured_on
@@ -47,23 +49,34 @@ COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "o
 @options.runs
 @options.as_json
 def compare(
-    a: str, b: str, others: tuple[str, ...], protocol: str | None, checkpoint: str | None, n: int | None, eps: float | None,
-    norm: Literal["linf", "l2"] | None, dataset: str | None, runs: Path, as_json: bool,
+    named: tuple[str, ...], protocol: str | None, checkpoint: str | None, n: int | None, students: tuple[str, ...],
+    eps: float | None, norm: Literal["linf", "l2"] | None, dataset: str | None, runs: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Say whether A is better than B on the same test images, and by how much; of more than two, every pair.
 
     A and B are run directories, RUN@CHECKPOINT, exported folders, FILE:ARCH, zoo:NAME, or SUITE:NAME for a run of a suite
-    with its finished seeds. One seed each is compared image by image (McNemar's exact test, bootstrap interval), several by
-    their means, over other seeds and other images (Welch). The p-values of several pairs are corrected for their number (Holm).
+    with the seeds that are measured; SUITE stands for every run of it. One seed each is compared image by image (McNemar's
+    exact test, bootstrap interval), several by their means, over other seeds and other images (Welch). The p-values of
+    several pairs are corrected for their number (Holm).
     """
     from ardbench.verbs.comparing import compare_all
 
     found = compare_all(
-        [a, b, *others], protocol=protocol, checkpoint=checkpoint, n=n, eps=eps, norm=norm, dataset=dataset, runs=runs
+        named,
+        protocol=protocol,
+        checkpoint=checkpoint,
+        n=n,
+        eps=eps,
+        norm=norm,
+        dataset=dataset,
+        runs=runs,
+        students=students,
     )
     output = Output(as_json)
-    for one in found:
-        _show(one, output)
+    if len(found) == 1:
+        _show(found[0], output)
+    else:
+        _show_all(found, output)
     output.document(found[0].document() if len(found) == 1 else {"pairs": [one.document() for one in found]})
 
 
@@ -76,14 +89,25 @@ def _show(found: Comparison, output: Output) -> None:
         output.line(str(error))
 
 
+def _show_all(found: Sequence[Comparison], output: Output) -> None:
+    """Print a sentence on each pair, and for all of them, if they are about one protocol, a table with the best above."""
+    from ardbench.verbs.comparing import ranking
+
+    for text in (one.sentence for one in found):
+        output.line(text)
+    for text in dict.fromkeys(str(error) for one in found for error in one.refused.values()):
+        output.line(text)
+    if rows := ranking(found):
+        main = found[0].main
+        output.line(
+            f"{main.protocol} at {found[0].checkpoint}, n = {main.n}: row minus column in points, * told apart."
+        )
+        output.show(table(rows[0], rows[1:], rows[0][1:]))
+
+
 def _row(one: Difference) -> tuple[str, ...]:
     only = map(str, one.alone) if one.alone else ("", "")
-    spread = (
-        [f" ± {100 * s:.1f} ({k})" for s, k in zip(one.deviations, one.seeds, strict=True)]
-        if one.deviations
-        else ["", ""]
-    )
     return (
-        one.protocol, str(one.n), f"{100 * one.a:.1f}{spread[0]}", f"{100 * one.b:.1f}{spread[1]}",
-        f"{100 * one.difference:+.1f}", f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]", *only, f"{one.p:.2g}",
+        one.protocol, str(one.n), *one.accuracies, f"{100 * one.difference:+.1f}",
+        f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]", *only, f"{one.p:.2g}",
     )  # fmt: skip

@@ -61,6 +61,16 @@ class Difference:
         """Whether one is better at all."""
         return self.p < LIMITS.significant
 
+    @property
+    def accuracies(self) -> tuple[str, ...]:
+        """Those of A and B in %, over seeds as a table has them."""
+        values = (f"{100 * value:.1f}" for value in (self.a, self.b))
+        if self.deviations is None:
+            return tuple(values)
+        return tuple(
+            f"{value} ± {100 * s:.1f} ({k})" for value, s, k in zip(values, self.deviations, self.seeds, strict=True)
+        )
+
     def sentence(self, a: str, b: str) -> str:
         """Return which of the two is better, by how much, and why that is said."""
         under = "on clean images" if self.protocol == "clean" else f"under {self.protocol}"

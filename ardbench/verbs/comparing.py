@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ardbench.config import Threat
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.derived import ESTIMATED
 from ardbench.evaluation.extended import Extended, extended
 from ardbench.evaluation.protocols import PROTOCOLS
 from ardbench.evaluation.statistics import holm
 from ardbench.evaluation.verdicts import Verdicts
-from ardbench.listeners import say
 from ardbench.reports.compare import Difference, compare_extended
 from ardbench.reports.compare import compare as difference_of
 from ardbench.reports.evaluations import protocol_order, threat_name
 from ardbench.runs import Run
-from ardbench.subjects import Subject, Words, is_file, is_object
-from ardbench.verbs.evaluating import subjects_of, threat_of
+from ardbench.subjects import Subject
+from ardbench.verbs import texts
 from ardbench.verbs.measuring import Norm
+from ardbench.verbs.sides import CHECKPOINTS, Side, sides_of
 
 if TYPE_CHECKING:
     from torch import nn
-
-CHECKPOINTS = ("best", "last", "averaged")
-"""Where both were measured as strictly and on as many images at several, the first of them is compared."""
 
 
 def compare(
@@ -75,15 +71,15 @@ def compare_all(
     norm: Norm | None = None,
     dataset: str | None = None,
     runs: str | Path = "runs",
+    students: str | Sequence[str] = (),
 ) -> list[Comparison]:
     """Return the comparison of every pair, in order; p-values of one protocol are corrected for the pairs (Holm).
 
     Args:
-        several: two or more; everything else is as in `compare`.
+        several: two or more; a suite stands for all of its runs that are measured. Everything else is as in `compare`.
+        students: architectures; () takes the networks of all.
     """
-    if len(several) < 2:
-        raise ArdbenchError("There is nothing to compare with: name two or more.")
-    sides = _sides(several, dataset, Path(runs), norm, eps)
+    sides = sides_of(several, Path(runs), dataset, norm, eps, texts(students))
     found = [_compared(pair, protocol, checkpoint, n) for pair in combinations(sides, 2)]
     if protocol is None and (common := set[str].intersection(*({*one.differences} - {ESTIMATED} for one in found))):
         about = max(
@@ -97,37 +93,30 @@ def compare_all(
     return found
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the compared.
+def ranking(found: Sequence[Comparison]) -> list[list[str]]:
+    """Return every difference between several networks in one table, [] where the pairs are about several protocols.
 
     Args:
-        name: short.
-        typed: as it was named.
-        subjects: one a seed.
-        found: evaluations that all seeds have, by (checkpoint, protocol, n), one a seed; what has a single checkpoint stands
-            under every one.
+        found: of `compare_all`.
+
+    Returns:
+        The head, and from the best to the worst name, accuracy in %, and points above each of the worse, * where told apart.
     """
-
-    name: str
-    typed: str
-    subjects: tuple[Subject, ...]
-    found: Mapping[tuple[str, str, int], list[Verdicts]]
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """What it is called, seed by seed."""
-        return tuple(one.name for one in self.subjects)
-
-    @property
-    def fixed(self) -> str:
-        """The only checkpoint that it has, or ""."""
-        first = self.subjects[0]
-        return first.checkpoints[0] if first.chosen and len(first.checkpoints) == 1 else ""
-
-    def place(self, checkpoint: str) -> str:
-        """Return at which of its checkpoints it is compared."""
-        return self.fixed or checkpoint
+    if len({(one.about, one.checkpoint, one.main.n) for one in found}) > 1:
+        return []
+    values: dict[str, tuple[float, str]] = {}
+    gaps: dict[frozenset[str], str] = {}
+    for one in found:
+        names = one.a.name, one.b.name
+        values |= zip(names, zip((one.main.a, one.main.b), one.main.accuracies, strict=True), strict=True)
+        gaps[frozenset(names)] = f"+{100 * abs(one.difference):.1f}{'*' if one.main.told_apart else ''}"
+    best, *others = sorted(values, key=lambda name: -values[name][0])
+    rows = [["", "%", *others]]
+    for place, name in enumerate([best, *others]):
+        rows.append(
+            [name, values[name][1], *[""] * place, *(gaps[frozenset((name, other))] for other in others[place:])]
+        )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -183,91 +172,6 @@ class Comparison:
         """Return all of it as JSON holds it."""
         names = {"a": self.a.runs, "b": self.b.runs, "checkpoint": self.checkpoint, "about": self.about}
         return names | {"sentence": self.sentence, "differences": [one.document() for one in self.differences.values()]}
-
-
-def _sides(several: Sequence[Any], dataset: str | None, root: Path, norm: Norm | None, eps: float | None) -> list[Side]:
-    """Return what was measured of each; a file is measured on the data set, and all under the threat, of the first run."""
-    known: dict[int, list[Subject]] = {}
-    for place, one in sorted(enumerate(several), key=lambda pair: _is_file(pair[1])):
-        dataset = dataset or next((subject.dataset for found in known.values() for subject in found), None)
-        told = Words(dataset=dataset if _is_file(one) else None, runs=root, weights=False)
-        seeds = one if isinstance(one, list | tuple) else [one]
-        known[place] = [subject for seed in seeds for subject in subjects_of(seed, told)]
-    subjects = [subject for place in range(len(several)) for subject in known[place]]
-    own = next((subject.threat for subject in subjects if subject.run), subjects[0].threat)
-    asked = threat_of(own, norm, eps) if (norm, eps) != (None, None) else None
-    names = [_name(one) for one in several]
-    names = [str(one) if names.count(name) > 1 else name for one, name in zip(several, names, strict=True)]
-    seeds = [[(subject, _found(subject, asked, own)) for subject in known[place]] for place in range(len(several))]
-    suites = {place: str(one) for place, one in enumerate(several) if _is_of_suite(one, known[place])}
-    for place, typed in suites.items():
-        most = max((found for _, found in seeds[place]), key=len)
-        measured = {_seed(subject) for subject, found in seeds[place] if found.keys() >= most.keys()}
-        seeds[place] = _cut(seeds[place], typed, "measured", measured)
-    if {1} < {len(seeds[place]) for place in suites}:
-        shared = set.intersection(*({_seed(subject) for subject, _ in seeds[place]} for place in suites))
-        for place, typed in suites.items() if shared else ():
-            seeds[place] = _cut(seeds[place], typed, "shared", shared)
-    return [_side(*about) for about in zip(names, map(str, several), seeds, strict=True)]
-
-
-Found = dict[tuple[str, str, int], Verdicts]
-"""Evaluations of one network by (checkpoint, protocol, n)."""
-
-
-def _seed(subject: Subject) -> int:
-    assert subject.run is not None  # of a suite
-    return subject.run.recipe.seed
-
-
-def _cut(seeds: list[tuple[Subject, Found]], typed: str, how: str, kept: Set[int]) -> list[tuple[Subject, Found]]:
-    """Return those of a suite's run that are kept, and say which where that are not all."""
-    left = [(subject, found) for subject, found in seeds if _seed(subject) in kept]
-    if len(left) < len(seeds):
-        say(f"Of the {len(seeds)} seeds of {typed} those that are {how}: {' and '.join(map(str, sorted(kept)))}.")
-    return left
-
-
-def _is_of_suite(what: Any, subjects: Sequence[Subject]) -> bool:
-    """Return whether something is SUITE:NAME, whose seeds may be under way."""
-    return isinstance(what, str) and ":" in what and not Path(what).exists() and all(one.run for one in subjects)
-
-
-def _is_file(what: Any) -> bool:
-    """Return whether something knows no data set of its own."""
-    return is_object(what) or (isinstance(what, str | Path) and is_file(what))
-
-
-def _name(what: Any) -> str:
-    text = str(getattr(what, "path", what))
-    if isinstance(what, list | tuple):
-        return ", ".join(map(_name, what))
-    if is_object(what):
-        return type(what).__name__
-    return Path(text).name if Path(text).exists() or ":" not in text or is_file(text) else text.rpartition(":")[2]
-
-
-def _found(subject: Subject, asked: Threat | None, own: Threat) -> Found:
-    """Return the evaluations of the weights that a subject has now.
-
-    Args:
-        asked: the threat that was named; without it a run's is its own, and that of everything else `own`.
-    """
-    fixed = subject.checkpoints if subject.chosen else CHECKPOINTS
-    threat = asked or (subject.threat if subject.run else own)
-    return {
-        (place, one.protocol, one.n): one
-        for checkpoint in fixed
-        for one in subject.measured(checkpoint, threat)
-        for place in (CHECKPOINTS if subject.chosen else (checkpoint,))
-    }
-
-
-def _side(name: str, typed: str, seeds: Sequence[tuple[Subject, Found]]) -> Side:
-    """Return what was named so, with the evaluations that all seeds have."""
-    subjects, found = zip(*seeds, strict=True)
-    shared = [key for key in found[0] if all(key in one for one in found)]
-    return Side(name, typed, subjects, {key: [one[key] for one in found] for key in shared})
 
 
 def _compared(sides: tuple[Side, Side], protocol: str | None, checkpoint: str | None, n: int | None) -> Comparison:

@@ -473,7 +473,7 @@ TORCH_FREE = (
     ("report empty.toml", "In suite empty: title is missing"),
     ("report list-config", "list-config/config.json holds a list"),
     # compare
-    ("compare run", "Missing argument 'B'."),
+    ("compare run", "name two or more, or a suite with several runs."),
     ("compare run nowhere", "There is no run directory or file nowhere"),
     ("compare run folder", "folder is not a run directory"),
     ("compare run begun", "begun is not finished: type its train or distill command again to finish it first."),

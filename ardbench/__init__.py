@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ardbench.verbs.attacking import attack as attack
     from ardbench.verbs.comparing import compare as compare
     from ardbench.verbs.comparing import compare_all as compare_all
+    from ardbench.verbs.comparing import ranking as ranking
     from ardbench.verbs.evaluating import evaluate as evaluate
     from ardbench.verbs.identifying import identify as identify
     from ardbench.verbs.reporting import report as report
@@ -34,6 +35,7 @@ VERBS = {
     "distill": "ardbench.verbs.training:distill",
     "evaluate": "ardbench.verbs.evaluating:evaluate",
     "identify": "ardbench.verbs.identifying:identify",
+    "ranking": "ardbench.verbs.comparing:ranking",
     "report": "ardbench.verbs.reporting:report",
     "reproduce": "ardbench.verbs.reproducing:reproduce",
     "results": "ardbench.verbs.reporting:results",

@@ -12,11 +12,11 @@ from cli_call import call
 from test_reports import cell, lines_of, make_run, recipe, verdict
 from test_reports import published_file as published_file
 
+from ardbench import compare_all, ranking
 from ardbench.campaigns.cells import planned
 from ardbench.reports import collect, collect_suite, read, tables, write
 from ardbench.reports.judging import Answers, judgement, winners
 from ardbench.runs import Run
-from ardbench.verbs.comparing import ranking
 
 
 def result(robust: Sequence[int], setting: str, question: int = 0, **changes: Any) -> tuple[dict[str, Any], Answers]:
@@ -311,14 +311,9 @@ def test_a_suite_stands_for_all_of_its_runs_and_a_table_ranks_them(tmp_path: Pat
     assert made.stdout.count("Holm-corrected for 3 pairs") == 3
     assert "clean at last, n = 20: row minus column in points, * told apart." in made.stdout
     assert "\n b   95.0   +15.0   +45.0*\n c   80.0            +30.0\n a   50.0\n" in made.stdout
-    from ardbench import compare_all
-
-    assert ranking(compare_all([suite], runs=tmp_path)) == [
-        ["", "%", "c", "a"],
-        ["b", "95.0", "+15.0", "+45.0*"],
-        ["c", "80.0", "", "+30.0"],
-        ["a", "50.0", "", ""],
-    ]
+    ranked = ranking(compare_all([suite], runs=tmp_path))
+    assert ranked.columns.tolist() == ["%", "c", "a"] and ranked.index.tolist() == ["b", "c", "a"]
+    assert ranked.values.tolist() == [["95.0", "+15.0", "+45.0*"], ["80.0", "", "+30.0"], ["50.0", "", ""]]
     alone = call("compare", suite, "--student", "resnet18", "--runs", tmp_path)
     assert alone.exit_code == 2 and "Unknown student among these networks: 'resnet18'" in alone.stderr
     one = call("compare", f"{suite}:a", "--runs", tmp_path)

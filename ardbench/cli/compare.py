@@ -97,12 +97,14 @@ def _show_all(found: Sequence[Comparison], output: Output) -> None:
         output.line(text)
     for text in dict.fromkeys(str(error) for one in found for error in one.refused.values()):
         output.line(text)
-    if rows := ranking(found):
+    ranked = ranking(found)
+    if len(ranked):
         main = found[0].main
         output.line(
             f"{main.protocol} at {found[0].checkpoint}, n = {main.n}: row minus column in points, * told apart."
         )
-        output.show(table(rows[0], rows[1:], rows[0][1:]))
+        rows = [[name, *texts] for name, texts in zip(ranked.index, ranked.values, strict=True)]
+        output.show(table(["", *ranked.columns], rows, list(ranked.columns)))
 
 
 def _row(one: Difference) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from ardbench.verbs.measuring import Norm
 from ardbench.verbs.sides import CHECKPOINTS, Side, sides_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
 
@@ -93,17 +94,19 @@ def compare_all(
     return found
 
 
-def ranking(found: Sequence[Comparison]) -> list[list[str]]:
-    """Return every difference between several networks in one table, [] where the pairs are about several protocols.
+def ranking(found: Sequence[Comparison]) -> pd.DataFrame:
+    """Return every difference between several networks in one table, empty where the pairs are about several protocols.
 
     Args:
         found: of `compare_all`.
 
     Returns:
-        The head, and from the best to the worst name, accuracy in %, and points above each of the worse, * where told apart.
+        From the best to the worst by name, in texts: accuracy in %, and points above each of the worse, * where told apart.
     """
+    import pandas as pd
+
     if len({(one.about, one.checkpoint, one.main.n) for one in found}) > 1:
-        return []
+        return pd.DataFrame()
     values: dict[str, tuple[float, str]] = {}
     gaps: dict[frozenset[str], str] = {}
     for one in found:
@@ -111,12 +114,11 @@ def ranking(found: Sequence[Comparison]) -> list[list[str]]:
         values |= zip(names, zip((one.main.a, one.main.b), one.main.accuracies, strict=True), strict=True)
         gaps[frozenset(names)] = f"+{100 * abs(one.difference):.1f}{'*' if one.main.told_apart else ''}"
     best, *others = sorted(values, key=lambda name: -values[name][0])
-    rows = [["", "%", *others]]
-    for place, name in enumerate([best, *others]):
-        rows.append(
-            [name, values[name][1], *[""] * place, *(gaps[frozenset((name, other))] for other in others[place:])]
-        )
-    return rows
+    rows = {
+        name: [values[name][1], *[""] * place, *(gaps[frozenset((name, other))] for other in others[place:])]
+        for place, name in enumerate([best, *others])
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["%", *others])
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from cli_call import call
 from test_reports import cell, lines_of, make_run, recipe, verdict
 from test_reports import published_file as published_file
 
-from ardbench import compare_all, ranking
+from ardbench import compare, compare_all, ranking
 from ardbench.campaigns.cells import planned
+from ardbench.errors import ArdbenchError
 from ardbench.reports import collect, collect_suite, read, tables, write
 from ardbench.reports.judging import Answers, judgement, winners
 from ardbench.runs import Run
@@ -314,8 +315,12 @@ def test_a_suite_stands_for_all_of_its_runs_and_a_table_ranks_them(tmp_path: Pat
     ranked = ranking(compare_all([suite], runs=tmp_path))
     assert ranked.columns.tolist() == ["%", "c", "a"] and ranked.index.tolist() == ["b", "c", "a"]
     assert ranked.values.tolist() == [["95.0", "+15.0", "+45.0*"], ["80.0", "", "+30.0"], ["50.0", "", ""]]
-    alone = call("compare", suite, "--student", "resnet18", "--runs", tmp_path)
-    assert alone.exit_code == 2 and "Unknown student among these networks: 'resnet18'" in alone.stderr
+    beside = make_run(tmp_path, recipe(method={"name": "rslad"}))
+    verdict(beside, "clean", 9, n=20, total=20)
+    with pytest.raises(ArdbenchError, match="SUITE:NAME, or take compare_all"):
+        compare(suite, beside, runs=tmp_path)
+    alone = call("compare", suite, "--student", "resnet20", "--runs", tmp_path)
+    assert alone.exit_code == 2 and "Unknown student among these networks: 'resnet20'" in alone.stderr
     one = call("compare", f"{suite}:a", "--runs", tmp_path)
     assert one.exit_code == 2 and "name two or more, or a suite with several runs" in one.stderr
 

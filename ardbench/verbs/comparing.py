@@ -57,9 +57,14 @@ def compare(
     Raises:
         ArdbenchError: nothing was measured of both alike, or they are the same.
     """
-    return compare_all(
+    first, *others = compare_all(
         [a, b], protocol=protocol, checkpoint=checkpoint, n=n, eps=eps, norm=norm, dataset=dataset, runs=runs
-    )[0]
+    )
+    if others:
+        raise ArdbenchError(
+            f"{a} and {b} stand for more than two: name a run of a suite as SUITE:NAME, or take compare_all."
+        )
+    return first
 
 
 def compare_all(

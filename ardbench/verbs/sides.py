@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ardbench.campaigns.cells import Cell
 from ardbench.config import Threat
 from ardbench.errors import ArdbenchError, unknown
 from ardbench.evaluation.verdicts import Verdicts
@@ -73,8 +72,7 @@ def sides_of(
     Raises:
         ArdbenchError: something is not there, no network has such an architecture, or there are not two.
     """
-    plans: dict[str, list[Cell]] = {}
-    told = Words(runs=root, weights=False, measured=True, plans=plans)
+    told = Words(runs=root, weights=False, measured=True)
     typed = [
         one for what in several for one in (spread(str(what), told, say) if isinstance(what, str | Path) else [what])
     ]

@@ -1,4 +1,4 @@
-"""benchmarks/findings/causes.py: TRADES and RSLAD with one thing changed, and nothing else."""
+"""benchmarks/findings: TRADES and RSLAD with one thing changed, and nothing else; the suites beside the campaign's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cli_call import call
 from references import LOSSES
 from small import batch, method, recipe, watched
 from test_method_equations import look
 
 from ardbench import methods
+from ardbench.campaigns.cells import planned
+from ardbench.plugins import use
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "findings"))
 
@@ -51,12 +52,11 @@ def test_a_teacher_set_right_is_right_and_as_sure(monkeypatch: pytest.MonkeyPatc
     assert step.loss.item() == pytest.approx(LOSSES["rslad"](seen, seen, given.y.tolist(), told), rel=1e-9)
 
 
-def test_the_suite_has_two_runs_of_its_own_and_else_those_of_the_campaign(tmp_path: Path) -> None:
-    committed = Path(__file__).parents[1] / "results" / "cifar10-small" / "runs"
-    words = ["reproduce", FOLDER / "causes.toml", "--runs", tmp_path, "--from", committed, "--dry-run"]
-    plan = call("--plugin", FOLDER / "causes.py", *words)
-    assert plan.exit_code == 0, plan.output
-    lines = {line.split()[0]: line for line in plan.stdout.splitlines()[2:8]}
-    changed = {"trades-by-labels", "rslad-set-right"}
-    assert {name for name, line in lines.items() if "done" in line} == {"robust", "pgd-at", "trades", "rslad"}
-    assert {name for name, line in lines.items() if "missing" in line} == changed
+@pytest.mark.parametrize(
+    ("name", "own"), [("causes", ["trades-by-labels", "rslad-set-right"]), ("precision", ["fp32", "fp32", "fp32"])]
+)
+def test_a_suite_has_few_runs_of_its_own_and_else_those_of_the_campaign(name: str, own: list[str]) -> None:
+    use([FOLDER / "causes.py"])
+    campaign = {cell.run.path for cell in planned("cifar10-small", Path())[1]}
+    cells = planned(str(FOLDER / f"{name}.toml"), Path())[1]
+    assert [cell.name for cell in cells if cell.run.path not in campaign] == own and len(cells) > len(own)

@@ -273,6 +273,20 @@ def test_a_rate_is_the_runs_own_or_that_of_its_like_or_of_all(tmp_path: Path) ->
     assert own.hours == pytest.approx((7 + final) * 8 / 3600)
 
 
+def test_a_run_in_another_precision_tells_the_rate_only_where_no_other_does(tmp_path: Path) -> None:
+    both = {"precision__attack": "bf16", "precision__outer": "bf16"}
+    begin(planned(tmp_path, "pgd-at", seed=1, **both), 1, seconds=1.0)
+    found = of_one(planned(tmp_path, "pgd-at", seed=2), tmp_path)
+    assert found.source == "reached by the same student in another precision"
+    assert (
+        of_one(planned(tmp_path, "pgd-at", seed=2, **both), tmp_path).source == "reached by the same method and student"
+    )
+    begin(planned(tmp_path, seed=3), 1, seconds=4.0)
+    found = of_one(planned(tmp_path, "pgd-at", seed=2), tmp_path)
+    assert found.source == "reached by the same student"
+    assert found.rate == pytest.approx(of_one(planned(tmp_path, seed=4), tmp_path).training / 8 / 4.0)
+
+
 def test_epochs_beside_other_work_do_not_tell_the_rate(tmp_path: Path) -> None:
     cell = planned(tmp_path)
     epoch = of_one(cell, tmp_path).training / 8

@@ -44,9 +44,9 @@ class Trained:
     counted: StepCounter
 
     @property
-    def alike(self) -> tuple[str, str]:
-        """Method and student."""
-        return self.run.recipe.composition, self.run.recipe.student
+    def student(self) -> tuple[str, str, str]:
+        """Architecture, and the precision of attack and outer step."""
+        return _student(self.run.recipe)
 
     @property
     def size(self) -> int:
@@ -97,13 +97,15 @@ class Rates:
 
         The median where there are several.
         """
-        like = (cell.recipe.composition, cell.recipe.student)
+        method, student = cell.recipe.composition, _student(cell.recipe)
         there = [one for one in self.trained if one.size == data.info(cell.recipe.data.name).size]
         told: list[tuple[str, Sequence[Trained | Timed]]] = [
             ("reached by the run itself", [one for one in there if one.run.path == cell.run.path]),
-            ("reached by the same method and student", [one for one in there if one.alike == like]),
-            ("reached by the same student", [one for one in there if one.alike[1] == like[1]]),
-        ]
+            ("reached by the same method and student",
+             [one for one in there if (one.run.recipe.composition, one.student) == (method, student)]),
+            ("reached by the same student", [one for one in there if one.student == student]),
+            ("reached by the same student in another precision", [one for one in there if one.student[0] == student[0]]),
+        ]  # fmt: skip
         if not any(chosen for _, chosen in told):
             told = [*self._tabulated(cell.recipe), ("reached by all runs on images of this size", there)]
         for source, chosen in told:
@@ -215,6 +217,10 @@ def _evaluations(
                 cost = flop(protocol, verdicts.n, student, dataset)
                 found.append(Evaluated(protocol, student, size, cost, verdicts.seconds))
     return found
+
+
+def _student(recipe: Recipe) -> tuple[str, str, str]:
+    return recipe.student, recipe.precision.attack, recipe.precision.outer
 
 
 def _made_on(run: Run, device: torch.device) -> bool:

@@ -106,7 +106,7 @@ def test_the_variance_of_the_images_is_that_of_the_two_way_analysis() -> None:
 
 
 def test_alike_methods_are_told_apart_as_seldom_as_promised_on_other_images_too() -> None:
-    """Two methods that differ from image to image and not on the whole: seeds alone see a difference three times too often."""
+    """Two methods that differ from image to image and not on the whole: seeds alone see a difference twice too often."""
     draw, wrong = np.random.default_rng(4), np.zeros(2)
     for _ in range(500):
         sides = seeds(draw, 500, 5, method=0.3)

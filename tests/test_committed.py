@@ -15,12 +15,18 @@ import ardbench
 from ardbench.evaluation.extended import extended
 from ardbench.evaluation.verdicts import file_name, load_verdicts
 from ardbench.models import zoo
+from ardbench.plugins import use
 from ardbench.runs import Run, all_runs
 
 RESULTS = Path(__file__).parents[1] / "results"
 RUNS = [run for folder in sorted(RESULTS.glob("*/runs")) for run in all_runs(folder)]
 FINISHED = [run for run in RUNS if run.done is not None]
 pytestmark = pytest.mark.skipif(not RUNS, reason="the runs are no part of the source distribution")
+
+
+@pytest.fixture(autouse=True)
+def _with_what_some_were_trained_by() -> None:
+    use([RESULTS.parent / "benchmarks" / "findings" / "causes.py"])
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.path.name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
+from math import erfc, sqrt
 from statistics import NormalDist, covariance
 
 from ardbench.evaluation.statistics import paired_interval, wilson
@@ -105,7 +105,7 @@ def difference(a: Extended, b: Extended, confidence: float = 0.95) -> tuple[floa
     """
     alone = covariance_of_estimates(a, a) + covariance_of_estimates(b, b)
     error = sqrt(max(alone - 2 * covariance_of_estimates(a, b), 0.0))
-    gap, normal = a.value - b.value, NormalDist()
-    half = normal.inv_cdf((1 + confidence) / 2) * error
-    p = 2 * normal.cdf(-abs(gap) / error) if error else float(gap == 0)
+    gap = a.value - b.value
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    p = erfc(abs(gap) / error / sqrt(2)) if error else float(gap == 0)
     return gap - half, gap + half, p

@@ -249,7 +249,7 @@ def find(
 
 
 def spread(text: str, words: Words, say: Callable[[str], None]) -> list[str]:
-    """Return SUITE:NAME for every run of a suite of which a seed is there, where a text is a suite, or else the text alone.
+    """Return SUITE:NAME for every run of a suite of which a seed is measured, where a text is a suite, or else the text alone.
 
     Args:
         say: hears which runs these are, where some are missing.
@@ -260,7 +260,9 @@ def spread(text: str, words: Words, say: Callable[[str], None]) -> list[str]:
     if not _is_suite(text) or Path(text).is_dir():
         return [text]
     cells = words.plan(text)
-    taken, how = words.taken(cells)
+    taken, how = words.taken(
+        [cell for cell in cells if any(cell.run.path.glob("eval/*/*.json"))]
+    )  # teachers may go unmeasured
     if not taken:
         raise _nothing(text, text, words.runs)
     every, names = ({cell.name: None for cell in some} for some in (cells, taken))

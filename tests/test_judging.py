@@ -296,19 +296,20 @@ def test_compare_takes_what_there_is_of_a_suite_under_way(lost: str, seeds: str,
 
 
 def test_a_suite_stands_for_all_of_its_runs_and_a_table_ranks_them(tmp_path: Path) -> None:
-    """Right of 20: 10 in a, 19 in b, 16 in c, and d, which has another network, is not measured."""
+    """Right of 20: 10 in a, 19 in b, 16 in c, and d and e, which have other networks, are not measured."""
     suite = tmp_path / "four.toml"
     suite.write_text(
         'title = "Four"\nprotocols = ["clean"]\ncheckpoints = ["last"]\nruns = [{ name = "a", recipe = "pgd-at-digits" }, '
         '{ name = "b", recipe = "trades-digits" }, { name = "c", recipe = "mart-digits" }, '
-        '{ name = "d", recipe = "pgd-at-digits", student = "resnet18" }]\n'
+        '{ name = "d", recipe = "pgd-at-digits", student = "resnet18" }, '
+        '{ name = "e", recipe = "pgd-at-digits", student = "resnet20", evaluate = false }]\n'
     )
-    for one, correct in zip(planned(str(suite), tmp_path)[1], (10, 19, 16, None), strict=True):
+    for one, correct in zip(planned(str(suite), tmp_path)[1], (10, 19, 16, None, None), strict=True):
         run = make_run(tmp_path, one.recipe)
         if correct:
             verdict(run, "clean", correct, n=20, total=20)
     made = call("compare", suite, "--runs", tmp_path)
-    assert made.stderr == f"Of the 4 runs of {suite} those that are measured: a, b, c.\n"
+    assert made.stderr == f"Of the 5 runs of {suite} those that are measured: a, b, c.\n"
     assert made.stdout.count("Holm-corrected for 3 pairs") == 3
     assert "clean at last, n = 20: row minus column in points, * told apart." in made.stdout
     assert "\n b   95.0   +15.0   +45.0*\n c   80.0            +30.0\n a   50.0\n" in made.stdout

@@ -39,9 +39,7 @@ COLUMNS = ("protocol", "n", "A %", "B %", "A - B", "95 % interval", "only A", "o
     type=click.IntRange(min=1),
     help="Compare evaluations of so many test images; without it the most that both have.",
 )
-@click.option(
-    "--student", "students", multiple=True, metavar="NAME", help="Take networks of this architecture; may be repeated."
-)
+@options.students
 @options.eps
 @options.norm
 @options.measured_on

@@ -381,5 +381,8 @@ def complete_suite(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return found or [CompletionItem(incomplete, type="file")]
 
 
+students = click.option(
+    "--student", "students", multiple=True, metavar="NAME", help="Take networks of this architecture; may be repeated."
+)
 recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
 recipe_or_extend = click.argument("recipe", required=False, default="", shell_complete=complete_recipe)

@@ -31,9 +31,7 @@ OF_TABLES = ("columns", "no_intervals", "fit_width", "published")
 @click.option(
     "--checkpoint", "checkpoints", multiple=True, metavar="NAME", help="Show this checkpoint; may be repeated."
 )
-@click.option(
-    "--student", "students", multiple=True, metavar="NAME", help="Take networks of this architecture; may be repeated."
-)
+@options.students
 @click.option(
     "--columns",
     metavar="NAME,NAME...",
